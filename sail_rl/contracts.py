@@ -1,0 +1,127 @@
+"""What a prompt, a rollout, a reward function and a rollout engine are: the types that every package shares.
+
+`rewards/` and `rollouts/` import this file; `sail_rl` imports neither of them and is handed objects that fit these
+protocols. Nothing here imports torch at run time, so a verification worker that needs a type stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Message = dict[str, Any]
+"""One chat message in the OpenAI/TRL format: `{"role": …, "content": str | list of parts}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, before any token exists.
+
+    `text` is the chat template applied with the generation prompt, with one image placeholder for each of `images`;
+    `columns` holds every column of the dataset row, so that rewards see what they need.
+    """
+
+    id: str
+    messages: list[Message]
+    text: str
+    images: list[Image] = field(default_factory=list)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+StopReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled completion and how it came about.
+
+    `token_ids` are the sampled tokens, end-of-sequence included when `stop_reason` is "stop" ("length": cut at the
+    limit). `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was sampled from:
+    temperature applied, banned tokens removed. `weights_version` counts the weight pushes of the engine.
+    """
+
+    prompt_id: str
+    sample: int
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    stop_reason: StopReason
+    weights_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are sampled. Temperature 0 is greedy.
+
+    There is no top-p or top-k: both cut the distribution that the importance ratio divides by. Each sample has a seed
+    of its own, `seed + hash(prompt id, sample)`, so that rollouts don't depend on batching or on the number of ranks.
+    """
+
+    samples_per_prompt: int = 1
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """What the trainer asks of whatever generates (vLLM in-process, transformers, …)."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        """Return one group of `samples_per_prompt` rollouts for each prompt, in the order of the prompts."""
+        ...
+
+    def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights by `tensors` (names as in the trainer's `named_parameters`); later rollouts carry `version`."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory and processes."""
+        ...
+
+
+class RewardFunction(Protocol):
+    """TRL's reward signature: one score for each completion, or None where the reward doesn't apply.
+
+    `prompts` and `completions` are conversations (lists of messages); every dataset column arrives by its name, as a
+    list with one entry for each completion, and so do `completion_ids` and `images`.
+    """
+
+    def __call__(self, *, completions: list[list[Message]], **columns: Any) -> list[float | None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RewardTerm:
+    """A named reward function with its weight in the total (weight 0: logged only)."""
+
+    name: str
+    function: RewardFunction
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a scorer returns for N completions: the `total` that is trained on and each `part` for its own curve [N].
+
+    NaN in a part means the reward gave None there; a total is never NaN.
+    """
+
+    total: list[float]
+    parts: dict[str, list[float]]
+
+
+class Scorer(Protocol):
+    """Combines reward terms into one total for each rollout."""
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
+        """Score rollout `i`, sampled from prompt `i` (a prompt is repeated for each of its samples)."""
+        ...
+
+    def close(self) -> None:
+        """End any worker processes."""
+        ...
