@@ -1,0 +1,28 @@
+"""The model family: the only place that knows SAIL-VL2. Importing it registers the classes with transformers' autos."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+
+# Not `transformers.AutoImageProcessor`: that name needs torchvision, the class itself does not.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from .configuration import SailVLConfig
+from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenScores
+from .packed_attention import PACKED_ATTENTION
+from .processing import SailVLImageProcessor, SailVLProcessor
+
+AutoConfig.register(SailVLConfig.model_type, SailVLConfig)
+AutoModel.register(SailVLConfig, SailVLModel)
+AutoModelForCausalLM.register(SailVLConfig, SailVLForConditionalGeneration)
+AutoModelForImageTextToText.register(SailVLConfig, SailVLForConditionalGeneration)
+AutoImageProcessor.register(SailVLConfig, image_processor_classes={"pil": SailVLImageProcessor})
+AutoProcessor.register(SailVLConfig, SailVLProcessor)
+
+__all__ = [
+    "PACKED_ATTENTION",
+    "SailVLConfig",
+    "SailVLForConditionalGeneration",
+    "SailVLImageProcessor",
+    "SailVLModel",
+    "SailVLProcessor",
+    "TokenScores",
+]

@@ -1,0 +1,159 @@
+"""VLLMEngine: rollouts by vLLM in the trainer's own process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sail_rl.contracts import Prompt, Rollout, Sampling
+from sail_rl.models.processing import IMAGE_TOKEN
+from sail_rl.seeding import derive_seed, preserved_rng
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+# Read by vLLM at import: in-process engine, no telemetry, the trainer's threads not pinned to cores, no compiler.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_COMPILE_DISABLE": "1",
+}
+GIB = 1024**3
+BANNED = -100.0  # logit bias of tokens that can't be sampled: exp(-100) vanishes beside any float32 sum
+
+
+class VLLMEngine:
+    """A `RolloutEngine` backed by an in-process `vllm.LLM`, one for each rank.
+
+    Args:
+        model_dir: checkpoint with config, tokenizer and processor; the weights come with the first push.
+        max_model_len: limit of prompt and completion tokens together.
+        dtype: "float32" or "bfloat16": the trainer's, or log-probs differ.
+        max_num_seqs: sequences decoded at once.
+        kv_cache_gib: memory for the key-value cache, in GiB.
+        options: further keyword arguments of `vllm.LLM`.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path | str,
+        *,
+        max_model_len: int = 1024,
+        dtype: str = "float32",
+        max_num_seqs: int = 128,
+        kv_cache_gib: float = 0.5,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+
+        from .vllm_model import register
+
+        register()
+        with preserved_rng():  # LLM() reseeds every global generator
+            self._llm = LLM(
+                model=str(model_dir),
+                load_format="dummy",
+                dtype=dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                kv_cache_memory_bytes=int(kv_cache_gib * GIB),
+                enforce_eager=True,
+                logprobs_mode="processed_logprobs",
+                **_launcher(),
+                **(options or {}),
+            )
+        self._tokenizer = self._llm.get_tokenizer()
+        self._banned = {token: BANNED for token in _image_token_ids(self._tokenizer)}
+        self._version = 0
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        """Sample groups for all prompts in one continuous batch; see `RolloutEngine.generate`."""
+        from vllm import SamplingParams
+
+        if self._version == 0:
+            raise RuntimeError("the engine has no weights yet; call push_weights before generate")
+        params = [
+            SamplingParams(
+                n=sampling.samples_per_prompt,
+                temperature=sampling.temperature,
+                max_tokens=sampling.max_tokens,
+                seed=derive_seed(sampling.seed, prompt.id),  # sample i of the group gets this seed + i
+                logprobs=0,
+                logit_bias=self._banned,
+                detokenize=False,
+            )
+            for prompt in prompts
+        ]
+        outputs = self._llm.generate([_request(prompt) for prompt in prompts], params, use_tqdm=False)
+        return [self._group(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Reload all weights and drop every cache computed from the old ones; the engine must be idle (it is)."""
+        from .weight_sync import reload_weights
+
+        self._llm.collective_rpc(
+            lambda worker: reload_weights(worker.model_runner.model, worker.vllm_config.model_config, tensors)
+        )
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache: old keys and values would be used with new weights")
+        self._llm.llm_engine.reset_encoder_cache()
+        self._version = version
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+    def _group(self, prompt: Prompt, output: RequestOutput) -> list[Rollout]:
+        completions = sorted(output.outputs, key=lambda completion: completion.index)
+        texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+        return [
+            Rollout(
+                prompt_id=prompt.id,
+                sample=completion.index,
+                token_ids=list(completion.token_ids),
+                logprobs=[
+                    step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)
+                ],
+                text=text,
+                stop_reason="stop" if completion.finish_reason == "stop" else "length",
+                weights_version=self._version,
+            )
+            for completion, text in zip(completions, texts, strict=True)
+        ]
+
+
+def _request(prompt: Prompt) -> dict[str, Any]:
+    """The prompt in vLLM's form: text with ONE placeholder an image (vLLM expands it)."""
+    placeholders = prompt.text.count(IMAGE_TOKEN)
+    if placeholders != len(prompt.images):  # vLLM would accept it silently
+        raise ValueError(
+            f"prompt {prompt.id} has {placeholders} image placeholder(s) but {len(prompt.images)} image(s); "
+            "they must agree"
+        )
+    request: dict[str, Any] = {"prompt": prompt.text}
+    if prompt.images:
+        request["multi_modal_data"] = {"image": prompt.images}
+    return request
+
+
+def _image_token_ids(tokenizer: Any) -> list[int]:
+    from sail_rl.models.processing import IMAGE_END, IMAGE_START
+
+    return tokenizer.convert_tokens_to_ids([IMAGE_START, IMAGE_TOKEN, IMAGE_END])
+
+
+def _launcher() -> dict[str, Any]:
+    """Options for running inside a distributed job: each rank has an engine of its own."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
+        return {"distributed_executor_backend": "external_launcher"}
+    return {}

@@ -1,0 +1,138 @@
+"""SAIL-VL2 as a native vLLM model: the trainer's own vision tower and adapter, vLLM's Qwen3 or Qwen3-MoE.
+
+vLLM finds it through the `vllm.general_plugins` entry point, so `vllm serve CHECKPOINT` works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
+from vllm.config import VllmConfig
+from vllm.model_executor.models.interfaces import MultiModalEmbeddings, SupportsLoRA, SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.module_mapping import MultiModelKeys
+from vllm.model_executor.models.transformers.multimodal import (
+    MultiModalDummyInputsBuilder,
+    MultiModalProcessingInfo,
+    MultiModalProcessor,
+)
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.parse import ImageSize
+from vllm.sequence import IntermediateTensors
+
+import sail_rl.models  # noqa: F401  (registers config and processor with transformers)
+from sail_rl.models.modeling import pixel_shuffle
+
+LANGUAGE_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+
+
+def register() -> None:
+    """Register the model with vLLM (called by vLLM through the entry point, and by the engine)."""
+    from vllm import ModelRegistry
+
+    ModelRegistry.register_model(
+        "SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration"
+    )
+
+
+class SailVLProcessingInfo(MultiModalProcessingInfo):
+    """Sizes for vLLM's memory planning."""
+
+    def get_image_size_with_most_features(self) -> ImageSize:
+        """An image whose tiling uses as many tiles as the processor allows."""
+        processor = self.get_hf_processor().image_processor
+        tiles = processor.max_patches if processor.crop_to_patches else 1
+        return ImageSize(width=processor.size["width"] * tiles, height=processor.size["height"])
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    MultiModalProcessor, info=SailVLProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
+)
+class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
+    """Vision tower → pixel shuffle → adapter → vLLM language model, fed by checkpoints in the trainer's naming."""
+
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={
+            "model.language_model.": "language_model.model.",
+            "lm_head.": "language_model.lm_head.",
+            "model.": "",
+        }
+    )
+    packed_modules_mapping = {  # noqa: RUF012
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """The text that stands for one image in a chat message."""
+        if modality == "image":
+            return "<IMG_CONTEXT>"
+        raise ValueError(f"modality {modality!r}: SAIL-VL2 takes images only (give video as a list of frames)")
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.config = config
+        with self._mark_tower_model(vllm_config, "image"):
+            self.vision_tower = AutoModel.from_config(config.vision_config, attn_implementation="sdpa")
+            self.multi_modal_projector = InternVLMultiModalProjector(config)
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=config.text_config,
+                prefix=maybe_prefix(prefix, "language_model"),
+                architectures=[LANGUAGE_ARCHITECTURES[config.text_config.model_type]],
+            )
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    def embed_multimodal(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        num_image_patches: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> MultiModalEmbeddings:
+        """Visual tokens of each image: tiles [N, 3, H, W] → one [tiles x tokens per tile, hidden] tensor an image."""
+        if pixel_values is None or num_image_patches is None:
+            return []
+        dtype = self.multi_modal_projector.linear_1.weight.dtype
+        patches = self.vision_tower(pixel_values=pixel_values.to(dtype)).last_hidden_state
+        features = self.multi_modal_projector(pixel_shuffle(patches, self.config.shuffle))
+        tiles = num_image_patches.flatten().tolist()
+        return tuple(image.flatten(0, 1) for image in features.split(tiles))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> torch.Tensor | IntermediateTensors:
+        """Hidden states of the language model."""
+        if intermediate_tensors is not None:
+            inputs_embeds = None
+        return self.language_model.model(
+            input_ids=input_ids,
+            positions=positions,
+            intermediate_tensors=intermediate_tensors,
+            inputs_embeds=inputs_embeds,
+        )
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Logits [tokens, vocabulary]."""
+        return self.language_model.compute_logits(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Load tensors named as in the trainer's checkpoint; returns the names that were loaded."""
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which prefixes are language model, adapter and tower."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model", connector="multi_modal_projector", tower_model="vision_tower"
+        )

@@ -1,0 +1,75 @@
+"""SailVLConfig: SAIL-ViT (AIMv2) vision encoder, pixel-shuffle adapter, Qwen3 or Qwen3-MoE language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
+
+LANGUAGE_MODELS = ("qwen3", "qwen3_moe")
+
+
+class SailVLConfig(PreTrainedConfig):
+    """Configuration of SAIL-VL2 (report arXiv 2509.14033, section 2).
+
+    Args:
+        vision_config: an `Aimv2VisionConfig` or its dict (SAIL-ViT has AIMv2's architecture).
+        text_config: a `Qwen3Config`, a `Qwen3MoeConfig` or a dict with `model_type` "qwen3" or "qwen3_moe".
+        image_token_id: the id of the token that stands for one visual token.
+        downsample_ratio: side ratio of the pixel shuffle; 0.5 turns 2x2 patches into one visual token.
+        projector_hidden_act: activation between the adapter's two linear layers.
+    """
+
+    model_type = "sailvl"
+    sub_configs = {"vision_config": Aimv2VisionConfig, "text_config": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | Aimv2VisionConfig | None = None,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
+        image_token_id: int = 151667,
+        downsample_ratio: float = 0.5,
+        projector_hidden_act: str = "gelu",
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(vision_config, Aimv2VisionConfig):
+            vision_config = Aimv2VisionConfig(**{"use_head": False, **(vision_config or {})})
+        if not isinstance(text_config, PreTrainedConfig):
+            text_config = dict(text_config or {"model_type": "qwen3"})
+            model_type = text_config.pop("model_type", "qwen3")
+            text_config = CONFIG_MAPPING[model_type](**text_config)
+        if text_config.model_type not in LANGUAGE_MODELS:
+            raise ValueError(
+                f"text_config.model_type is {text_config.model_type!r}; SAIL-VL2 has one of {', '.join(LANGUAGE_MODELS)}"
+            )
+        self.vision_config = vision_config
+        self.text_config = text_config
+        self.image_token_id = image_token_id
+        self.downsample_ratio = downsample_ratio
+        self.projector_hidden_act = projector_hidden_act
+        # One home for tying: the language model's own setting.
+        kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+    @property
+    def shuffle(self) -> int:
+        """Side of the square of patches that becomes one visual token (2 for `downsample_ratio` 0.5)."""
+        return round(1 / self.downsample_ratio)
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens of one `image_size` x `image_size` tile (256 for 448 pixels, patch 14 and 2x2 shuffle)."""
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        if side % self.shuffle:
+            raise ValueError(
+                f"vision_config.image_size {self.vision_config.image_size} has {side} patches a side, which the pixel "
+                f"shuffle of {self.shuffle} does not divide; choose a multiple of "
+                f"{self.shuffle * self.vision_config.patch_size}"
+            )
+        return (side // self.shuffle) ** 2
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether the language model routes tokens to experts."""
+        return self.text_config.model_type == "qwen3_moe"

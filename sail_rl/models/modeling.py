@@ -1,0 +1,242 @@
+"""SAIL-VL2: vision tower → 2x2 pixel shuffle → MLP adapter → Qwen3 / Qwen3-MoE, composed from transformers' parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLMultiModalProjector
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+from .configuration import SailVLConfig
+from .packed_attention import PACKED_ATTENTION
+from .token_scores import token_scores
+
+
+@dataclass(slots=True)
+class TokenScores:
+    """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
+
+    `logprobs` [N] nats, differentiable; `entropies` [N] nats, detached; MoE only: `aux_loss` (scalar, the
+    load-balancing loss, not yet multiplied by its coefficient) and `expert_load` [layers, experts] (share of the
+    routed token slots; each row sums to 1).
+    """
+
+    logprobs: torch.Tensor
+    entropies: torch.Tensor
+    aux_loss: torch.Tensor | None = None
+    expert_load: torch.Tensor | None = None
+
+
+def pixel_shuffle(features: torch.Tensor, side: int) -> torch.Tensor:
+    """Join each `side` x `side` square of patches into one feature vector.
+
+    Args:
+        features: [tiles, patches, channels] with patches in row-major order of a square grid.
+        side: 2 in every published model.
+
+    Returns:
+        [tiles, patches / side², channels x side²], row-major.
+    """
+    tiles, patches, channels = features.shape
+    grid = int(patches**0.5)
+    features = features.reshape(tiles, grid // side, side, grid // side, side, channels)
+    # Within one visual token the order is (row, column, channel) of the square, as in InternVL's pixel shuffle v2.
+    return features.permute(0, 1, 3, 2, 4, 5).reshape(tiles, patches // side**2, channels * side**2)
+
+
+class LanguageModelHead(nn.Linear):
+    """The output projection; given `targets` it returns token scores instead of logits.
+
+    Scores are computed inside this module's forward so that ZeRO-3's gathering hooks see the weight's use.
+    """
+
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None, **score_kwargs: Any) -> Any:  # type: ignore[override]
+        """Return logits [..., V], or with `targets` [N] the pair of `token_scores` for hidden states [N, H]."""
+        if targets is None:
+            return super().forward(hidden)
+        return token_scores(hidden, self.weight, targets, **score_kwargs)
+
+
+class SailVLPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the models below."""
+
+    config_class = SailVLConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Aimv2EncoderLayer", "Qwen3DecoderLayer", "Qwen3MoeDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
+        """Enable checkpointing, never the reentrant kind: that one silently loses the MoE auxiliary-loss gradient."""
+        super().gradient_checkpointing_enable({**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}, **kwargs)
+
+
+class SailVLModel(SailVLPreTrainedModel):
+    """Vision tower, adapter and language model without its head."""
+
+    # Checks that placeholders and features agree, and returns the mask [batch, T, 1] of the placeholders.
+    get_placeholder_mask = InternVLModel.get_placeholder_mask
+
+    def __init__(self, config: SailVLConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = InternVLMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Turn tiles [N, 3, H, W] into visual tokens [N, tokens per tile, hidden size of the language model]."""
+        patches = self.vision_tower(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
+        return self.multi_modal_projector(pixel_shuffle(patches, self.config.shuffle))
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """Encode text with images; `pixel_values` [tiles, 3, H, W] fill the image tokens of `input_ids` in order."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            features = self.get_image_features(pixel_values).to(inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+
+class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
+    """SAIL-VL2 with its language-model head: generates, and scores the labelled tokens of packed rows."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SailVLConfig) -> None:
+        super().__init__(config)
+        self.model = SailVLModel(config)
+        self.lm_head = LanguageModelHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        targets: torch.LongTensor | None = None,
+        temperature: float = 1.0,
+        banned_token_ids: tuple[int, ...] = (),
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast | TokenScores:
+        """Return logits (and a loss with `labels`), or the scores of a packed row's labelled tokens with `targets`.
+
+        Args:
+            input_ids: [B, T]; `pixel_values`: [tiles, 3, H, W] in the order of the image tokens.
+            labels: [B, T] as everywhere in transformers (shifted inside); the loss includes the MoE auxiliary loss.
+            targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
+                -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
+            temperature, banned_token_ids: of the scored distribution, see `token_scores`.
+            logits_to_keep: compute logits only for the last so many positions (0: all), or those indices.
+        """
+        kwargs.setdefault("output_router_logits", self.config.is_moe and (labels is not None or targets is not None))
+        if not self.config.is_moe:
+            kwargs.pop("output_router_logits")
+        if targets is not None:
+            return self._score(input_ids, pixel_values, targets, temperature, banned_token_ids, **kwargs)
+        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, **kwargs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = aux_loss = None
+        router_logits = getattr(outputs, "router_logits", None)
+        if router_logits:
+            aux_loss = self._load_balancing_loss(router_logits, attention_mask)
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+            if aux_loss is not None:
+                loss = loss + self.config.text_config.router_aux_loss_coef * aux_loss
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=router_logits,
+        )
+
+    def _score(
+        self,
+        input_ids: torch.LongTensor | None,
+        pixel_values: torch.FloatTensor | None,
+        targets: torch.LongTensor,
+        temperature: float,
+        banned_token_ids: tuple[int, ...],
+        **kwargs: Any,
+    ) -> TokenScores:
+        """Score the labelled positions of one packed row."""
+        if self.config.text_config._attn_implementation == PACKED_ATTENTION:
+            # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
+            kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)
+        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, use_cache=False, **kwargs)
+        labelled = targets[0] != -100
+        logprobs, entropies = self.lm_head(
+            outputs.last_hidden_state[0, labelled],
+            targets[0, labelled],
+            temperature=temperature,
+            banned_token_ids=banned_token_ids,
+        )
+        router_logits = getattr(outputs, "router_logits", None)
+        if not router_logits:
+            return TokenScores(logprobs, entropies)
+        load = expert_load(router_logits, self.config.text_config.num_experts_per_tok)
+        return TokenScores(logprobs, entropies, self._load_balancing_loss(router_logits, None), load)
+
+    def _load_balancing_loss(
+        self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        text = self.config.text_config
+        return load_balancing_loss_func(router_logits, text.num_experts, text.num_experts_per_tok, attention_mask)
+
+
+@torch.no_grad()
+def expert_load(router_logits: tuple[torch.Tensor, ...], experts_per_token: int) -> torch.Tensor:
+    """Share of the routed token slots that each expert gets: [layers, experts] from logits [T, experts] per layer."""
+    loads = []
+    for logits in router_logits:
+        chosen = logits.topk(experts_per_token, dim=-1).indices.flatten()
+        loads.append(torch.bincount(chosen, minlength=logits.shape[-1]).float() / len(chosen))
+    return torch.stack(loads)

@@ -1,0 +1,126 @@
+"""The processor: tiles images, expands each image placeholder into its visual tokens, applies the ChatML template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
+
+IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+
+# ChatML as in the published models: `<|im_end|>` directly followed by the next `<|im_start|>`, an image placeholder
+# followed by a newline.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|im_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class SailVLImageProcessor(GotOcr2ImageProcessorPil):
+    """InternVL-style tiling without torchvision: bicubic tiles of `size`, ImageNet statistics, plus a thumbnail.
+
+    `max_patches` limits the tiles of an image (transformers' name: a "patch" here is a tile).
+    """
+
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 448, "width": 448}  # noqa: RUF012
+    crop_to_patches = True
+    min_patches = 1
+    max_patches = 12
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+
+
+class SailVLProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
+    """Defaults of the processor's keyword arguments."""
+
+    _defaults = {"text_kwargs": {"padding": False, "padding_side": "left"}}  # noqa: RUF012
+
+
+class SailVLProcessor(ProcessorMixin):
+    """Text with one `<IMG_CONTEXT>` an image, and the images → `input_ids`, `attention_mask`, `pixel_values`.
+
+    Args:
+        image_processor: a `SailVLImageProcessor`.
+        tokenizer: a tokenizer whose vocabulary has `<img>`, `<IMG_CONTEXT>` and `</img>`.
+        tokens_per_tile: visual tokens of one tile (`SailVLConfig.tokens_per_tile`).
+        chat_template: Jinja template; the published ChatML by default.
+    """
+
+    valid_processor_kwargs = SailVLProcessorKwargs
+    unused_input_names = ["num_patches"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_processor: SailVLImageProcessor | None = None,
+        tokenizer: Any = None,
+        tokens_per_tile: int = 256,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.tokens_per_tile = tokens_per_tile
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.image_start_id = tokenizer.convert_tokens_to_ids(IMAGE_START)
+        self.image_end_id = tokenizer.convert_tokens_to_ids(IMAGE_END)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+
+    @property
+    def image_token_ids(self) -> list[int]:
+        """All tokens that only images bring: start, context, end. None of them may be sampled."""
+        return [self.image_token_id, self.image_start_id, self.image_end_id]
+
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Tokenize text and tile images; as many placeholders as images, else ValueError before any forward."""
+        if text is None:
+            raise ValueError("text is None: give the prompt text, with one <IMG_CONTEXT> for each image")
+        texts = [text] if isinstance(text, str) else list(text)
+        placeholders = sum(item.count(IMAGE_TOKEN) for item in texts)
+        count = _count_images(images)
+        if placeholders != count:
+            raise ValueError(
+                f"the text has {placeholders} image placeholder(s) {IMAGE_TOKEN} but {count} image(s) were given; "
+                "write one placeholder for each image"
+            )
+        return super().__call__(images=images if count else None, text=texts, **kwargs)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """The expansion of one placeholder: `<img>`, tokens per tile x tiles context tokens, `</img>`."""
+        tiles = int(image_inputs["num_patches"][image_idx])
+        return IMAGE_START + IMAGE_TOKEN * (self.tokens_per_tile * tiles) + IMAGE_END
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """Tokens (with start and end) and tiles for images of these (height, width); vLLM plans memory with it."""
+        if image_sizes is None:
+            return MultiModalData()
+        tiles = [self.image_processor.get_number_of_image_patches(*size, kwargs) for size in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[2 + self.tokens_per_tile * count for count in tiles], num_image_patches=tiles
+        )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+
+def _count_images(images: Any) -> int:
+    """Number of images in None, one image, a list, or a list of lists of images."""
+    if images is None:
+        return 0
+    if isinstance(images, (list, tuple)):
+        return sum(_count_images(image) for image in images)
+    return 1

@@ -1,0 +1,125 @@
+"""A tiny SAIL-VL2 made on the spot: the full stack (SAIL-ViT, pixel shuffle, adapter, Qwen3) at 2-5M parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
+from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
+
+from .configuration import SailVLConfig
+from .modeling import SailVLForConditionalGeneration
+from .packed_attention import PACKED_ATTENTION
+from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TURN_END, TURN_START, SailVLImageProcessor, SailVLProcessor
+
+PAD = "<|endoftext|>"
+SPECIAL_TOKENS = [PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+THINKING_TOKENS = ["<think>", "</think>"]
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on `texts`, with Qwen3's special and thinking tokens.
+
+    Thinking tags are ordinary added tokens, as in Qwen3: they survive `skip_special_tokens`, so that rewards see them.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    # Digits apart: a number is read and written digit by digit, so that arithmetic generalises.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(THINKING_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=PAD,
+        additional_special_tokens=[TURN_START, IMAGE_START, IMAGE_TOKEN, IMAGE_END],
+        padding_side="left",
+    )
+
+
+def tiny_config(
+    *, vocab_size: int, image_token_id: int, llm: str, eos_token_id: int, pad_token_id: int, tied: bool = True
+) -> SailVLConfig:
+    """The tiny configuration with language model `llm` ("qwen3" or "qwen3_moe"); images are 56x56 tiles of 4 tokens."""
+    vision = Aimv2VisionConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=56,
+        patch_size=14,
+        use_head=False,
+    )
+    shared = {
+        "vocab_size": vocab_size,
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": tied,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": pad_token_id,
+        "bos_token_id": None,
+    }
+    if llm == "qwen3_moe":
+        text: Qwen3Config | Qwen3MoeConfig = Qwen3MoeConfig(
+            **shared,
+            intermediate_size=512,
+            moe_intermediate_size=192,
+            num_experts=8,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            router_aux_loss_coef=0.01,
+        )
+    else:
+        text = Qwen3Config(**shared, intermediate_size=512)
+    return SailVLConfig(vision_config=vision, text_config=text, image_token_id=image_token_id)
+
+
+def build_tiny(
+    output_dir: Path, texts: Iterable[str], *, llm: str = "qwen3", seed: int = 0, vocab_size: int = 512, tied: bool = True
+) -> Path:
+    """Write a freshly initialised tiny model with its processor to `output_dir` and return it.
+
+    The weights depend on `seed` alone; the global random state is left as it was.
+    """
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
+    config = tiny_config(
+        vocab_size=64 * -(-len(tokenizer) // 64),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        llm=llm,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tied=tied,
+    )
+    side = config.vision_config.image_size
+    image_processor = SailVLImageProcessor(size={"height": side, "width": side})
+    processor = SailVLProcessor(image_processor, tokenizer, tokens_per_tile=config.tokens_per_tile)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SailVLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+    return output_dir
+
+
+def load_model(model_dir: Path, *, dtype: torch.dtype = torch.float32) -> SailVLForConditionalGeneration:
+    """Load a saved model with the packed attention in its language model and SDPA in its vision tower."""
+    return SailVLForConditionalGeneration.from_pretrained(
+        model_dir, dtype=dtype, attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"}
+    )

@@ -1,0 +1,29 @@
+"""Seeds that depend on what is sampled, not on when: the same prompt gets the same seed whatever the batch or rank."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy
+import torch
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^31) from any parts, e.g. `derive_seed(run_seed, step, prompt_id)`; stable between machines."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Leave Python's, NumPy's and torch's global random states as they were (for libraries that reseed them)."""
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
