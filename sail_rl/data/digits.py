@@ -1,0 +1,120 @@
+"""The quickstart's task: real handwritten digits composed into 2x2 images, with questions, thoughts and answers.
+
+The scans are the 1,797 of the UCI "Optical Recognition of Handwritten Digits" test set that scikit-learn bundles (8x8
+pixels, 17 grey levels). Training and evaluation use different *scans*, so that accuracy on held-out rows means reading
+digits never seen. At 56x56 pixels, patch 14 and a 2x2 pixel shuffle, each digit is one visual token.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from sklearn.datasets import load_digits
+
+from sail_rl.seeding import derive_seed
+
+CELL = 28  # pixels a digit
+HELD_OUT_SHARE = 0.25  # of the scans
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "images": List(Image()),
+        "prompt": List({"role": Value("string"), "content": Value("string")}),
+        "completion": List({"role": Value("string"), "content": Value("string")}),
+        "answer": Value("string"),
+        "source": Value("string"),
+    }
+)
+
+
+def _sum(digits: list[int], _: random.Random) -> tuple[str, str, int]:
+    total, steps = digits[0], []
+    for digit in digits[1:]:
+        steps.append(f"{total}+{digit}={total + digit}")
+        total += digit
+    return "What is the sum of the digits?", ", ".join(steps), total
+
+
+def _maximum(digits: list[int], _: random.Random) -> tuple[str, str, int]:
+    return "What is the largest digit?", f"The largest is {max(digits)}", max(digits)
+
+
+def _count(digits: list[int], rng: random.Random) -> tuple[str, str, int]:
+    limit = rng.randint(2, 7)
+    above = [digit for digit in digits if digit > limit]
+    listed = " ".join(map(str, above)) or "none"
+    return f"How many digits are greater than {limit}?", f"Greater than {limit}: {listed}", len(above)
+
+
+def _difference(digits: list[int], _: random.Random) -> tuple[str, str, int]:
+    top, bottom = digits[0] + digits[1], digits[2] + digits[3]
+    thought = f"Top {digits[0]}+{digits[1]}={top}, bottom {digits[2]}+{digits[3]}={bottom}, {top}-{bottom}={top - bottom}"
+    return "How much larger is the sum of the top row than that of the bottom row?", thought, top - bottom
+
+
+QUESTIONS: dict[str, Callable[[list[int], random.Random], tuple[str, str, int]]] = {
+    "sum": _sum,
+    "maximum": _maximum,
+    "count": _count,
+    "difference": _difference,
+}
+
+
+def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
+    """A 2x2 grid of four 8x8 scans (grey levels 0-16), black on white, as a 56x56 RGB image."""
+    page = PILImage.new("L", (2 * CELL, 2 * CELL))
+    for index, scan in enumerate(scans):
+        cell = PILImage.fromarray((255 - scan * 255 / 16).astype(numpy.uint8))
+        page.paste(cell.resize((CELL, CELL), PILImage.Resampling.BICUBIC), (index % 2 * CELL, index // 2 * CELL))
+    return page.convert("RGB")
+
+
+def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[str, Any]]:
+    """`count` rows that draw their digits from the scans with these indices."""
+    bundle = load_digits()
+    rng = random.Random(derive_seed(seed, "digits", name))
+    for index in range(count):
+        chosen = rng.sample(scans, 4)
+        digits = [int(bundle.target[scan]) for scan in chosen]
+        source = rng.choice(list(QUESTIONS))
+        question, thought, answer = QUESTIONS[source](digits, rng)
+        response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{answer}}}"
+        yield {
+            "id": f"{name}/{index:06d}",
+            "images": [_compose([bundle.images[scan] for scan in chosen])],
+            "prompt": [{"role": "user", "content": question}],
+            "completion": [{"role": "assistant", "content": response}],
+            "answer": str(answer),
+            "source": source,
+        }
+
+
+def split_scans(seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the training scans and of the held-out scans; they share none."""
+    scans = list(range(len(load_digits().target)))
+    random.Random(derive_seed(seed, "split")).shuffle(scans)
+    held_out = int(len(scans) * HELD_OUT_SHARE)
+    return scans[held_out:], scans[:held_out]
+
+
+def build_digits(
+    output_dir: Path, *, seed: int, sft_rows: int = 7200, rl_rows: int = 3200, heldout_rows: int = 300
+) -> dict[str, Path]:
+    """Write `sft.parquet`, `rl.parquet` and `heldout.parquet` to `output_dir`; returns their paths by name."""
+    train, held_out = split_scans(seed)
+    counts = {"sft": (sft_rows, train), "rl": (rl_rows, train), "heldout": (heldout_rows, held_out)}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, (count, scans) in counts.items():
+        paths[name] = output_dir / f"{name}.parquet"
+        rows = Dataset.from_list(list(_rows(name, count, scans, seed)), features=FEATURES)
+        partial = paths[name].with_suffix(".partial")
+        rows.to_parquet(partial)
+        partial.rename(paths[name])  # a file under its own name is complete
+    return paths

@@ -1,0 +1,50 @@
+"""The order in which rows are used: a function of the seed and the batch number, so resuming needs no stored state."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sail_rl.seeding import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class RowStream:
+    """An endless, reshuffled pass over `rows`, cut into batches of which each rank gets an equal, contiguous share.
+
+    Args:
+        rows: the dataset.
+        batch_size: rows of a batch over all ranks; a multiple of `world_size`.
+        seed: of the shuffles, one for each epoch.
+        rank, world_size: this process's place in the job.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
+            raise ValueError(f"batch of {self.batch_size} rows over {self.world_size} ranks: not a whole number each")
+
+    def indices(self, batch: int) -> list[int]:
+        """Row numbers of the whole batch, all ranks."""
+        positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        epochs = {position // len(self.rows) for position in positions}
+        orders = {epoch: self._order(epoch) for epoch in epochs}
+        return [orders[position // len(self.rows)][position % len(self.rows)] for position in positions]
+
+    def batch(self, batch: int) -> list[dict[str, Any]]:
+        """This rank's rows of batch number `batch`."""
+        share = self.batch_size // self.world_size
+        own = self.indices(batch)[self.rank * share : (self.rank + 1) * share]
+        return [self.rows[index] for index in own]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.rows)))
+        random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
+        return order

@@ -1,0 +1,121 @@
+"""Packing: samples share rows of bounded length, each with its own attention and positions; nothing is cut.
+
+A row is one micro-batch. All arithmetic of the loss is over labelled tokens, so how samples fall into rows changes
+nothing but speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .encoding import Sample
+
+IGNORE = -100
+
+
+@dataclass(slots=True)
+class PackedRow:
+    """One micro-batch: S segments in a row of T tokens, L of them labelled.
+
+    `input_ids`, `position_ids` and `targets` are [1, T]; `targets` are shifted within each segment (`targets[0, t]`
+    follows `input_ids[0, t]`, IGNORE where nothing is scored); `cu_seq_lens` [S + 1] are the segments' boundaries;
+    `pixel_values` [tiles, 3, H, W]; each of `token_fields` is [L], in the order of the labelled tokens; `segments` [L]
+    says which of the row's samples a labelled token belongs to.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    targets: torch.Tensor
+    cu_seq_lens: torch.Tensor
+    pixel_values: torch.Tensor
+    token_fields: dict[str, torch.Tensor]
+    segments: torch.Tensor
+
+    @property
+    def labelled(self) -> int:
+        """L, the number of scored tokens."""
+        return len(self.segments)
+
+    def model_inputs(self, device: torch.device) -> dict[str, torch.Tensor | int]:
+        """Keyword arguments of the model's forward (FlashAttention's varlen names for the boundaries)."""
+        boundaries = self.cu_seq_lens.to(device)
+        longest = int(self.cu_seq_lens.diff().max())
+        return {
+            "input_ids": self.input_ids.to(device),
+            "position_ids": self.position_ids.to(device),
+            "targets": self.targets.to(device),
+            "pixel_values": self.pixel_values.to(device),
+            "cu_seq_lens_q": boundaries,
+            "cu_seq_lens_k": boundaries,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+
+    def fully_masked(self) -> PackedRow:
+        """The same row with nothing to score: keeps ranks in step without changing the loss."""
+        return PackedRow(
+            self.input_ids,
+            self.position_ids,
+            torch.full_like(self.targets, IGNORE),
+            self.cu_seq_lens,
+            self.pixel_values,
+            {name: values[:0] for name, values in self.token_fields.items()},
+            self.segments[:0],
+        )
+
+
+def assign_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
+    """Distribute samples over rows of at most `row_tokens` tokens: first-fit decreasing, ties in order.
+
+    Returns the sample indices of each row. A sample longer than `row_tokens` gets a row to itself.
+    """
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = next((row for row, space in enumerate(free) if space >= lengths[index]), None)
+        if fitting is None:
+            rows.append([])
+            free.append(row_tokens)
+            fitting = len(rows) - 1
+        rows[fitting].append(index)
+        free[fitting] -= lengths[index]
+    return [sorted(row) for row in rows]
+
+
+def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
+    """Join samples into one row.
+
+    Args:
+        samples: at least one.
+        filler: one unlabelled image, appended when no sample has one, because ZeRO's collectives need the vision
+            tower in every rank's forward.
+    """
+    parts = list(samples)
+    if all(sample.pixel_values is None for sample in parts):
+        parts.append(filler)
+    targets, segments = [], []
+    for number, sample in enumerate(parts):
+        shifted = torch.full_like(sample.input_ids, IGNORE)
+        shifted[sample.prompt_length - 1 : -1] = sample.input_ids[sample.prompt_length :]
+        targets.append(shifted)
+        segments.append(torch.full((sample.completion_length,), number))
+    lengths = torch.tensor([0] + [len(sample) for sample in parts])
+    fields = parts[0].token_fields
+    return PackedRow(
+        input_ids=torch.cat([sample.input_ids for sample in parts])[None],
+        position_ids=torch.cat([torch.arange(len(sample)) for sample in parts])[None],
+        targets=torch.cat(targets)[None],
+        cu_seq_lens=lengths.cumsum(0).to(torch.int32),
+        pixel_values=torch.cat([sample.pixel_values for sample in parts if sample.pixel_values is not None]),
+        token_fields={name: torch.cat([sample.token_fields[name] for sample in samples]) for name in fields},
+        segments=torch.cat(segments),
+    )
+
+
+def pack(samples: Sequence[Sample], *, row_tokens: int, filler: Sample) -> list[PackedRow]:
+    """Pack samples into as few rows of `row_tokens` tokens as first-fit decreasing needs."""
+    rows = assign_rows([len(sample) for sample in samples], row_tokens=row_tokens)
+    return [collate([samples[index] for index in row], filler=filler) for row in rows]

@@ -1,0 +1,50 @@
+"""Naming code from a recipe: `package.module:name` or `path/to/file.py:name`, built-in and custom alike."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from .seeding import derive_seed
+
+
+def resolve(path: str) -> Any:
+    """Import what `path` names.
+
+    Raises:
+        ValueError: when the module or file doesn't import (with the real error as its cause and in its text), or has
+            no such name (with the names it has).
+    """
+    module_name, colon, attribute = path.rpartition(":")
+    if not colon or not module_name or not attribute:
+        raise ValueError(f"{path!r}: write module:name or file.py:name")
+    try:
+        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's code raises belongs in the message
+        raise ValueError(f"{path!r} does not import: {type(error).__name__}: {error}") from error
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise ValueError(f"{path!r}: {module_name} has no {attribute!r}; it has {', '.join(sorted(public))}")
+    return getattr(module, attribute)
+
+
+def _from_file(file: Path) -> Any:
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file.resolve()}")
+    name = f"sail_rl_user_{file.stem}_{derive_seed(str(file.resolve()))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,99 @@
+"""Reading a recipe: YAML, `section.key=value` overrides, and errors that name the key and the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .config import Recipe
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Parse the recipe at `path` with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
+
+    Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
+    recipe don't overwrite each other.
+
+    Raises:
+        ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
+    """
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}")
+    tree = yaml.safe_load(path.read_text())
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that loads back to the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r}: write section.key=value")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = _child(node, name, override)
+    if not isinstance(node, dict):
+        raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a section")
+    node[last] = yaml.safe_load(text)
+
+
+def _child(node: Any, name: str, override: str) -> Any:
+    """Section `name` of a mapping (made if missing), or the list item whose `name` it is (a stage)."""
+    if isinstance(node, list):
+        names = [item.get("name") for item in node]
+        if name not in names:
+            raise ValueError(f"override {override!r}: no stage {name!r}; the recipe has {', '.join(map(str, names))}")
+        return node[names.index(name)]
+    if not isinstance(node, dict):
+        raise ValueError(f"override {override!r}: {name!r} is inside a value, not a section")
+    return node.setdefault(name, {})
+
+
+def _run_name(name: str, overrides: Sequence[str]) -> str:
+    """`NAME` or `NAME,key=value,…` with characters that are safe in a folder's name."""
+    parts = [name, *overrides]
+    return ",".join("".join(c if c.isalnum() or c in "._=-" else "_" for c in part) for part in parts)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            unknown = str(problem["loc"][-1])
+            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(Recipe)), n=1, cutoff=0.0)
+            yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest[0]!r}"
+        else:
+            yield f"{place}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    """All field names of a model and of the models inside it."""
+    keys = set(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            keys |= _known_keys(inner)
+    return keys
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

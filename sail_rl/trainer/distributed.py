@@ -1,0 +1,56 @@
+"""The process group: one process by default, any number under torchrun; helpers that need no trainer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+def join_process_group(*, timeout_minutes: float = 30.0) -> None:
+    """Join the job's process group (torchrun's, or one process of its own) so that a dead rank ends in an error.
+
+    Called before any engine or trainer exists: both adopt a group that is already there.
+    """
+    import deepspeed
+
+    if distributed.is_initialized():
+        return
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    # DeepSpeed would compile a shared-memory collective for CPU (a minute, and a compiler); gloo needs neither.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
+
+
+def world_size() -> int:
+    """Number of processes in the job: torchrun's, or 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that writes files."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def gather_objects(items: list[Any]) -> list[Any]:
+    """Join the lists of all ranks, in rank order."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return items
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, items)
+    return [item for part in gathered for item in part]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,57 @@
+"""What is logged of a batch of rollouts: rewards by part, lengths, truncation, thinking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+from sail_rl.contracts import Prompt, Rollout, Scores
+
+RIGHT = 0.5  # totals are in [0, 1] and the answer has the largest weight (report, section 4.2)
+
+
+def rollout_records(
+    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores, advantages: Sequence[float]
+) -> list[dict[str, Any]]:
+    """One small dictionary a rollout, cheap to gather from all ranks."""
+    return [
+        {
+            "length": len(rollout.token_ids),
+            "truncated": rollout.stop_reason == "length",
+            "thinking": "</think>" in rollout.text,
+            "version": rollout.weights_version,
+            "total": scores.total[index],
+            "advantage": advantages[index],
+            "parts": {name: values[index] for name, values in scores.parts.items()},
+        }
+        for index, rollout in enumerate(rollouts)
+    ]
+
+
+def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over all rollouts of the step; a rollout counts as correct when its total is above RIGHT."""
+    lengths = [record["length"] for record in records]
+    totals = [record["total"] for record in records]
+    metrics = {
+        "reward/total/mean": fmean(totals),
+        "reward/total/std": pstdev(totals),
+        "advantage/std": pstdev([record["advantage"] for record in records]),
+        "rollout/length_mean": fmean(lengths),
+        "rollout/length_max": max(lengths),
+        "rollout/truncated": fmean(record["truncated"] for record in records),
+        "rollout/thinking": fmean(record["thinking"] for record in records),
+        "rollout/weights_version": min(record["version"] for record in records),
+    }
+    for name, right in (("rollout/length_correct", True), ("rollout/length_wrong", False)):
+        chosen = [length for length, total in zip(lengths, totals, strict=True) if (total > RIGHT) == right]
+        if chosen:
+            metrics[name] = fmean(chosen)
+    for name in records[0]["parts"]:
+        values = [record["parts"][name] for record in records]
+        known = [value for value in values if not math.isnan(value)]
+        metrics[f"reward/{name}/none"] = 1 - len(known) / len(values)
+        if known:
+            metrics |= {f"reward/{name}/mean": fmean(known), f"reward/{name}/std": pstdev(known)}
+    return metrics

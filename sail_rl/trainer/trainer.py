@@ -1,0 +1,215 @@
+"""The one trainer: SFT and RL differ only in where a batch of samples comes from and which loss scores it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+
+from sail_rl.contracts import RolloutEngine
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.packing import PackedRow, collate, pack
+from sail_rl.maths.losses import LossFunction
+from sail_rl.models import SailVLForConditionalGeneration, TokenScores
+
+from .checkpoints import mark_complete
+from .stopwatch import Stopwatch
+from .weights import whole_weights
+
+
+class BatchSource(Protocol):
+    """Where the samples of each optimiser step come from."""
+
+    score_options: dict[str, Any]
+    """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[list[Sample]]:
+        """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
+        ...
+
+
+class LogprobMismatchError(RuntimeError):
+    """The rollout engine's log-probs are not the trainer's: training on them would be training on noise."""
+
+
+class Trainer(transformers.Trainer):
+    """`transformers.Trainer` under DeepSpeed whose step packs samples and divides by one global denominator.
+
+    Args:
+        model: the policy.
+        args: training arguments with `max_steps` and a DeepSpeed configuration.
+        source: yields each step's samples.
+        loss: per-token loss; averaged over the labelled tokens of the whole step and all ranks.
+        encoder: the model's processor and the length limit.
+        row_tokens: tokens of a packed row, that is of one micro-batch.
+        callbacks: transformers' callbacks.
+    """
+
+    def __init__(
+        self,
+        model: SailVLForConditionalGeneration,
+        args: transformers.TrainingArguments,
+        *,
+        source: BatchSource,
+        loss: LossFunction,
+        encoder: Encoder,
+        row_tokens: int,
+        callbacks: Sequence[transformers.TrainerCallback] = (),
+    ) -> None:
+        super().__init__(model=model, args=args, processing_class=encoder.processor, callbacks=list(callbacks))
+        self.source = source
+        self.loss = loss
+        self.encoder = encoder
+        self.row_tokens = row_tokens
+        self.stopwatch = Stopwatch()
+        self._filler = encoder.filler()
+        self._step_metrics: dict[str, float] = {}
+        self._pushed_step: int | None = None
+
+    # The step
+
+    def training_step(self, model: torch.nn.Module, samples: list[Sample], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Accumulate the gradient of one optimiser step over packed rows; returns this rank's share of the loss.
+
+        The loss is sum(token losses of all ranks) / labelled tokens of all ranks. Data-parallel training averages
+        gradients over ranks, hence the factor `world_size`.
+        """
+        model.train()
+        with self.stopwatch.measure("time/train"):
+            rows, tokens, positions = self._rows_of_step(samples)
+            total = torch.zeros((), device=self.args.device)
+            sums: dict[str, torch.Tensor] = {}
+            for index, row in enumerate(rows):
+                self.accelerator.gradient_state._set_sync_gradients(index == len(rows) - 1)
+                scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
+                fields = {name: values.to(self.args.device) for name, values in row.token_fields.items()}
+                token_loss = self.loss(scores.logprobs, fields)
+                loss = token_loss.values.sum() / tokens
+                _add(sums, "entropy", scores.entropies.sum() / tokens)
+                for name, values in token_loss.metrics.items():
+                    _add(sums, name, values.sum() / tokens)
+                if scores.aux_loss is not None:
+                    share = row.input_ids.numel() / positions if row.labelled else 0.0
+                    loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
+                    _add(sums, "moe/aux_loss", share * scores.aux_loss.detach())
+                    _add(sums, "moe/load", share * scores.expert_load)
+                self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
+                total += loss.detach() * self.args.world_size
+        self.record(self._reduced(sums))
+        self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
+        return total
+
+    def _rows_of_step(self, samples: list[Sample]) -> tuple[list[PackedRow], int, int]:
+        """Pack this rank's samples; returns rows (as many on every rank), and labelled tokens and positions of all ranks.
+
+        Ranks with fewer rows repeat their first one with nothing to score: unequal numbers of forwards hang collectives.
+        """
+        rows = pack(samples, row_tokens=self.row_tokens, filler=self._filler)
+        labelled, positions = sum(row.labelled for row in rows), sum(row.input_ids.numel() for row in rows)
+        counts = torch.tensor([[len(rows), labelled, positions]], device=self.args.device)
+        counts = self.accelerator.gather(counts)
+        rows += [rows[0].fully_masked()] * (int(counts[:, 0].max()) - len(rows))
+        return rows, int(counts[:, 1].sum()), int(counts[:, 2].sum())
+
+    def _reduced(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Sum metrics over the ranks and name the parts of those that are tables."""
+        reduced = {name: self.accelerator.reduce(value, "sum").cpu() for name, value in sorted(sums.items())}
+        load = reduced.pop("moe/load", None)
+        return {name: value.item() for name, value in reduced.items()} | ({} if load is None else expert_metrics(load))
+
+    # What a batch source asks for
+
+    def push_weights(self, engine: RolloutEngine) -> None:
+        """Give the engine the current weights, unless it has them (a collective under ZeRO-3)."""
+        if self._pushed_step == self.state.global_step:
+            return
+        with self.stopwatch.measure("time/sync"), whole_weights(self.model) as tensors:
+            engine.push_weights(self.state.global_step + 1, tensors)
+        self._pushed_step = self.state.global_step
+
+    def check_logprobs(self, samples: Sequence[Sample], *, limit: float) -> None:
+        """Rescore rollouts that were just sampled with these very weights and compare their log-probs.
+
+        Raises:
+            LogprobMismatchError: when any token of any rank differs by more than `limit` nats.
+        """
+        with self.stopwatch.measure("time/probe"):
+            row = collate(samples, filler=self._filler)
+            self.model_wrapped.eval()
+            with torch.no_grad():
+                scores = self.model_wrapped(**row.model_inputs(self.args.device), **self.source.score_options)
+            gap = (scores.logprobs.cpu() - row.token_fields["rollout_logprobs"]).abs()
+            gaps = self.accelerator.gather(torch.stack([gap.max(), gap.mean()])[None].to(self.args.device)).cpu()
+        worst, mean = gaps[:, 0].max().item(), gaps[:, 1].mean().item()
+        self.record({"rollout/logprob_diff_max": worst, "rollout/logprob_diff_mean": mean})
+        if not worst <= limit:  # also true for NaN
+            raise LogprobMismatchError(
+                f"step {self.state.global_step}: log-probs of the rollout engine and of the trainer differ by up to "
+                f"{worst:.3g} nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are "
+                "not the trainer's. Raise max_logprob_diff only if the dtype explains the difference (bfloat16: about "
+                "0.05 for a dense model)."
+            )
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Add metrics to what the current step logs."""
+        self._step_metrics.update(metrics)
+
+    # transformers.Trainer's seams
+
+    def get_train_dataloader(self) -> Any:
+        """The batch source as an iterable of `max_steps` batches that starts where training stands."""
+        return _Steps(self)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the step's own metrics with the Trainer's."""
+        super().log({**logs, **self._step_metrics, **self.stopwatch.take()}, start_time)
+        self._step_metrics = {}
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(Path(self.args.output_dir), self.state.global_step)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: a batch is a list of samples, not a dictionary of tensors."""
+        return 0
+
+
+class _Steps:
+    """The iterable that transformers' training loop walks."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        return self.trainer.args.max_steps
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return self.trainer.source.batches(self.trainer, start_step=self.trainer.state.global_step)
+
+
+def expert_metrics(load: torch.Tensor) -> dict[str, float]:
+    """Balance of the experts from their load [layers, experts] (shares of the routed slots; rows sum to 1).
+
+    Maximal violation: the busiest expert's excess over the mean, relative (arXiv 2408.15664, section 4.1); entropy in
+    nats, averaged over layers; dead experts: those below a tenth of the mean load.
+    """
+    mean = 1 / load.shape[1]
+    metrics = {
+        "moe/load_max_violation": (load.max().item() - mean) / mean,
+        "moe/entropy": torch.special.entr(load).sum(-1).mean().item(),
+        "moe/dead_experts": float((load < 0.1 * mean).sum()),
+    }
+    for layer, shares in enumerate(load.tolist()):
+        metrics |= {f"moe/load/{layer}/{expert}": share for expert, share in enumerate(shares)}
+    assert all(math.isfinite(value) for value in metrics.values())
+    return metrics
+
+
+def _add(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
