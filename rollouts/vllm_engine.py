@@ -67,6 +67,8 @@ class VLLMEngine:
                 kv_cache_memory_bytes=int(kv_cache_gib * GIB),
                 enforce_eager=True,
                 logprobs_mode="processed_logprobs",
+                # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
+                enable_chunked_prefill=torch.cuda.is_available(),
                 **_launcher(),
                 **(options or {}),
             )

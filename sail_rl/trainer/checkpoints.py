@@ -9,9 +9,9 @@ from pathlib import Path
 MARKER = "COMPLETE"
 
 
-def mark_complete(stage_dir: Path, step: int) -> None:
-    """Write the marker of `checkpoint-STEP`; everything else in it is on disk by now."""
-    (stage_dir / f"checkpoint-{step}" / MARKER).touch()
+def mark_complete(checkpoint: Path) -> None:
+    """Write the marker; everything else in the folder is on disk by now."""
+    (checkpoint / MARKER).touch()
 
 
 def newest_checkpoint(stage_dir: Path) -> tuple[Path, int] | None:

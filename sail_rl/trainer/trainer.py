@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +47,7 @@ class Trainer(transformers.Trainer):
         loss: per-token loss; averaged over the labelled tokens of the whole step and all ranks.
         encoder: the model's processor and the length limit.
         row_tokens: tokens of a packed row, that is of one micro-batch.
-        callbacks: transformers' callbacks.
+        on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
     """
 
     def __init__(
@@ -58,13 +59,14 @@ class Trainer(transformers.Trainer):
         loss: LossFunction,
         encoder: Encoder,
         row_tokens: int,
-        callbacks: Sequence[transformers.TrainerCallback] = (),
+        on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
-        super().__init__(model=model, args=args, processing_class=encoder.processor, callbacks=list(callbacks))
+        super().__init__(model=model, args=args, processing_class=encoder.processor)
         self.source = source
         self.loss = loss
         self.encoder = encoder
         self.row_tokens = row_tokens
+        self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
         self._filler = encoder.filler()
         self._step_metrics: dict[str, float] = {}
@@ -173,7 +175,9 @@ class Trainer(transformers.Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_complete(Path(self.args.output_dir), self.state.global_step)
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            self.on_checkpoint(folder)
+            mark_complete(folder)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not estimated: a batch is a list of samples, not a dictionary of tensors."""
@@ -190,7 +194,8 @@ class _Steps:
         return self.trainer.args.max_steps
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        return self.trainer.source.batches(self.trainer, start_step=self.trainer.state.global_step)
+        done = self.trainer.state.global_step
+        return islice(self.trainer.source.batches(self.trainer, start_step=done), len(self) - done)
 
 
 def expert_metrics(load: torch.Tensor) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""Greedy evaluation of the current weights on held-out prompts, through the same engine and rewards as training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
+from sail_rl.trainer.distributed import gather_objects
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluator:
+    """Scores one greedy completion for each of this rank's `prompts`; every rank must call it.
+
+    Returns `eval/NAME/REWARD` for each reward (the mean over all ranks' prompts) and `eval/NAME/length_mean` (tokens).
+    """
+
+    name: str
+    engine: RolloutEngine
+    scorer: Scorer
+    prompts: Sequence[Prompt]
+    max_tokens: int
+
+    def __call__(self) -> dict[str, float]:
+        """Generate and score; the engine must hold the weights to be judged."""
+        groups = self.engine.generate(self.prompts, Sampling(temperature=0.0, max_tokens=self.max_tokens))
+        rollouts = [rollout for group in groups for rollout in group]
+        scores = self.scorer(self.prompts, rollouts)
+        own = [
+            {"length_mean": float(len(rollout.token_ids))} | {name: part[i] for name, part in scores.parts.items()}
+            for i, rollout in enumerate(rollouts)
+        ]
+        records = gather_objects(own)
+        names = records[0]
+        columns = {name: [record[name] for record in records if not math.isnan(record[name])] for name in names}
+        return {f"eval/{self.name}/{name}": fmean(values) for name, values in columns.items() if values}

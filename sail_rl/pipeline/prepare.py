@@ -1,0 +1,117 @@
+"""Everything that can be wrong with a run, found before any model loads; then data and base model on disk."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
+from sail_rl.contracts import RewardTerm, Scorer
+from sail_rl.data.dataset import Rows
+from sail_rl.imports import resolve
+from sail_rl.models.tiny import build_tiny
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe whose parts were all found: code imported, datasets read and checked, batches that come out even."""
+
+    recipe: Recipe
+    datasets: dict[str, Rows]
+    algebra: dict[str, str]
+    """The batch algebra of each stage, in words."""
+
+
+def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
+    """Check the batch algebra and import all code that the recipe names; returns the algebra by stage.
+
+    Raises:
+        ValueError: naming the stage and field, the algebra, or the real import error.
+    """
+    algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.stages}
+    resolve(recipe.engine.path)
+    make_terms(recipe.evaluation.rewards)
+    for stage in recipe.stages:
+        if isinstance(stage, RLStage):
+            resolve(stage.scorer)
+            make_terms(stage.rewards)
+    if recipe.data.builder:
+        resolve(recipe.data.builder)
+    if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
+        raise ValueError(f"model.path is {recipe.model.path}, which has no config.json; give a saved SAIL-VL2 folder")
+    return algebra
+
+
+def build_data(recipe: Recipe) -> dict[str, Path]:
+    """Paths of the datasets by name, built first if the recipe has a builder and they aren't there."""
+    if not recipe.data.builder:
+        return recipe.data.files
+    folder = recipe.output_dir / "data"
+    built = {path.stem: path for path in folder.glob("*.parquet")}
+    if (folder / "COMPLETE").exists():
+        return built
+    logger.info("building the datasets in %s", folder)
+    paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
+    (folder / "COMPLETE").touch()
+    return paths
+
+
+def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
+    """Read and check every dataset that a stage or the evaluation uses."""
+    needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
+    for stage in recipe.stages:
+        needs.setdefault(stage.data, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
+    unknown = sorted(set(needs) - set(paths))
+    if unknown:
+        raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
+    return {name: Rows(paths[name], needs=sorted(columns)) for name, columns in needs.items()}
+
+
+def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
+    """Check everything; builds data if need be, loads no model."""
+    algebra = check_code(recipe, world_size=world_size)
+    return Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+
+
+def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
+    """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
+    terms = []
+    for name, config in rewards.items():
+        target = resolve(config.path)
+        if inspect.isclass(target):
+            target = target(**config.kwargs)
+        elif config.kwargs:
+            target = functools.partial(target, **config.kwargs)
+        if not callable(target):
+            raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
+        terms.append(RewardTerm(name, target, config.weight))
+    return terms
+
+
+def make_scorer(path: str, rewards: Mapping[str, RewardConfig]) -> Scorer:
+    """The scorer named by `path`, over these rewards."""
+    return resolve(path)(make_terms(rewards))
+
+
+def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
+    """Folder of the base model: the recipe's checkpoint, or a tiny SAIL-VL2 built from its texts."""
+    if recipe.model.path is not None:
+        return recipe.model.path
+    folder = recipe.output_dir / "base"
+    if not (folder / "COMPLETE").exists():
+        texts = [text for stage in recipe.stages for text in datasets[stage.data].texts()]
+        build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
+        (folder / "COMPLETE").touch()
+    return folder
+
+
+def engine_options(recipe: Recipe) -> dict[str, Any]:
+    """Keyword arguments of the rollout engine."""
+    return {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype, **recipe.engine.kwargs}

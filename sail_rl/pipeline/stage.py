@@ -1,0 +1,240 @@
+"""One stage: a trainer with its batch source and loss, from the parent's model to `stages/NAME/model`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoProcessor
+
+from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.contracts import RolloutEngine, Sampling
+from sail_rl.data.encoding import Encoder
+from sail_rl.data.order import RowStream
+from sail_rl.maths.losses import ClippedPolicyLoss, LossFunction, cross_entropy
+from sail_rl.models.tiny import load_model
+from sail_rl.trainer import checkpoints
+from sail_rl.trainer.distributed import rank, world_size
+from sail_rl.trainer.rl import RolloutBatches, RolloutObserver
+from sail_rl.trainer.sft import SupervisedBatches
+from sail_rl.trainer.trainer import BatchSource, Trainer
+
+from .evaluate import Evaluator
+from .prepare import Plan, make_scorer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """What a stage must remember between a kill and its resumption; saved with every checkpoint."""
+
+    heldout_accuracy_before: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A line of the summary."""
+
+    name: str
+    minutes: float
+    heldout_accuracy_before: float
+    heldout_accuracy_after: float
+
+
+@dataclass
+class Stage:
+    """One stage of a plan, ready to run.
+
+    Args:
+        plan: the checked recipe and its datasets.
+        config: the stage's part of the recipe.
+        parent: folder of the model to start from.
+        engine: rollout engine, shared by all stages.
+        evaluator: held-out evaluation with that engine.
+        log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
+        observer: is shown RL rollouts.
+    """
+
+    plan: Plan
+    config: SFTStage | RLStage
+    parent: Path
+    engine: RolloutEngine
+    evaluator: Evaluator
+    log: Callable[[dict[str, float], int], None]
+    observer: RolloutObserver
+    progress: StageProgress = field(default_factory=StageProgress)
+    _evaluated: tuple[int, dict[str, float]] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints, the final model and the result."""
+        return self.plan.recipe.output_dir / "stages" / self.config.name
+
+    def run(self) -> StageResult:
+        """Train from the newest complete checkpoint, or from the parent; returns the result."""
+        checkpoint = checkpoints.newest_checkpoint(self.folder)
+        if checkpoint:
+            self.progress = StageProgress(**json.loads((checkpoint[0] / "stage.json").read_text()))
+        args = training_arguments(self.plan.recipe, self.config, self.folder)
+        trainer = self._trainer(args)
+        trainer.add_callback(_StageCallback(self, trainer))
+        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        accuracy = self.evaluate(trainer)[self.accuracy_name]
+        self._save_model(trainer)
+        assert self.progress.heldout_accuracy_before is not None
+        result = StageResult(
+            self.config.name, self.progress.seconds / 60, self.progress.heldout_accuracy_before, accuracy
+        )
+        if rank() == 0:
+            (self.folder / "result.json").write_text(json.dumps(asdict(result), indent=2))
+        return result
+
+    @property
+    def accuracy_name(self) -> str:
+        """Name of the metric that the summary shows."""
+        return f"eval/{self.evaluator.name}/accuracy"
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Held-out metrics of the trainer's current weights (computed once for each step)."""
+        step = trainer.state.global_step
+        if self._evaluated is None or self._evaluated[0] != step:
+            trainer.push_weights(self.engine)
+            with trainer.stopwatch.measure("time/evaluate"):
+                self._evaluated = step, self.evaluator()
+        return self._evaluated[1]
+
+    def save_progress(self, checkpoint: Path) -> None:
+        """Write what the stage remembers into a checkpoint."""
+        (checkpoint / "stage.json").write_text(json.dumps(asdict(self.progress)))
+
+    def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
+        recipe, config = self.plan.recipe, self.config
+        processor = AutoProcessor.from_pretrained(self.parent)
+        encoder = Encoder(processor, max_length=recipe.model.max_length)
+        model = load_model(self.parent, dtype=getattr(torch, recipe.model.dtype))
+        source: BatchSource
+        loss: LossFunction
+        if isinstance(config, SFTStage):
+            source, loss = SupervisedBatches(self._stream(config.batch_size), encoder), cross_entropy
+        else:
+            source, loss = self._rollouts(config, encoder), ClippedPolicyLoss(config.clip_low, config.clip_high)
+        return Trainer(
+            model,
+            args,
+            source=source,
+            loss=loss,
+            encoder=encoder,
+            row_tokens=config.row_tokens,
+            on_checkpoint=self.save_progress,
+        )
+
+    def _rollouts(self, config: RLStage, encoder: Encoder) -> RolloutBatches:
+        return RolloutBatches(
+            engine=self.engine,
+            scorer=make_scorer(config.scorer, config.rewards),
+            stream=self._stream(config.prompts_per_step),
+            encoder=encoder,
+            sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, self.plan.recipe.seed),
+            mini_batches=config.mini_batches,
+            probe_rollouts=self.plan.recipe.engine.probe_rollouts,
+            max_logprob_diff=self.plan.recipe.engine.max_logprob_diff,
+            observer=self.observer,
+        )
+
+    def _stream(self, batch_size: int) -> RowStream:
+        rows = self.plan.datasets[self.config.data]
+        return RowStream(rows, batch_size, self.plan.recipe.seed, rank(), world_size())
+
+    def _save_model(self, trainer: Trainer) -> None:
+        """Write the final model under a temporary name, so that a folder called `model` is complete."""
+        partial = self.folder / "model.partial"
+        trainer.save_model(str(partial))
+        trainer.accelerator.wait_for_everyone()
+        if rank() == 0:
+            partial.rename(self.folder / "model")
+
+
+class _StageCallback(transformers.TrainerCallback):
+    """Evaluates, logs and remembers, at the moments transformers' loop offers."""
+
+    def __init__(self, stage: Stage, trainer: Trainer) -> None:
+        self.stage = stage
+        self.trainer = trainer
+        self.since = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        if self.stage.progress.heldout_accuracy_before is None:
+            metrics = self.stage.evaluate(self.trainer)
+            self.stage.progress.heldout_accuracy_before = metrics[self.stage.accuracy_name]
+            self.stage.log(metrics, 0)
+
+    def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.stage.plan.recipe.evaluation.every == 0 or state.global_step == state.max_steps:
+            self.trainer.record(self.stage.evaluate(self.trainer))
+
+    def on_log(
+        self, args: Any, state: transformers.TrainerState, control: Any, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        if "train_runtime" in logs:  # transformers' closing totals, not a step
+            return
+        now = time.perf_counter()
+        self.stage.progress.seconds += now - self.since
+        own = {name: value for name, value in logs.items() if name != "epoch"}
+        self.stage.log(own | {"time/step": now - self.since}, state.global_step)
+        self.since = now
+
+
+def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path) -> transformers.TrainingArguments:
+    """transformers' arguments for a stage. The trainer accumulates micro-batches itself, hence the ones."""
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        gradient_checkpointing=config.gradient_checkpointing,
+        bf16=recipe.model.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=recipe.seed,
+        save_steps=config.save_every,
+        save_total_limit=2,  # the newest may be half-written when a run is killed
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ignore_data_skip=True,  # the batch source starts where training stands
+        deepspeed=deepspeed_config(recipe),
+    )
+
+
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """DeepSpeed's configuration; "auto" values are filled in from the training arguments."""
+    zero: dict[str, Any] = {
+        "stage": recipe.deepspeed.zero_stage,
+        "stage3_gather_16bit_weights_on_model_save": recipe.deepspeed.zero_stage == 3,
+    }
+    if recipe.deepspeed.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+    }
