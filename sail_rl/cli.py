@@ -1,0 +1,96 @@
+"""The command line: `sail-rl run RECIPE [key=value …]`, `sail-rl check RECIPE`, `sail-rl report RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2 for what the user can mend, with the reason on standard error)."""
+    options = _parser().parse_args(arguments)
+    _configure_logging()
+    try:
+        options.command(options)
+    except ValueError as error:
+        logging.getLogger("sail_rl").debug("traceback", exc_info=True)
+        sys.stderr.write(f"sail-rl: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sail-rl", description="Post-train SAIL-VL2 into a model that thinks.")
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="run a recipe, or go on with it where it was stopped")
+    run.add_argument("recipe", type=Path)
+    run.add_argument("overrides", nargs="*", metavar="section.key=value")
+    run.add_argument("--fresh", action="store_true", help="delete the run's folder and start over")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="find what is wrong with a recipe without loading a model")
+    check.add_argument("recipe", type=Path)
+    check.add_argument("overrides", nargs="*", metavar="section.key=value")
+    check.set_defaults(command=_check)
+
+    report = commands.add_parser("report", help="write report.html and the curves of a run again")
+    report.add_argument("run", type=Path)
+    report.set_defaults(command=_report)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    from rich.console import Console
+
+    from .pipeline.run import run
+    from .reporting.report import summary_table
+    from .trainer.distributed import rank
+
+    summary = run(recipe, fresh=options.fresh)
+    if rank() == 0:
+        console = Console()
+        console.print(summary_table(summary))
+        console.print(f"curves and traces: {recipe.output_dir / 'report.html'}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from .recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    from .pipeline.prepare import make_plan
+    from .trainer.distributed import world_size
+
+    plan = make_plan(recipe, world_size=world_size())
+    for name, rows in plan.datasets.items():
+        sys.stdout.write(f"data {name}: {len(rows)} rows with {', '.join(rows.columns)}\n")
+    for name, algebra in plan.algebra.items():
+        sys.stdout.write(f"stage {name}: {algebra}\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from .reporting.report import write_report
+
+    sys.stdout.write(f"{write_report(options.run)}\n")
+
+
+def _configure_logging() -> None:
+    """Plain lines on standard error, and quiet libraries, unless the user asked for theirs."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("DeepSpeed", "transformers", "datasets", "accelerate", "vllm", "torch", "httpx", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DS_LOG_LEVEL", "error")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

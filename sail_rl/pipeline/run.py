@@ -1,0 +1,174 @@
+"""A whole run: check, build data and base model, run the stages in order, report. Killed and started again, it goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+from transformers import AutoProcessor
+
+from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.data.encoding import Encoder
+from sail_rl.imports import resolve
+from sail_rl.recipe import dump_recipe
+from sail_rl.reporting.log import RunLogger
+from sail_rl.reporting.report import write_report
+from sail_rl.reporting.traces import TraceWriter
+from sail_rl.trainer import checkpoints
+from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
+
+from .evaluate import Evaluator
+from .prepare import Plan, build_base, engine_options, make_plan, make_scorer
+from .stage import Stage, StageResult
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft", "datasets", "math-verify", "sympy", "wandb")
+
+
+def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
+    """Run or resume `recipe` in its output folder; returns the summary that is also in `summary.json`.
+
+    Args:
+        recipe: the resolved recipe.
+        fresh: delete what is in the output folder and start over.
+
+    Raises:
+        ValueError: for whatever is wrong with recipe, code or data, before any model loads; or when the output folder
+            holds another recipe's run.
+    """
+    if rank() == 0:
+        _claim_folder(recipe, fresh=fresh)
+        make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
+    join_process_group()
+    distributed.barrier()
+    plan = make_plan(recipe, world_size=world_size())
+    for name, algebra in plan.algebra.items():
+        logger.info("stage %s: %s", name, algebra)
+    summary_path = recipe.output_dir / "summary.json"
+    if not summary_path.exists():
+        results = _run_stages(plan)
+        if rank() == 0:
+            summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
+            summary_path.write_text(json.dumps(summary, indent=2) + "\n")
+    if rank() == 0:
+        write_report(recipe.output_dir)
+    distributed.barrier()
+    return json.loads(summary_path.read_text())
+
+
+def _run_stages(plan: Plan) -> list[StageResult]:
+    """Run every stage that has no result yet, each from the model of the one before it."""
+    recipe = plan.recipe
+    if rank() == 0:
+        build_base(recipe, plan.datasets)
+    distributed.barrier()
+    parent = build_base(recipe, plan.datasets)
+    engine = resolve(recipe.engine.path)(parent, **engine_options(recipe))
+    evaluator = _evaluator(plan, engine, parent)
+    records = _Records(plan) if rank() == 0 else None
+    results = []
+    for number, config in enumerate(recipe.stages):
+        folder = recipe.output_dir / "stages" / config.name
+        if (folder / "result.json").exists():
+            results.append(StageResult(**json.loads((folder / "result.json").read_text())))
+        else:
+            if records:
+                records.begin(number, folder)
+            distributed.barrier()
+            stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, config, number))
+            results.append(stage.run())
+        parent = folder / "model"
+    evaluator.scorer.close()
+    engine.close()
+    if records:
+        records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in results})
+        records.logger.finish()
+    return results
+
+
+def _sinks(records: _Records | None, config: SFTStage | RLStage, number: int) -> tuple[Callable, Callable]:
+    """Where a stage's metrics and rollouts go; every rank takes part in gathering the prompts."""
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        if records:
+            records.log(metrics, number, step)
+
+    def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:
+        seen = gather_objects(list(dict.fromkeys(prompt.id for prompt in prompts)))
+        if records:
+            records.rollouts(config.name, step, seen, prompts, rollouts, scores)
+
+    return log, observe
+
+
+class _Records:
+    """What rank 0 writes while the run goes on: metrics, prompts seen, traces."""
+
+    def __init__(self, plan: Plan) -> None:
+        recipe = plan.recipe
+        self.recipe = recipe
+        self.offsets = [sum(stage.steps for stage in recipe.stages[:n]) for n in range(len(recipe.stages))]
+        self.logger = RunLogger(
+            recipe.output_dir,
+            project=recipe.logging.wandb_project,
+            run_name=recipe.name,
+            config=recipe.model_dump(mode="json"),
+        )
+        self.traces = TraceWriter(recipe.output_dir)
+
+    def begin(self, number: int, folder: Path) -> None:
+        """Forget what a killed run wrote after its newest checkpoint: those steps happen again."""
+        checkpoints.remove_incomplete(folder)
+        checkpoint = checkpoints.newest_checkpoint(folder)
+        names = [stage.name for stage in self.recipe.stages]
+        self.logger.rollback(names[number], checkpoint[1] if checkpoint else -1, stages=names)
+        shutil.rmtree(folder / "model.partial", ignore_errors=True)
+        if checkpoint:
+            logger.info("stage %s: going on after step %d", names[number], checkpoint[1])
+
+    def log(self, metrics: dict[str, float], number: int, step: int) -> None:
+        """Write one step's metrics."""
+        stage = self.recipe.stages[number]
+        self.logger.log(metrics, stage=stage.name, step=step, global_step=self.offsets[number] + step)
+
+    def rollouts(
+        self, stage: str, step: int, seen: list[str], prompts: list[Prompt], rollouts: list[Rollout], scores: Scores
+    ) -> None:
+        """Write the prompts of all ranks and some of this rank's rollouts."""
+        with (self.recipe.output_dir / "prompts_seen.jsonl").open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, "prompt_ids": seen}) + "\n")
+        self.traces.write(stage, step, prompts, rollouts, scores, limit=self.recipe.logging.traces_per_step)
+
+
+def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
+    """Held-out evaluation; each rank takes every n-th prompt."""
+    config = plan.recipe.evaluation
+    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
+    prompts = [encoder.prompt(row) for row in plan.datasets[config.data]][rank() :: world_size()]
+    scorer = make_scorer(config.scorer, config.rewards)
+    return Evaluator(config.data, engine, scorer, prompts, config.max_tokens)
+
+
+def _claim_folder(recipe: Recipe, *, fresh: bool) -> None:
+    """Make the output folder this recipe's, or refuse."""
+    folder, resolved = recipe.output_dir, dump_recipe(recipe)
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / "recipe.yaml"
+    if written.exists() and written.read_text() != resolved:
+        raise ValueError(
+            f"{folder} holds a run of another recipe (see {written}); give output_dir=…, or --fresh to delete that run"
+        )
+    written.write_text(resolved)
+    versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")

@@ -1,0 +1,107 @@
+"""Shared fixtures: tiny models and live vLLM engines are built once a session."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and vLLM are imported: two busy OpenMP pools on two cores cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from rollouts.vllm_engine import VLLMEngine
+from sail_rl.contracts import Prompt
+from sail_rl.data.encoding import Encoder
+from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
+from sail_rl.models.tiny import build_tiny, load_model
+from sail_rl.trainer.distributed import join_process_group
+
+TEXTS = ["What is the sum of the digits? <think>The digits are 1 2 3 4.</think>\\boxed{10}"] * 4
+VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe", False)]
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_dir(llm, tied)`: folder of a tiny model, built once."""
+
+    @cache
+    def build(llm: str = "qwen3", tied: bool = True) -> Path:
+        return build_tiny(tmp_path_factory.mktemp(f"{llm}-{tied}"), TEXTS, llm=llm, seed=1, tied=tied)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_dir: Callable[..., Path]) -> SailVLProcessor:
+    return AutoProcessor.from_pretrained(tiny_dir())
+
+
+@pytest.fixture(scope="session")
+def encoder(processor: SailVLProcessor) -> Encoder:
+    return Encoder(processor, max_length=256)
+
+
+@pytest.fixture
+def model(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
+    """A dense tiny model of its own for each test."""
+    return load_model(tiny_dir()).eval()
+
+
+@pytest.fixture
+def moe(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
+    """A tiny MoE of its own for each test."""
+    return load_model(tiny_dir("qwen3_moe")).eval()
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(tiny_dir: Callable[..., Path]) -> Iterator[Callable[..., VLLMEngine]]:
+    """`vllm_engine(llm, tied)`: a live engine of that kind; push weights before you generate.
+
+    One lives at a time, and asking for the same kind again gives the same one.
+    """
+    join_process_group()
+    live: dict[tuple[str, bool], VLLMEngine] = {}
+
+    def engine(llm: str = "qwen3", tied: bool = True) -> VLLMEngine:
+        if (llm, tied) not in live:
+            for other in live.values():
+                other.close()
+            live.clear()
+            live[llm, tied] = VLLMEngine(tiny_dir(llm, tied), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
+        return live[llm, tied]
+
+    yield engine
+    for last in live.values():
+        last.close()
+
+
+def picture(seed: int, width: int = 56, height: int = 56) -> Image.Image:
+    """A noise picture."""
+    pixels = numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=numpy.uint8)
+    return Image.fromarray(pixels)
+
+
+def question(encoder: Encoder, name: str, images: list[Image.Image], text: str = "What is the sum?") -> Prompt:
+    """A prompt with these images before its text."""
+    content = [{"type": "image"}] * len(images) + [{"type": "text", "text": text}]
+    return encoder.prompt({"id": name, "prompt": [{"role": "user", "content": content}], "images": images})
+
+
+@torch.no_grad()
+def perturb(model: torch.nn.Module, seed: int, scale: float = 0.02) -> None:
+    """Add seeded noise to every parameter, as an optimiser step would."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -1,0 +1,155 @@
+"""Rollout engines: vLLM's log-probs are the trainer's, after any number of weight pushes, for every kind of model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import VARIANTS, perturb, picture, question
+
+from rollouts.hf import HFEngine
+from rollouts.vllm_engine import VLLMEngine
+from sail_rl.contracts import Prompt, RolloutEngine, Rollout, Sampling
+from sail_rl.data.encoding import Encoder
+from sail_rl.data.packing import collate
+from sail_rl.models import SailVLForConditionalGeneration
+from sail_rl.models.tiny import load_model
+
+SAMPLING = Sampling(samples_per_prompt=3, max_tokens=12, temperature=0.8, seed=5)
+
+
+@pytest.fixture
+def prompts(encoder: Encoder) -> list[Prompt]:
+    """Text only, one image, two images, and an image of two tiles with a thumbnail."""
+    pictures = [[], [picture(0)], [picture(1), picture(2)], [picture(3, 112, 56)]]
+    return [question(encoder, f"prompt {n}", images) for n, images in enumerate(pictures)]
+
+
+@torch.no_grad()
+def gap(
+    model: SailVLForConditionalGeneration, encoder: Encoder, prompts: list[Prompt], groups: list[list[Rollout]]
+) -> float:
+    """Largest difference (nats) between the engine's log-probs and the model's own."""
+    samples = [
+        encoder.rollout_sample(prompt, rollout, advantage=0.0)
+        for prompt, group in zip(prompts, groups, strict=True)
+        for rollout in group
+    ]
+    row = collate(samples, filler=encoder.filler())
+    banned = tuple(encoder.processor.image_token_ids)
+    scores = model(
+        **row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned
+    )
+    return (scores.logprobs - row.token_fields["rollout_logprobs"]).abs().max().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("llm", "tied"), VARIANTS)
+def test_three_pushes_in_a_row_leave_vllm_equal_to_the_trainer(
+    llm: str,
+    tied: bool,
+    tiny_dir: Callable[..., Path],
+    vllm_engine: Callable[..., VLLMEngine],
+    encoder: Encoder,
+    prompts: list[Prompt],
+) -> None:
+    model, engine = load_model(tiny_dir(llm, tied)).eval(), vllm_engine(llm, tied)
+    for version in (1, 2, 3):
+        perturb(model, seed=version)
+        engine.push_weights(version, model.named_parameters())
+        groups = engine.generate(prompts, SAMPLING)
+        assert gap(model, encoder, prompts, groups) < 1e-5
+        assert {rollout.weights_version for group in groups for rollout in group} == {version}
+
+
+def test_vllm_equals_transformers_for_text_images_and_tiles(
+    model: SailVLForConditionalGeneration,
+    vllm_engine: Callable[..., VLLMEngine],
+    encoder: Encoder,
+    prompts: list[Prompt],
+) -> None:
+    engine = vllm_engine()
+    perturb(model, seed=0)
+    engine.push_weights(1, model.named_parameters())
+    assert gap(model, encoder, prompts, engine.generate(prompts, SAMPLING)) < 1e-5
+
+
+def test_a_stale_engine_is_visible_in_the_logprobs(
+    model: SailVLForConditionalGeneration,
+    vllm_engine: Callable[..., VLLMEngine],
+    encoder: Encoder,
+    prompts: list[Prompt],
+) -> None:
+    engine = vllm_engine()
+    engine.push_weights(1, model.named_parameters())
+    groups = engine.generate(prompts, SAMPLING)
+    perturb(model, seed=9)
+    assert gap(model, encoder, prompts, groups) > 1e-2
+
+
+def test_hf_engine_reports_the_logprobs_of_the_model(
+    model: SailVLForConditionalGeneration, tiny_dir: Callable[..., Path], encoder: Encoder, prompts: list[Prompt]
+) -> None:
+    engine = HFEngine(tiny_dir(), max_model_len=256)
+    perturb(model, seed=3)
+    engine.push_weights(1, model.named_parameters())
+    assert gap(model, encoder, prompts, engine.generate(prompts, SAMPLING)) < 1e-5
+
+
+def test_greedy_tokens_of_vllm_and_transformers_are_equal(
+    model: SailVLForConditionalGeneration,
+    tiny_dir: Callable[..., Path],
+    vllm_engine: Callable[..., VLLMEngine],
+    prompts: list[Prompt],
+) -> None:
+    engines: list[RolloutEngine] = [vllm_engine(), HFEngine(tiny_dir(), max_model_len=256)]
+    greedy, tokens = Sampling(max_tokens=16, temperature=0.0), []
+    perturb(model, seed=4, scale=0.05)
+    for engine in engines:
+        engine.push_weights(1, model.named_parameters())
+        tokens.append([group[0].token_ids for group in engine.generate(prompts, greedy)])
+    assert tokens[0] == tokens[1]
+
+
+def test_rollouts_do_not_depend_on_the_batch_they_are_sampled_in(
+    model: SailVLForConditionalGeneration, vllm_engine: Callable[..., VLLMEngine], prompts: list[Prompt]
+) -> None:
+    engine = vllm_engine()
+    engine.push_weights(1, model.named_parameters())
+    together = engine.generate(prompts, SAMPLING)
+    alone = [engine.generate([prompt], SAMPLING)[0] for prompt in reversed(prompts)][::-1]
+    assert [[r.token_ids for r in group] for group in together] == [[r.token_ids for r in group] for group in alone]
+    assert len({tuple(rollout.token_ids) for rollout in together[0]}) == SAMPLING.samples_per_prompt
+
+
+@pytest.mark.parametrize("name", ["vllm", "transformers"])
+def test_image_tokens_are_never_sampled(
+    name: str,
+    model: SailVLForConditionalGeneration,
+    tiny_dir: Callable[..., Path],
+    vllm_engine: Callable[..., VLLMEngine],
+    encoder: Encoder,
+    prompts: list[Prompt],
+) -> None:
+    engine: RolloutEngine = vllm_engine() if name == "vllm" else HFEngine(tiny_dir())
+    banned = encoder.processor.image_token_ids
+    with torch.no_grad():  # a policy that likes nothing as much as image tokens
+        model.lm_head.weight[banned] += 10 * model.lm_head.weight.abs().max()
+        model.model.language_model.norm.weight.abs_()
+    engine.push_weights(1, model.named_parameters())
+    groups = engine.generate(prompts, SAMPLING)
+    assert not {token for group in groups for rollout in group for token in rollout.token_ids} & set(banned)
+
+
+def test_a_prompt_without_its_image_is_refused(vllm_engine: Callable[..., VLLMEngine], model: torch.nn.Module) -> None:
+    engine = vllm_engine()
+    engine.push_weights(1, model.named_parameters())
+    with pytest.raises(ValueError, match=r"prompt lonely has 1 image placeholder\(s\) but 0 image\(s\)"):
+        engine.generate([Prompt(id="lonely", messages=[], text="<IMG_CONTEXT> what?")], SAMPLING)
+
+
+def test_generating_before_the_first_push_is_refused(tiny_dir: Callable[..., Path], prompts: list[Prompt]) -> None:
+    with pytest.raises(RuntimeError, match="no weights yet"):
+        HFEngine(tiny_dir()).generate(prompts, SAMPLING)
