@@ -1,0 +1,189 @@
+"""Datasets: the digits task, what a row may look like, encoding, order and packing."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture
+from sklearn.datasets import load_digits
+
+from sail_rl.data.dataset import Rows
+from sail_rl.data.digits import QUESTIONS, build_digits, split_scans
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.order import RowStream
+from sail_rl.data.packing import IGNORE, assign_rows, collate, pack
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def sample(length: int, prompt_length: int, pixels: int = 1, **fields: torch.Tensor) -> Sample:
+    return Sample(torch.arange(length) + 100, prompt_length, torch.full((pixels, 3, 2, 2), length), fields)
+
+
+FILLER = Sample(torch.tensor([7, 7]), 2, torch.zeros(1, 3, 2, 2))
+
+
+class TestDigits:
+    def test_no_scan_is_in_both_splits(self) -> None:
+        train, held_out = split_scans(seed=17)
+        assert not set(train) & set(held_out)
+        assert len(train) + len(held_out) == len(load_digits().target) == 1797
+
+    def test_another_seed_splits_otherwise(self) -> None:
+        assert split_scans(1) != split_scans(2)
+        assert split_scans(1) == split_scans(1)
+
+    @pytest.mark.parametrize(
+        ("source", "digits", "answer"),
+        [("sum", [3, 5, 8, 1], 17), ("maximum", [3, 5, 8, 1], 8), ("difference", [3, 5, 8, 1], -1)],
+    )
+    def test_answers_by_hand(self, source: str, digits: list[int], answer: int) -> None:
+        assert QUESTIONS[source](digits, random.Random(0))[2] == answer
+
+    def test_counting_agrees_with_its_question(self) -> None:
+        question, thought, answer = QUESTIONS["count"]([1, 9, 5, 8], random.Random(0))
+        limit = int(question.rstrip("?").split()[-1])
+        assert answer == sum(digit > limit for digit in [1, 9, 5, 8])
+        assert thought.startswith(f"Greater than {limit}")
+
+    def test_built_files_are_valid_and_the_same_every_time(self, tmp_path: Path) -> None:
+        first = build_digits(tmp_path / "a", seed=3, sft_rows=4, rl_rows=4, heldout_rows=4)
+        second = build_digits(tmp_path / "b", seed=3, sft_rows=4, rl_rows=4, heldout_rows=4)
+        for name in ("sft", "rl", "heldout"):
+            rows, again = Rows(first[name], needs=["prompt", "completion", "answer"]), Rows(second[name])
+            assert [row["answer"] for row in rows] == [row["answer"] for row in again]
+            assert rows[0]["images"][0].tobytes() == again[0]["images"][0].tobytes()
+            assert rows[0]["images"][0].size == (56, 56)
+            text = rows[0]["completion"][0]["content"]
+            assert text.startswith("<think>")
+            assert text.endswith(f"\\boxed{{{rows[0]['answer']}}}")
+
+
+class TestRows:
+    def test_jsonl_images_are_relative_to_the_file(self, tmp_path: Path) -> None:
+        picture(0).save(tmp_path / "a.png")
+        rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "What?", "images": ["a.png"], "answer": "3"}]))
+        assert rows[0]["images"][0].tobytes() == picture(0).tobytes()
+        assert [part["type"] for part in rows[0]["prompt"][0]["content"]] == ["image", "text"]
+        assert rows[0]["answer"] == "3"
+        assert rows[0]["id"] == "0"
+
+    def test_a_missing_image_names_its_row(self, tmp_path: Path) -> None:
+        picture(0).save(tmp_path / "a.png")
+        rows = [{"prompt": "x", "images": ["a.png"]}, {"prompt": "y", "images": ["b.png"]}]
+        with pytest.raises(ValueError, match=r"row 1: image 'b.png' is missing"):
+            Rows(write_jsonl(tmp_path / "d.jsonl", rows))
+
+    def test_an_image_that_does_not_decode_names_its_row(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(b"not a picture")
+        rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x", "images": ["a.png"]}]))
+        with pytest.raises(ValueError, match=r"row 0: image 'a.png' does not decode"):
+            rows[0]
+
+    def test_text_only_rows_need_no_images_column(self, tmp_path: Path) -> None:
+        rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "What?", "answer": 3}]))
+        assert rows[0]["images"] == []
+
+    def test_more_image_parts_than_images_names_the_row(self, tmp_path: Path) -> None:
+        parts = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+        rows = [{"prompt": [{"role": "user", "content": parts}], "images": []}]
+        with pytest.raises(ValueError, match=r"row 0: the prompt has 1 image part\(s\) but the row has 0"):
+            Rows(write_jsonl(tmp_path / "d.jsonl", rows))
+
+    def test_a_missing_column_is_named(self, tmp_path: Path) -> None:
+        path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x"}])
+        with pytest.raises(ValueError, match=r"no column 'completion' among prompt"):
+            Rows(path, needs=["prompt", "completion"])
+
+    def test_an_empty_prompt_names_its_row(self, tmp_path: Path) -> None:
+        path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x"}, {"prompt": ""}])
+        with pytest.raises(ValueError, match="row 1: 'prompt' is empty"):
+            Rows(path)
+
+    @pytest.mark.parametrize(("name", "message"), [("d.csv", "unknown ending"), ("d.jsonl", "no such dataset file")])
+    def test_a_file_that_can_t_be_read_is_named(self, tmp_path: Path, name: str, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            Rows(tmp_path / name)
+
+
+class TestEncoding:
+    def test_the_loss_covers_the_completion_and_its_end_of_turn(self, encoder: Encoder) -> None:
+        row = {"id": "a", "prompt": [{"role": "user", "content": "What?"}], "images": [], "completion": "<think>x</think>7"}
+        made = encoder.sft_sample(row)
+        tokenizer = encoder.processor.tokenizer
+        assert tokenizer.decode(made.input_ids[made.prompt_length :]) == "<think>x</think>7<|im_end|>"
+        prompt = tokenizer.decode(made.input_ids[: made.prompt_length])
+        assert prompt == "<|im_start|>user\nWhat?<|im_end|><|im_start|>assistant\n"
+
+    def test_an_overlong_sample_is_refused_not_cut(self, encoder: Encoder) -> None:
+        row = {"id": "long", "prompt": [{"role": "user", "content": "What?"}], "images": [], "completion": "1 " * 400}
+        with pytest.raises(ValueError, match="sample long has .* max_length is 256"):
+            encoder.sft_sample(row)
+
+
+class TestOrder:
+    ROWS = [{"id": str(n)} for n in range(10)]  # noqa: RUF012
+
+    def test_every_row_is_seen_once_an_epoch(self) -> None:
+        stream = RowStream(self.ROWS, batch_size=4, seed=1)
+        seen = [index for batch in range(5) for index in stream.indices(batch)]
+        assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+        assert seen[:10] != seen[10:]
+
+    def test_ranks_share_a_batch(self) -> None:
+        whole = RowStream(self.ROWS, 4, seed=1).batch(2)
+        parts = [row for rank in range(2) for row in RowStream(self.ROWS, 4, 1, rank, world_size=2).batch(2)]
+        assert parts == whole
+
+    def test_a_batch_that_does_not_divide_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="batch of 4 rows over 3 ranks"):
+            RowStream(self.ROWS, 4, seed=1, world_size=3)
+
+
+class TestPacking:
+    def test_first_fit_decreasing_by_hand(self) -> None:
+        assert assign_rows([3, 8, 5, 2, 4], row_tokens=10) == [[1, 3], [2, 4], [0]]
+
+    def test_a_sample_longer_than_a_row_gets_its_own(self) -> None:
+        assert assign_rows([12, 3], row_tokens=10) == [[0], [1]]
+
+    def test_targets_are_shifted_within_each_segment(self) -> None:
+        row = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
+        assert row.input_ids.tolist() == [[100, 101, 102, 103, 100, 101, 102]]
+        assert row.targets.tolist() == [[IGNORE, 102, 103, IGNORE, 101, 102, IGNORE]]
+        assert row.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+        assert row.cu_seq_lens.tolist() == [0, 4, 7]
+        assert row.segments.tolist() == [0, 0, 1, 1]
+
+    def test_token_fields_follow_the_labelled_tokens(self) -> None:
+        parts = [sample(4, 2, advantages=torch.tensor([1.0, 2.0])), sample(2, 1, advantages=torch.tensor([3.0]))]
+        assert collate(parts, filler=FILLER).token_fields["advantages"].tolist() == [1, 2, 3]
+
+    def test_a_row_without_images_gets_the_filler_unlabelled(self) -> None:
+        text = Sample(torch.tensor([1, 2, 3]), 1)
+        row = collate([text], filler=FILLER)
+        assert row.input_ids.tolist() == [[1, 2, 3, 7, 7]]
+        assert row.labelled == 2
+        assert row.pixel_values.shape == (1, 3, 2, 2)
+
+    def test_a_fully_masked_row_keeps_its_shape_and_scores_nothing(self) -> None:
+        row = collate([sample(4, 2, advantages=torch.ones(2))], filler=FILLER).fully_masked()
+        assert (row.targets == IGNORE).all()
+        assert row.labelled == 0
+        assert len(row.token_fields["advantages"]) == 0
+        assert row.input_ids.shape == (1, 4)
+
+    def test_packing_loses_nothing(self) -> None:
+        samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]
+        rows = pack(samples, row_tokens=10, filler=FILLER)
+        assert sum(row.labelled for row in rows) == sum(s.completion_length for s in samples)
+        assert all(row.input_ids.numel() <= 10 for row in rows)
+        assert len(rows) == 3
