@@ -1,0 +1,30 @@
+r"""The format reward: 1 for `<think>…</think>` followed by an answer with one `\boxed{}`, else 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .parsing import THINK_END, THINK_START, boxes, completion_text, split_thought
+
+
+def think_boxed(completions: Sequence[Any], prefilled: bool = False, **_: Any) -> list[float]:
+    r"""Score the shape of completions (SAIL-VL2 report, section 4.2), whatever the answer says.
+
+    Well-formed: one `<think>` at the very start and one `</think>`, a thought that isn't empty, then exactly one
+    `\boxed{…}` that isn't empty. What the thought contains doesn't matter.
+
+    Args:
+        completions: strings or conversations.
+        prefilled: the chat template has written `<think>` already, so completions start inside the thought.
+    """
+    return [float(_well_formed(completion_text(completion), prefilled=prefilled)) for completion in completions]
+
+
+def _well_formed(text: str, *, prefilled: bool) -> bool:
+    text = (THINK_START + text if prefilled else text).strip()
+    if not text.startswith(THINK_START) or text.count(THINK_START) != 1 or text.count(THINK_END) != 1:
+        return False
+    parsed = split_thought(text)
+    found = boxes(parsed.answer or "")
+    return bool(parsed.thought) and len(found) == 1 and bool(found[0])

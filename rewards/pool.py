@@ -1,0 +1,208 @@
+"""VerificationPool: worker processes that can be killed, so that no answer costs more than its time limit.
+
+Threads and signal handlers can't stop sympy in the middle of `9^{9^{9^{9}}}`; only killing its process does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+logger = logging.getLogger(__name__)
+
+STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; not counted towards an item's limit
+Status = Literal["ok", "timeout", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome for one pair: `equal` is False unless `status` is "ok"; `message` says what went wrong."""
+
+    equal: bool
+    status: Status = "ok"
+    message: str = ""
+
+
+class _Worker:
+    """One process and its pipe."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rewards.worker", str(memory_bytes), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        self.ready = False
+        self.item: int | None = None
+        self.deadline = time.monotonic() + STARTUP_SECONDS
+        self._buffer = b""
+
+    def give(self, number: int, pair: tuple[str, str], timeout_s: float) -> bool:
+        """Send one pair; False when the process is gone."""
+        assert self.process.stdin is not None
+        self.item, self.deadline = number, time.monotonic() + timeout_s
+        try:
+            self.process.stdin.write(json.dumps(pair).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def receive(self) -> dict[str, object] | None:
+        """The next message if it is complete; EOFError when the process is gone."""
+        assert self.process.stdout is not None
+        chunk = os.read(self.process.stdout.fileno(), 65536)
+        if not chunk:
+            raise EOFError
+        self._buffer += chunk
+        line, newline, rest = self._buffer.partition(b"\n")
+        if not newline:
+            return None
+        self._buffer = rest
+        return json.loads(line)
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing, and reap it."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass  # what was still to be written has no reader any more
+
+
+class VerificationPool:
+    """Compares (gold, answer) pairs in killable processes; safe to call from any thread, one batch at a time.
+
+    Args:
+        workers: processes, started with the first pair and kept.
+        timeout_s: seconds that one pair may take.
+        memory_bytes: address space of a worker; one that needs more fails its pair.
+        cache_size: verdicts remembered (those with status "ok" or "timeout").
+    """
+
+    def __init__(
+        self, *, workers: int = 2, timeout_s: float = 2.0, memory_bytes: int = 4 * 1024**3, cache_size: int = 100_000
+    ) -> None:
+        if timeout_s <= 0 or workers < 1:
+            raise ValueError(f"timeout_s is {timeout_s} and workers {workers}: both must be above 0")
+        self.timeout_s = timeout_s
+        self._size = workers
+        self._memory_bytes = memory_bytes
+        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._cache_size = cache_size
+        self._workers: list[_Worker] = []
+        self._lock = threading.Lock()
+
+    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Return a verdict for each pair, in order; equal pairs are verified once."""
+        with self._lock:
+            todo = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
+            fresh = dict(zip(todo, self._run(todo), strict=True))
+            verdicts = [fresh[pair] if pair in fresh else self._cache[pair] for pair in pairs]
+            self._remember(fresh)
+        return verdicts
+
+    def close(self) -> None:
+        """End all workers. The pool starts new ones if it is used again."""
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
+            self._workers = []
+
+    def __enter__(self) -> VerificationPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _remember(self, fresh: dict[tuple[str, str], Verdict]) -> None:
+        self._cache.update({pair: verdict for pair, verdict in fresh.items() if verdict.status != "error"})
+        while len(self._cache) > self._cache_size:
+            self._cache.popitem(last=False)
+
+    def _run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+        """Keep every worker busy until all pairs have a verdict."""
+        waiting, verdicts = deque(range(len(pairs))), dict[int, Verdict]()
+        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
+        while len(verdicts) < len(pairs):
+            needed = min(self._size, len(pairs) - len(verdicts))
+            while len(self._workers) < needed:
+                self._workers.append(_Worker(self._memory_bytes))
+            for worker in list(self._workers):
+                if worker.ready and worker.item is None and waiting:
+                    number = waiting.popleft()
+                    if not worker.give(number, pairs[number], self.timeout_s):
+                        waiting.appendleft(number)  # it died while idle: the pair was never tried
+                        self._discard(worker)
+            self._collect(verdicts)
+        return [verdicts[number] for number in range(len(pairs))]
+
+    def _collect(self, verdicts: dict[int, Verdict]) -> None:
+        """Wait for the next message or deadline; replace what is late or dead."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                assert worker.process.stdout is not None
+                if worker.item is not None or not worker.ready:
+                    selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            busy: list[_Worker] = [key.data for key in selector.get_map().values()]
+            if not busy:
+                return
+            soonest = min(worker.deadline for worker in busy)
+            answered = [key.data for key, _ in selector.select(max(0.0, soonest - time.monotonic()))]
+        for worker in answered:
+            self._answer(worker, verdicts)
+        for worker in busy:
+            if worker in self._workers and time.monotonic() > worker.deadline and worker not in answered:
+                self._late(worker, verdicts)
+
+    def _answer(self, worker: _Worker, verdicts: dict[int, Verdict]) -> None:
+        try:
+            message = worker.receive()
+        except EOFError:
+            self._discard(worker)
+            if worker.item is None:
+                raise RuntimeError(
+                    f"a verification worker ended with status {worker.process.returncode} before it was ready; "
+                    "run `python -m rewards.worker` by hand to see why"
+                ) from None
+            verdicts[worker.item] = Verdict(False, "error", f"worker died (status {worker.process.returncode})")
+            return
+        if message is None:
+            return
+        if not worker.ready:
+            worker.ready = True
+            return
+        assert worker.item is not None
+        if "error" in message:
+            verdicts[worker.item] = Verdict(False, "error", str(message["error"]))
+        else:
+            verdicts[worker.item] = Verdict(bool(message["equal"]))
+        worker.item = None
+
+    def _late(self, worker: _Worker, verdicts: dict[int, Verdict]) -> None:
+        self._discard(worker)
+        if worker.item is None:
+            raise RuntimeError(f"a verification worker was not ready after {STARTUP_SECONDS:.0f} s")
+        verdicts[worker.item] = Verdict(False, "timeout", f"no verdict within {self.timeout_s} s")
+
+    def _discard(self, worker: _Worker) -> None:
+        worker.kill()
+        self._workers.remove(worker)
