@@ -22,6 +22,7 @@ from typing import Literal
 logger = logging.getLogger(__name__)
 
 STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; not counted towards an item's limit
+MAX_FAILED_STARTS = 3  # in a row, before the pool gives up
 Status = Literal["ok", "timeout", "error"]
 
 
@@ -88,6 +89,15 @@ class _Worker:
                 pass  # what was still to be written has no reader any more
 
 
+class _Batch:
+    """What is known of the pairs of one call: those waiting, those tried again, and the verdicts by number."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.waiting = deque(range(len(pairs)))
+        self.retried: set[int] = set()
+        self.verdicts: dict[int, Verdict] = {}
+
+
 class VerificationPool:
     """Compares (gold, answer) pairs in killable processes; safe to call from any thread, one batch at a time.
 
@@ -109,6 +119,7 @@ class VerificationPool:
         self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._cache_size = cache_size
         self._workers: list[_Worker] = []
+        self._failed_starts = 0
         self._lock = threading.Lock()
 
     def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
@@ -140,22 +151,20 @@ class VerificationPool:
 
     def _run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         """Keep every worker busy until all pairs have a verdict."""
-        waiting, verdicts = deque(range(len(pairs))), dict[int, Verdict]()
-        self._workers = [worker for worker in self._workers if worker.process.poll() is None]
-        while len(verdicts) < len(pairs):
-            needed = min(self._size, len(pairs) - len(verdicts))
+        batch = _Batch(pairs)
+        while len(batch.verdicts) < len(pairs):
+            needed = min(self._size, len(pairs) - len(batch.verdicts))
             while len(self._workers) < needed:
                 self._workers.append(_Worker(self._memory_bytes))
             for worker in list(self._workers):
-                if worker.ready and worker.item is None and waiting:
-                    number = waiting.popleft()
+                if worker.ready and worker.item is None and batch.waiting:
+                    number = batch.waiting.popleft()
                     if not worker.give(number, pairs[number], self.timeout_s):
-                        waiting.appendleft(number)  # it died while idle: the pair was never tried
-                        self._discard(worker)
-            self._collect(verdicts)
-        return [verdicts[number] for number in range(len(pairs))]
+                        self._died(worker, batch)
+            self._collect(batch)
+        return [batch.verdicts[number] for number in range(len(pairs))]
 
-    def _collect(self, verdicts: dict[int, Verdict]) -> None:
+    def _collect(self, batch: _Batch) -> None:
         """Wait for the next message or deadline; replace what is late or dead."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
@@ -168,40 +177,55 @@ class VerificationPool:
             soonest = min(worker.deadline for worker in busy)
             answered = [key.data for key, _ in selector.select(max(0.0, soonest - time.monotonic()))]
         for worker in answered:
-            self._answer(worker, verdicts)
+            self._answer(worker, batch)
         for worker in busy:
-            if worker in self._workers and time.monotonic() > worker.deadline and worker not in answered:
-                self._late(worker, verdicts)
+            if worker not in answered and time.monotonic() > worker.deadline:
+                self._late(worker, batch)
 
-    def _answer(self, worker: _Worker, verdicts: dict[int, Verdict]) -> None:
+    def _answer(self, worker: _Worker, batch: _Batch) -> None:
         try:
             message = worker.receive()
         except EOFError:
-            self._discard(worker)
-            if worker.item is None:
-                raise RuntimeError(
-                    f"a verification worker ended with status {worker.process.returncode} before it was ready; "
-                    "run `python -m rewards.worker` by hand to see why"
-                ) from None
-            verdicts[worker.item] = Verdict(False, "error", f"worker died (status {worker.process.returncode})")
+            self._died(worker, batch)
             return
         if message is None:
             return
         if not worker.ready:
-            worker.ready = True
+            worker.ready, self._failed_starts = True, 0
             return
         assert worker.item is not None
         if "error" in message:
-            verdicts[worker.item] = Verdict(False, "error", str(message["error"]))
+            batch.verdicts[worker.item] = Verdict(False, "error", str(message["error"]))
         else:
-            verdicts[worker.item] = Verdict(bool(message["equal"]))
+            batch.verdicts[worker.item] = Verdict(bool(message["equal"]))
         worker.item = None
 
-    def _late(self, worker: _Worker, verdicts: dict[int, Verdict]) -> None:
+    def _late(self, worker: _Worker, batch: _Batch) -> None:
         self._discard(worker)
         if worker.item is None:
-            raise RuntimeError(f"a verification worker was not ready after {STARTUP_SECONDS:.0f} s")
-        verdicts[worker.item] = Verdict(False, "timeout", f"no verdict within {self.timeout_s} s")
+            self._start_failed(f"not ready after {STARTUP_SECONDS:.0f} s")
+        else:
+            batch.verdicts[worker.item] = Verdict(False, "timeout", f"no verdict within {self.timeout_s} s")
+
+    def _died(self, worker: _Worker, batch: _Batch) -> None:
+        """Try its pair once more: the pair may be what killed it, or it may have died of something else."""
+        self._discard(worker)
+        if worker.item is None:
+            self._start_failed(f"status {worker.process.returncode}")
+        elif worker.item in batch.retried:
+            status = worker.process.returncode
+            batch.verdicts[worker.item] = Verdict(False, "error", f"worker died twice (status {status})")
+        else:
+            batch.retried.add(worker.item)
+            batch.waiting.appendleft(worker.item)
+
+    def _start_failed(self, reason: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise RuntimeError(
+                f"{self._failed_starts} verification workers in a row did not start ({reason}); run "
+                "`python -m rewards.worker 4294967296 $$` to see why"
+            )
 
     def _discard(self, worker: _Worker) -> None:
         worker.kill()

@@ -12,7 +12,13 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for what the user can mend, with the reason on standard error)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse stops collecting overrides at an option such as --fresh
+    if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
     _configure_logging()
     try:
         options.command(options)

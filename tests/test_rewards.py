@@ -168,16 +168,33 @@ class TestPool:
         pool.verify([("2x", "x+x"), ("3x", "x+2x")])
         for worker in pool._workers:
             os.kill(worker.process.pid, signal.SIGKILL)
-        assert [verdict.equal for verdict in pool.verify([("x", "x^1"), ("y", "z")])] == [True, False]
+        assert [verdict.equal for verdict in pool.verify([("4x", "x+3x"), ("y", "z")])] == [True, False]
 
-    def test_a_worker_killed_in_the_middle_costs_only_its_item(self) -> None:
-        with VerificationPool(workers=1, timeout_s=20.0) as pool:
+    def test_the_item_of_a_worker_killed_in_the_middle_is_tried_again(self) -> None:
+        with VerificationPool(workers=1, timeout_s=1.5) as pool:
             pool.verify([("2x", "x+x")])
             victim = pool._workers[0].process.pid
             threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
             verdicts = pool.verify([("3", TOWER), ("x+1", "1+x")])
+            replacement = pool._workers[0].process.pid
+        assert [verdict.status for verdict in verdicts] == ["timeout", "ok"]
+        assert replacement != victim
+
+    def test_an_item_that_kills_its_worker_twice_is_an_error(self) -> None:
+        with VerificationPool(workers=1, timeout_s=20.0) as pool:
+            pool.verify([("2x", "x+x")])
+
+            def kill_twice() -> None:
+                for _ in range(2):
+                    while not (pool._workers and pool._workers[0].item == 0):
+                        time.sleep(0.01)
+                    pool._workers[0].process.kill()
+                    time.sleep(0.2)
+
+            threading.Thread(target=kill_twice).start()
+            verdicts = pool.verify([("3", TOWER), ("x+1", "1+x")])
         assert [verdict.status for verdict in verdicts] == ["error", "ok"]
-        assert "worker died" in verdicts[0].message
+        assert "died twice (status -9)" in verdicts[0].message
 
     def test_workers_have_the_memory_limit(self) -> None:
         with VerificationPool(workers=1, memory_bytes=3 * 1024**3) as pool:
