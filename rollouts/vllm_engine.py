@@ -73,7 +73,7 @@ class VLLMEngine:
                 **(options or {}),
             )
         self._tokenizer = self._llm.get_tokenizer()
-        self._banned = {token: BANNED for token in _image_token_ids(self._tokenizer)}
+        self._banned = dict.fromkeys(_image_token_ids(self._tokenizer), BANNED)
         self._version = 0
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
@@ -105,7 +105,9 @@ class VLLMEngine:
             lambda worker: reload_weights(worker.model_runner.model, worker.vllm_config.model_config, tensors)
         )
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache: old keys and values would be used with new weights")
+            raise RuntimeError(
+                "vLLM did not reset its prefix cache: old keys and values would be used with new weights"
+            )
         self._llm.llm_engine.reset_encoder_cache()
         self._version = version
 

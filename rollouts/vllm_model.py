@@ -34,9 +34,7 @@ def register() -> None:
     """Register the model with vLLM (called by vLLM through the entry point, and by the engine)."""
     from vllm import ModelRegistry
 
-    ModelRegistry.register_model(
-        "SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration"
-    )
+    ModelRegistry.register_model("SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration")
 
 
 class SailVLProcessingInfo(MultiModalProcessingInfo):

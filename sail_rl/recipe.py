@@ -79,6 +79,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             unknown = str(problem["loc"][-1])
             nearest = difflib.get_close_matches(unknown, sorted(_known_keys(Recipe)), n=1, cutoff=0.0)
             yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest[0]!r}"
+        elif problem["type"] == "value_error":  # from a check of our own, which says what it got
+            yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
             yield f"{place}: {problem['msg']} (got {problem['input']!r})"
 

@@ -116,7 +116,12 @@ class TestRows:
 
 class TestEncoding:
     def test_the_loss_covers_the_completion_and_its_end_of_turn(self, encoder: Encoder) -> None:
-        row = {"id": "a", "prompt": [{"role": "user", "content": "What?"}], "images": [], "completion": "<think>x</think>7"}
+        row = {
+            "id": "a",
+            "prompt": [{"role": "user", "content": "What?"}],
+            "images": [],
+            "completion": "<think>x</think>7",
+        }
         made = encoder.sft_sample(row)
         tokenizer = encoder.processor.tokenizer
         assert tokenizer.decode(made.input_ids[made.prompt_length :]) == "<think>x</think>7<|im_end|>"

@@ -11,7 +11,7 @@ from conftest import VARIANTS, perturb, picture, question
 
 from rollouts.hf import HFEngine
 from rollouts.vllm_engine import VLLMEngine
-from sail_rl.contracts import Prompt, RolloutEngine, Rollout, Sampling
+from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration
@@ -39,9 +39,7 @@ def gap(
     ]
     row = collate(samples, filler=encoder.filler())
     banned = tuple(encoder.processor.image_token_ids)
-    scores = model(
-        **row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned
-    )
+    scores = model(**row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned)
     return (scores.logprobs - row.token_fields["rollout_logprobs"]).abs().max().item()
 
 

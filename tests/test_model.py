@@ -136,9 +136,7 @@ def test_text_only_row_gets_an_image_that_changes_nothing(
     torch.testing.assert_close(scores.logprobs, unpacked_logprobs(model, sample), atol=2e-6, rtol=1e-5)
 
 
-def test_moe_loss_contains_the_load_balancing_loss(
-    moe: SailVLForConditionalGeneration, encoder: Encoder
-) -> None:
+def test_moe_loss_contains_the_load_balancing_loss(moe: SailVLForConditionalGeneration, encoder: Encoder) -> None:
     ids, pixels = encoder.prompt_inputs(question(encoder, "a", [picture(0)]))
     labels = ids.clone()
     labels[labels == encoder.processor.image_token_id] = -100

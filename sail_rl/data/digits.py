@@ -54,7 +54,9 @@ def _count(digits: list[int], rng: random.Random) -> tuple[str, str, int]:
 
 def _difference(digits: list[int], _: random.Random) -> tuple[str, str, int]:
     top, bottom = digits[0] + digits[1], digits[2] + digits[3]
-    thought = f"Top {digits[0]}+{digits[1]}={top}, bottom {digits[2]}+{digits[3]}={bottom}, {top}-{bottom}={top - bottom}"
+    thought = (
+        f"Top {digits[0]}+{digits[1]}={top}, bottom {digits[2]}+{digits[3]}={bottom}, {top}-{bottom}={top - bottom}"
+    )
     return "How much larger is the sum of the top row than that of the bottom row?", thought, top - bottom
 
 

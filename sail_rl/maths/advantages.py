@@ -19,7 +19,9 @@ def group_advantages(rewards_PG: torch.Tensor) -> torch.Tensor:  # noqa: N803
         Advantages [P, G].
     """
     if rewards_PG.shape[1] < 2:
-        raise ValueError(f"group of {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more")
+        raise ValueError(
+            f"group of {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more"
+        )
     centred = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
     return centred / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
 

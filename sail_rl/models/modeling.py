@@ -78,7 +78,9 @@ class SailVLPreTrainedModel(PreTrainedModel):
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs: Any) -> None:
         """Enable checkpointing, never the reentrant kind: that one silently loses the MoE auxiliary-loss gradient."""
-        super().gradient_checkpointing_enable({**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}, **kwargs)
+        super().gradient_checkpointing_enable(
+            {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}, **kwargs
+        )
 
 
 class SailVLModel(SailVLPreTrainedModel):

@@ -90,7 +90,13 @@ def tiny_config(
 
 
 def build_tiny(
-    output_dir: Path, texts: Iterable[str], *, llm: str = "qwen3", seed: int = 0, vocab_size: int = 512, tied: bool = True
+    output_dir: Path,
+    texts: Iterable[str],
+    *,
+    llm: str = "qwen3",
+    seed: int = 0,
+    vocab_size: int = 512,
+    tied: bool = True,
 ) -> Path:
     """Write a freshly initialised tiny model with its processor to `output_dir` and return it.
 

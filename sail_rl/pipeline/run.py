@@ -21,6 +21,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.imports import resolve
 from sail_rl.recipe import dump_recipe
 from sail_rl.reporting.log import RunLogger
+from sail_rl.reporting.progress import StageDisplay
 from sail_rl.reporting.report import write_report
 from sail_rl.reporting.traces import TraceWriter
 from sail_rl.trainer import checkpoints
@@ -31,7 +32,18 @@ from .prepare import Plan, build_base, engine_options, make_plan, make_scorer
 from .stage import Stage, StageResult
 
 logger = logging.getLogger(__name__)
-PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft", "datasets", "math-verify", "sympy", "wandb")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "deepspeed",
+    "accelerate",
+    "peft",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "wandb",
+)
 
 
 def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
@@ -86,6 +98,8 @@ def _run_stages(plan: Plan) -> list[StageResult]:
             distributed.barrier()
             stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, config, number))
             results.append(stage.run())
+            if records:
+                records.end()
         parent = folder / "model"
     evaluator.scorer.close()
     engine.close()
@@ -129,16 +143,24 @@ class _Records:
         """Forget what a killed run wrote after its newest checkpoint: those steps happen again."""
         checkpoints.remove_incomplete(folder)
         checkpoint = checkpoints.newest_checkpoint(folder)
-        names = [stage.name for stage in self.recipe.stages]
-        self.logger.rollback(names[number], checkpoint[1] if checkpoint else -1, stages=names)
+        stage = self.recipe.stages[number]
+        done = checkpoint[1] if checkpoint else 0
+        # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
+        self.logger.rollback(stage.name, done or -1, stages=[stage.name for stage in self.recipe.stages])
         shutil.rmtree(folder / "model.partial", ignore_errors=True)
         if checkpoint:
-            logger.info("stage %s: going on after step %d", names[number], checkpoint[1])
+            logger.info("stage %s: going on after step %d", stage.name, done)
+        self.display = StageDisplay(stage.name, total=stage.steps, done=done)
+
+    def end(self) -> None:
+        """Close the stage's display."""
+        self.display.close()
 
     def log(self, metrics: dict[str, float], number: int, step: int) -> None:
         """Write one step's metrics."""
         stage = self.recipe.stages[number]
         self.logger.log(metrics, stage=stage.name, step=step, global_step=self.offsets[number] + step)
+        self.display.update(step, metrics)
 
     def rollouts(
         self, stage: str, step: int, seen: list[str], prompts: list[Prompt], rollouts: list[Rollout], scores: Scores

@@ -86,6 +86,7 @@ class Stage:
             self.progress = StageProgress(**json.loads((checkpoint[0] / "stage.json").read_text()))
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
+        trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(_StageCallback(self, trainer))
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         accuracy = self.evaluate(trainer)[self.accuracy_name]

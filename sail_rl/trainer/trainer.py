@@ -74,7 +74,9 @@ class Trainer(transformers.Trainer):
 
     # The step
 
-    def training_step(self, model: torch.nn.Module, samples: list[Sample], num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: torch.nn.Module, samples: list[Sample], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
         """Accumulate the gradient of one optimiser step over packed rows; returns this rank's share of the loss.
 
         The loss is sum(token losses of all ranks) / labelled tokens of all ranks. Data-parallel training averages

@@ -1,0 +1,151 @@
+"""Recipes: what is wrong is found before any model loads, and said so that it can be mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sail_rl.config import Recipe, RLStage
+from sail_rl.imports import resolve
+from sail_rl.pipeline.prepare import check_code, make_plan, make_terms
+from sail_rl.recipe import dump_recipe, load_recipe
+
+RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
+QUICKSTART = Path("recipes/quickstart.yaml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_every_shipped_recipe_parses_and_names_code_that_exists(path: Path) -> None:
+    check_code(load_recipe(path), world_size=1)
+
+
+def test_overrides_reach_sections_and_stages_by_name() -> None:
+    recipe = load_recipe(QUICKSTART, ["model.llm=qwen3_moe", "stages.rlvr.steps=7", "seed=3"])
+    assert recipe.model.llm == "qwen3_moe"
+    assert recipe.seed == 3
+    assert next(stage.steps for stage in recipe.stages if stage.name == "rlvr") == 7
+
+
+def test_a_resolved_recipe_loads_back_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART)
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "r.yaml") == recipe
+
+
+def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
+    assert load_recipe(QUICKSTART).output_dir == Path("runs/quickstart")
+    assert load_recipe(QUICKSTART, ["model.llm=qwen3_moe"]).output_dir == Path("runs/quickstart,model.llm=qwen3_moe")
+    assert load_recipe(QUICKSTART, ["seed=2", "output_dir=/tmp/x"]).output_dir == Path("/tmp/x")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.lllm=qwen3", r"model.lllm: unknown key 'lllm'; the nearest valid key is 'llm'"),
+        (
+            "stages.rlvr.prompt_per_step=4",
+            r"unknown key 'prompt_per_step'; the nearest valid key is 'prompts_per_step'",
+        ),
+        ("sede=3", r"unknown key 'sede'; the nearest valid key is 'seed'"),
+        ("model.llm=llama", r"model.llm: Input should be 'qwen3' or 'qwen3_moe' \(got 'llama'\)"),
+        ("stages.rlvr.samples_per_prompt=1", "samples_per_prompt: Input should be greater than or equal to 2"),
+        ("stages.rl.steps=4", "no stage 'rl'; the recipe has longcot_sft, rlvr"),
+        ("stages.rlvr.steps", "write section.key=value"),
+        ("seed.x=1", "'seed' is inside a value|seed is not a section"),
+        ("evaluation.rewards={}", "evaluation.rewards has none but no `accuracy`"),
+        ("data.files={a: b}", "either `files`"),
+    ],
+)
+def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(QUICKSTART, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "message"),
+    [
+        (["stages.longcot_sft.batch_size=9"], 2, r"batch_size 9 / 2 ranks = 4.5 rows a rank; make .* multiple of 2"),
+        (["stages.rlvr.prompts_per_step=6"], 4, r"prompts_per_step 6 / \(4 ranks x 1 mini_batches\) = 1.5 prompts"),
+        (
+            ["stages.rlvr.mini_batches=4", "stages.rlvr.prompts_per_step=6"],
+            1,
+            r"prompts_per_step 6 / \(1 ranks x 4 mini_batches\) = 1.5 prompts; make prompts_per_step a multiple of 4",
+        ),
+        (["stages.rlvr.mini_batches=4", "stages.rlvr.steps=90"], 1, "steps 90 / 4 mini_batches is not whole"),
+        (["stages.rlvr.mini_batches=2", "stages.rlvr.save_every=5"], 1, "save_every 5 / 2 mini_batches is not whole"),
+    ],
+)
+def test_batches_that_don_t_come_out_even_show_the_algebra(overrides: list[str], world_size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_code(load_recipe(QUICKSTART, overrides), world_size=world_size)
+
+
+def test_the_batch_algebra_of_the_report_is_spelled_out() -> None:
+    overrides = ["stages.rlvr.prompts_per_step=256", "stages.rlvr.mini_batches=4", "stages.rlvr.save_every=20"]
+    stage = load_recipe(QUICKSTART, overrides).stages[1]
+    assert isinstance(stage, RLStage)
+    assert stage.check_algebra(world_size=8) == (
+        "256 prompts x 8 samples = 2048 rollouts -> 4 optimiser step(s) of 512, on 8 rank(s)"
+    )
+
+
+class TestNamedCode:
+    def test_a_reward_file_that_does_not_import_shows_the_real_error(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text("import no_such_module\n")
+        path = f"stages.rlvr.rewards.answer.path={tmp_path}/mine.py:score"
+        with pytest.raises(
+            ValueError, match=r"mine.py:score' does not import: ModuleNotFoundError: No module named 'no_s"
+        ):
+            check_code(load_recipe(QUICKSTART, [path]), world_size=1)
+
+    def test_a_name_that_is_not_there_lists_those_that_are(self) -> None:
+        with pytest.raises(ValueError, match=r"rewards.format has no 'think_box'; it has .*think_boxed"):
+            resolve("rewards.format:think_box")
+
+    def test_a_path_without_a_name_is_explained(self) -> None:
+        with pytest.raises(ValueError, match="write module:name or file.py:name"):
+            resolve("rewards.format")
+
+    def test_a_missing_file_is_named(self) -> None:
+        with pytest.raises(ValueError, match=r"does not import: FileNotFoundError: no file .*nowhere.py"):
+            resolve("nowhere.py:score")
+
+    def test_a_file_is_imported_once(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text("class Score: pass\n")
+        assert resolve(f"{tmp_path}/mine.py:Score") is resolve(f"{tmp_path}/mine.py:Score")
+
+    def test_kwargs_are_bound_to_functions_and_given_to_classes(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(
+            "def add(completions, offset, **_): return [offset for _ in completions]\n"
+            "class Add:\n"
+            "    def __init__(self, offset): self.offset = offset\n"
+            "    def __call__(self, completions, **_): return [self.offset for _ in completions]\n"
+        )
+        rewards: dict[str, Any] = {
+            name: {"path": f"{tmp_path}/mine.py:{name}", "kwargs": {"offset": 2.5}} for name in ("add", "Add")
+        }
+        tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": "x"}
+        tree["stages"][1]["rewards"] = rewards
+        stage = Recipe.model_validate(tree).stages[1]
+        assert isinstance(stage, RLStage)
+        assert [term.function(completions=[[], []]) for term in make_terms(stage.rewards)] == [[2.5, 2.5]] * 2
+
+
+def test_a_missing_image_is_found_before_any_model_loads(tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text('{"prompt": "x", "images": ["gone.png"], "completion": "y", "answer": "1"}\n')
+    tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": str(tmp_path / "run")}
+    tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ValueError, match=r"d.jsonl, row 0: image 'gone.png' is missing"):
+        make_plan(load_recipe(tmp_path / "r.yaml"), world_size=1)
+
+
+def test_a_stage_that_names_no_dataset_is_an_error(tmp_path: Path) -> None:
+    tree = yaml.safe_load(QUICKSTART.read_text())
+    tree["data"] = {"files": {"sft": "a.jsonl", "heldout": "a.jsonl"}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ValueError, match=r"rlvr.data is 'rl', but data.files has heldout, sft"):
+        load_recipe(tmp_path / "r.yaml")

@@ -1,0 +1,200 @@
+"""Whole runs of the quickstart, shortened: real vLLM, real DeepSpeed, real processes, real kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from sail_rl.reporting.records import read_records
+
+pytestmark = pytest.mark.slow
+
+SHORT = [
+    "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8}",
+    "evaluation.every=2",
+    "evaluation.max_tokens=24",
+    "stages.longcot_sft.steps=4",
+    "stages.longcot_sft.batch_size=8",
+    "stages.longcot_sft.save_every=2",
+    "stages.rlvr.steps=6",
+    "stages.rlvr.prompts_per_step=4",
+    "stages.rlvr.samples_per_prompt=4",
+    "stages.rlvr.max_tokens=24",
+    "stages.rlvr.save_every=2",
+]
+# An untrained policy never answers right; these rewards differ between its samples all the same.
+REWARD = """
+def length(completions, answer, images, **_):
+    assert all(len(pictures) == 1 for pictures in images)
+    return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
+"""
+
+
+def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
+    reward = folder.parent / "my_reward.py"
+    reward.write_text(REWARD)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", str(free_port())]
+    return [
+        sys.executable,
+        *(launcher if ranks > 1 else []),
+        *("-m", "sail_rl.cli", "run", "recipes/quickstart.yaml", f"output_dir={folder}"),
+        *SHORT,
+        f"stages.rlvr.rewards.length={{path: '{reward}:length', weight: 0.5}}",
+        *overrides,
+    ]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(folder: Path, *overrides: str, ranks: int = 1) -> Path:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    subprocess.run(command(folder, *overrides, ranks=ranks), check=True, timeout=280, env=environment)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`finished(llm)`: folder of an uninterrupted run on one rank."""
+
+    @cache
+    def build(llm: str = "qwen3") -> Path:
+        return run(tmp_path_factory.mktemp(llm) / "run", f"model.llm={llm}")
+
+    return build
+
+
+def steps(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    records = read_records(folder / "metrics.jsonl")
+    assert len({(r["stage"], r["step"]) for r in records}) == len(records), "a step was logged twice"
+    return {(r["stage"], r["step"]): r for r in records}
+
+
+def seen(folder: Path) -> list[list[str]]:
+    return [record["prompt_ids"] for record in read_records(folder / "prompts_seen.jsonl")]
+
+
+def assert_same_course(left: Path, right: Path, *, tolerance: float) -> None:
+    """Equal losses, rewards, lengths and held-out accuracies, step by step."""
+    one, other = steps(left), steps(right)
+    assert one.keys() == other.keys()
+    for place, record in one.items():
+        for name in ("loss", "grad_norm", "reward/total/mean", "rollout/length_mean", "eval/heldout/length_mean"):
+            assert record.get(name) == pytest.approx(other[place].get(name), abs=tolerance, rel=tolerance), (
+                place,
+                name,
+            )
+    assert seen(left) == seen(right)
+
+
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_the_quickstart_writes_all_it_promises(llm: str, finished: Callable[[str], Path]) -> None:
+    folder = finished(llm)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [stage["name"] for stage in summary["stages"]] == ["longcot_sft", "rlvr"]
+    for stage in summary["stages"]:
+        assert stage["minutes"] > 0
+        assert 0 <= stage["heldout_accuracy_before"] <= 1
+        assert 0 <= stage["heldout_accuracy_after"] <= 1
+    assert summary["stages"][0]["heldout_accuracy_after"] == summary["stages"][1]["heldout_accuracy_before"]
+    for name in ("report.html", "curves.png", "recipe.yaml", "versions.json", "traces.jsonl"):
+        assert (folder / name).stat().st_size > 0
+    records = steps(folder)
+    assert [step for stage, step in records if stage == "rlvr"] == list(range(7))
+    for (stage, step), record in records.items():
+        if stage == "rlvr" and step:
+            assert record["rollout/logprob_diff_max"] < 1e-4
+            assert record["rollout/weights_version"] == step
+            assert {"reward/answer/mean", "reward/format/mean", "reward/length/mean"} <= record.keys()
+            assert ("moe/aux_loss" in record) == (llm == "qwen3_moe")
+    assert any(record["grad_norm"] > 0 for (stage, _), record in records.items() if stage == "rlvr" and _)
+
+
+def test_every_prompt_is_seen_exactly_once(finished: Callable[[str], Path]) -> None:
+    prompts = [prompt for step in seen(finished("qwen3")) for prompt in step]
+    assert len(prompts) == 24
+    assert len(set(prompts)) == 24  # six steps of four prompts: one pass over the 24 rows
+
+
+@pytest.mark.parametrize("place", ["stages/rlvr/model", "stages/rlvr/checkpoint-6"])
+def test_a_checkpoint_loads_in_plain_transformers(place: str, finished: Callable[[str], Path]) -> None:
+    folder = finished("qwen3") / place
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is the sum?"}]}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=[picture(0)], text=text, return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_training_changes_vision_tower_adapter_and_language_model(finished: Callable[[str], Path]) -> None:
+    folder = finished("qwen3")
+    before, after = (
+        AutoModelForImageTextToText.from_pretrained(folder / place).state_dict()
+        for place in ("stages/longcot_sft/model", "stages/rlvr/model")
+    )
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"vision_tower", "multi_modal_projector", "language_model", "weight"}
+
+
+@pytest.mark.timeout(600)
+def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
+    finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    with subprocess.Popen(command(folder), env=environment) as process:
+        deadline = time.monotonic() + 240
+        # Step 3 is logged, the newest checkpoint is that of step 2: step 3 has to be forgotten and done again.
+        while ("rlvr", 3) not in {(r["stage"], r["step"]) for r in read_records(folder / "metrics.jsonl")}:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not (folder / "summary.json").exists()
+    (folder / "stages/rlvr/checkpoint-4").mkdir(exist_ok=True)  # at worst, the kill leaves half a checkpoint
+    run(folder)
+    assert_same_course(finished("qwen3"), folder, tolerance=1e-6)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_two_ranks_equal_one(zero_stage: int, finished: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", f"deepspeed.zero_stage={zero_stage}", ranks=2)
+    assert_same_course(finished("qwen3"), folder, tolerance=1e-4)
+
+
+def test_a_finished_run_is_reported_again_and_another_recipe_is_refused(finished: Callable[[str], Path]) -> None:
+    folder = finished("qwen3")
+    before = (folder / "metrics.jsonl").read_text()
+    run(folder, "model.llm=qwen3")
+    assert (folder / "metrics.jsonl").read_text() == before
+    refused = subprocess.run(command(folder, "seed=99"), capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert "holds a run of another recipe" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_gap_between_engine_and_trainer_stops_the_run(tmp_path: Path) -> None:
+    stopped = subprocess.run(
+        command(tmp_path / "run", "engine.max_logprob_diff=1e-12"), capture_output=True, text=True, timeout=240
+    )
+    assert stopped.returncode != 0
+    assert "log-probs of the rollout engine and of the trainer differ by up to" in stopped.stderr
