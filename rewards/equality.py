@@ -51,5 +51,5 @@ def symbolic_equal(gold: str, answer: str) -> bool:
     """math-verify's verdict, without its time limit (SIGALRM, main thread only): run it in a killable process."""
     from math_verify import parse, verify
 
-    parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]  # type: ignore[arg-type]
+    parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
     return bool(verify(parsed[0], parsed[1], timeout_seconds=None))

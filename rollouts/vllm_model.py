@@ -6,6 +6,7 @@ vLLM finds it through the `vllm.general_plugins` entry point, so `vllm serve CHE
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,11 +77,11 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         super().__init__()
         config = vllm_config.model_config.hf_config
         self.config = config
-        with self._mark_tower_model(vllm_config, "image"):
+        with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
             self.vision_tower = AutoModel.from_config(config.vision_config, attn_implementation="sdpa")
             self.multi_modal_projector = InternVLMultiModalProjector(config)
-        with self._mark_language_model(vllm_config):
-            self.language_model = init_vllm_registered_model(
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
+            self.language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,
                 prefix=maybe_prefix(prefix, "language_model"),

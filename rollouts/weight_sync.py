@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,12 +19,14 @@ def reload_weights(model: nn.Module, model_config: ModelConfig, tensors: Iterabl
     A plain `load_weights` is not enough: on CPU, kernels keep re-packed copies of the weights, and these stay stale.
     The caller must reset the prefix cache and the encoder cache afterwards.
     """
+    module: Any
     for module in model.modules():
         # MoE on CPU: the fused kernel packs the experts once; without it the next forward packs them again.
         if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None:
             module.quant_method.moe_kernel = None
     initialize_layerwise_reload(model)
-    model.load_weights((name, tensor.detach()) for name, tensor in tensors)
+    load_weights: Any = model.load_weights
+    load_weights((name, tensor.detach()) for name, tensor in tensors)
     finalize_layerwise_reload(model, model_config)
     for module in model.modules():
         # Tied embeddings on CPU: the head's packed copy is made from the embedding, which has just changed.

@@ -77,7 +77,7 @@ class RolloutEngine(Protocol):
         ...
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights by `tensors` (names as in the trainer's `named_parameters`); later rollouts carry `version`."""
+        """Replace all weights by `tensors`, named as the trainer's parameters; later rollouts carry `version`."""
         ...
 
     def close(self) -> None:

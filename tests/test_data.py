@@ -130,7 +130,7 @@ class TestEncoding:
 
     def test_an_overlong_sample_is_refused_not_cut(self, encoder: Encoder) -> None:
         row = {"id": "long", "prompt": [{"role": "user", "content": "What?"}], "images": [], "completion": "1 " * 400}
-        with pytest.raises(ValueError, match="sample long has .* max_length is 256"):
+        with pytest.raises(ValueError, match=r"sample long has .* max_length is 256"):
             encoder.sft_sample(row)
 
 

@@ -106,7 +106,7 @@ class TestNamedCode:
             resolve("rewards.format:think_box")
 
     def test_a_path_without_a_name_is_explained(self) -> None:
-        with pytest.raises(ValueError, match="write module:name or file.py:name"):
+        with pytest.raises(ValueError, match=r"write module:name or file\.py:name"):
             resolve("rewards.format")
 
     def test_a_missing_file_is_named(self) -> None:

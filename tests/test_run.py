@@ -18,7 +18,7 @@ import torch
 from conftest import picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sail_rl.reporting.records import read_records
+from sail_rl.reporting.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -83,13 +83,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def steps(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    records = read_records(folder / "metrics.jsonl")
+    records = read_jsonl(folder / "metrics.jsonl")
     assert len({(r["stage"], r["step"]) for r in records}) == len(records), "a step was logged twice"
     return {(r["stage"], r["step"]): r for r in records}
 
 
 def seen(folder: Path) -> list[list[str]]:
-    return [record["prompt_ids"] for record in read_records(folder / "prompts_seen.jsonl")]
+    return [record["prompt_ids"] for record in read_jsonl(folder / "prompts_seen.jsonl")]
 
 
 def assert_same_course(left: Path, right: Path, *, tolerance: float) -> None:
@@ -163,7 +163,7 @@ def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
     with subprocess.Popen(command(folder), env=environment) as process:
         deadline = time.monotonic() + 240
         # Step 3 is logged, the newest checkpoint is that of step 2: step 3 has to be forgotten and done again.
-        while ("rlvr", 3) not in {(r["stage"], r["step"]) for r in read_records(folder / "metrics.jsonl")}:
+        while ("rlvr", 3) not in {(r["stage"], r["step"]) for r in read_jsonl(folder / "metrics.jsonl")}:
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -35,21 +35,13 @@ class SailVLConfig(PreTrainedConfig):
     ) -> None:
         if not isinstance(vision_config, Aimv2VisionConfig):
             vision_config = Aimv2VisionConfig(**{"use_head": False, **(vision_config or {})})
-        if not isinstance(text_config, PreTrainedConfig):
-            text_config = dict(text_config or {"model_type": "qwen3"})
-            model_type = text_config.pop("model_type", "qwen3")
-            text_config = CONFIG_MAPPING[model_type](**text_config)
-        if text_config.model_type not in LANGUAGE_MODELS:
-            raise ValueError(
-                f"text_config.model_type is {text_config.model_type!r}; SAIL-VL2 has one of {', '.join(LANGUAGE_MODELS)}"
-            )
-        self.vision_config = vision_config
-        self.text_config = text_config
+        self.vision_config: Any = vision_config
+        self.text_config: Any = _language_model(text_config)
         self.image_token_id = image_token_id
         self.downsample_ratio = downsample_ratio
         self.projector_hidden_act = projector_hidden_act
         # One home for tying: the language model's own setting.
-        kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
+        kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         super().__init__(**kwargs)
 
     @property
@@ -73,3 +65,17 @@ class SailVLConfig(PreTrainedConfig):
     def is_moe(self) -> bool:
         """Whether the language model routes tokens to experts."""
         return self.text_config.model_type == "qwen3_moe"
+
+
+def _language_model(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    """The language model's configuration from what `SailVLConfig` was given."""
+    if not isinstance(config, PreTrainedConfig):
+        values = dict(config or {})
+        model_type = values.pop("model_type", "qwen3")
+        if model_type in LANGUAGE_MODELS:
+            return CONFIG_MAPPING[model_type](**values)
+    else:
+        model_type = config.model_type
+        if model_type in LANGUAGE_MODELS:
+            return config
+    raise ValueError(f"text_config.model_type is {model_type!r}; SAIL-VL2 has one of {', '.join(LANGUAGE_MODELS)}")

@@ -125,7 +125,7 @@ class SailVLModel(SailVLPreTrainedModel):
         if pixel_values is not None:
             features = self.get_image_features(pixel_values).to(inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, features)  # type: ignore[assignment]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -149,7 +149,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: LanguageModelHead) -> None:
         self.lm_head = value
 
     def forward(

@@ -41,12 +41,12 @@ class _TokenScores(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprobs: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         hidden, weight, targets, banned = ctx.saved_tensors
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
-            # d log p(target) / d logits = onehot(target) - softmax(logits), and logits = hidden @ weight.T / temperature
+            # d log p(target) / d logits = onehot(target) - softmax(logits)
             grad = _chunk_logits(hidden[rows], weight, ctx.temperature, banned).softmax(-1).neg_()
             grad.scatter_add_(1, targets[rows, None], torch.ones_like(grad[:, :1]))
             grad = grad.mul_(grad_logprobs[rows, None] / ctx.temperature).to(hidden.dtype)
@@ -76,4 +76,4 @@ def token_scores(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probs need a temperature above 0 (1.0 for SFT)")
     banned = torch.tensor(banned_token_ids, dtype=torch.long, device=hidden.device)
-    return _TokenScores.apply(hidden, weight, targets, temperature, banned)  # type: ignore[return-value]
+    return _TokenScores.apply(hidden, weight, targets, temperature, banned)

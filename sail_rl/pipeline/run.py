@@ -1,4 +1,4 @@
-"""A whole run: check, build data and base model, run the stages in order, report. Killed and started again, it goes on."""
+"""A whole run: check, build data and base model, run the stages, report. Killed and started again, it goes on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.imports import resolve
 from sail_rl.recipe import dump_recipe
+from sail_rl.reporting.jsonl import append_jsonl
 from sail_rl.reporting.log import RunLogger
 from sail_rl.reporting.progress import StageDisplay
 from sail_rl.reporting.report import write_report
@@ -165,10 +166,13 @@ class _Records:
     def rollouts(
         self, stage: str, step: int, seen: list[str], prompts: list[Prompt], rollouts: list[Rollout], scores: Scores
     ) -> None:
-        """Write the prompts of all ranks and some of this rank's rollouts."""
-        with (self.recipe.output_dir / "prompts_seen.jsonl").open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, "prompt_ids": seen}) + "\n")
-        self.traces.write(stage, step, prompts, rollouts, scores, limit=self.recipe.logging.traces_per_step)
+        """Write the prompts of all ranks and some of this rank's rollouts; on evaluation steps W&B shows them too."""
+        number = [config.name for config in self.recipe.stages].index(stage)
+        append_jsonl(self.recipe.output_dir / "prompts_seen.jsonl", {"stage": stage, "step": step, "prompt_ids": seen})
+        limit = self.recipe.logging.traces_per_step
+        traces = self.traces.write(stage, step, prompts, rollouts, scores, limit)
+        if traces and step % self.recipe.evaluation.every == 0:
+            self.logger.table(traces, global_step=self.offsets[number] + step)
 
 
 def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:

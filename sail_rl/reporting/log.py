@@ -1,96 +1,117 @@
-"""RunLogger: every metric to `metrics.jsonl` and to Weights & Biases, offline unless the user has asked otherwise."""
+"""Where a run's metrics go: metrics.jsonl in the run's folder, and Weights & Biases."""
 
 from __future__ import annotations
 
-import os
+import logging
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
 
-from .records import append_record, keep_records
-from .schema import check_names
+from .jsonl import Record, append_jsonl, keep_records
+from .schema import is_known, nearest_known
+from .traces import side_by_side
+from .wandb_run import choose_wandb_mode, start_wandb
 
-STEP_FILES = ("metrics.jsonl", "traces.jsonl", "prompts_seen.jsonl")
-"""Files whose records carry `stage` and `step`."""
+logger = logging.getLogger(__name__)
+STEPPED_FILES = ("metrics.jsonl", "traces.jsonl", "prompts_seen.jsonl")
+"""Files whose records carry `stage` and `step`, so that a rollback can cut them."""
 
 
 class RunLogger:
-    """Writes a run's metrics; only one process of a job may have one.
-
-    W&B's mode is WANDB_MODE if that is set, "online" if there is a key in WANDB_API_KEY, and otherwise "offline": then
-    nothing leaves the machine and `wandb sync` can send it later. A resumed run goes on as the same W&B run.
+    """Logs one run, fresh or resumed; only one process of a job may have one.
 
     Args:
-        run_dir: the run's folder.
-        project, run_name: W&B's names.
-        config: shown as the W&B run's configuration.
+        run_dir: the run's folder; metrics.jsonl, wandb_run_id and wandb/ are in it.
+        project: W&B project.
+        run_name: the run's name in W&B.
+        config: the resolved recipe, shown by W&B.
+        wandb_mode: "online", "offline" or "disabled"; None: see `choose_wandb_mode`.
     """
 
-    def __init__(self, run_dir: Path, *, project: str, run_name: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        project: str,
+        run_name: str,
+        config: dict[str, Any],
+        wandb_mode: str | None = None,
+    ) -> None:
         self.run_dir = run_dir
-        self._wandb = wandb.init(
-            project=project,
-            name=run_name,
-            id=_run_id(run_dir),
-            resume="allow",
-            dir=run_dir,
-            config=config,
-            mode=wandb_mode(),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-        self._wandb.define_metric("*", step_metric="global_step")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        mode = wandb_mode or choose_wandb_mode()
+        self.wandb_run = start_wandb(run_dir, mode, project=project, name=run_name, config=config)
+        logger.info("W&B %s: project %s, run %s", mode, project, self.wandb_run.id)
 
     def log(self, metrics: Mapping[str, float], *, stage: str, step: int, global_step: int) -> None:
-        """Write one step: `step` counts within the stage, `global_step` over all stages.
+        """Write one step's metrics; they are in the file when this returns.
+
+        Args:
+            metrics: values by name; NaN and infinities become null in the file.
+            stage: name of the stage.
+            step: optimiser step within the stage (0: before the first).
+            global_step: the same, counted over all stages.
 
         Raises:
-            ValueError: for a metric that the schema doesn't have.
+            ValueError: a name isn't in the schema; nothing is written then.
         """
-        check_names(list(metrics))
+        for name in metrics:
+            if not is_known(name):
+                raise ValueError(
+                    f"unknown metric {name!r}; the nearest known one is {nearest_known(name)!r}. New metrics are added "
+                    "to METRICS in sail_rl/reporting/schema.py"
+                )
         place = {"stage": stage, "step": step, "global_step": global_step, "time": round(time.time(), 3)}
-        append_record(self.run_dir / "metrics.jsonl", place | dict(metrics))
-        self._wandb.log({**metrics, "global_step": global_step})
+        append_jsonl(self.run_dir / "metrics.jsonl", place | dict(metrics))
+        self.wandb_run.log({"global_step": global_step, **metrics})
 
     def rollback(self, stage: str, step: int, *, stages: Sequence[str]) -> None:
-        """Forget `stage`'s records after `step`, and those of the stages after it: they will happen again."""
-        later = set(stages[list(stages).index(stage) + 1 :])
+        """Forget what happened after `step` of `stage`, because it will happen again (step -1: all of the stage).
 
-        def wanted(record: dict[str, Any]) -> bool:
-            return record["stage"] not in later and (record["stage"] != stage or record["step"] <= step)
+        Cuts STEPPED_FILES. W&B keeps the points it was sent: repeated steps appear there twice.
 
-        for name in STEP_FILES:
-            keep_records(self.run_dir / name, wanted)
+        Args:
+            stage: name of the stage that goes on.
+            step: its newest checkpoint.
+            stages: all stages in order.
 
-    def traces(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Show rows in W&B's table of completions; PIL images become pictures."""
-        import PIL.Image
+        Raises:
+            ValueError: `stage`, or that of a record, isn't in `stages`.
+        """
+        limit = (_number(stage, stages, self.run_dir), step)
+        for name in STEPPED_FILES:
+            path = self.run_dir / name
 
-        table = wandb.Table(columns=list(columns))
-        for row in rows:
-            table.add_data(*[wandb.Image(cell) if isinstance(cell, PIL.Image.Image) else cell for cell in row])
-        self._wandb.log({"completions": table})
+            def happened(record: Record, path: Path = path) -> bool:
+                return (_number(record["stage"], stages, path), record["step"]) <= limit
 
-    def summary(self, values: Mapping[str, float]) -> None:
-        """Set the run's final values."""
-        self._wandb.summary.update(dict(values))
+            if dropped := keep_records(path, happened):
+                logger.info("%s: %d records after step %d of %s dropped", name, dropped, step, stage)
+
+    def table(self, records: Iterable[Record], *, global_step: int, max_rows: int = 16) -> None:
+        """Send up to `max_rows` traces (as `TraceWriter.write` returns them) to W&B as a table with images."""
+        fields = ["question", "completion", "answer", "total", "tokens", "stop_reason"]
+        table = wandb.Table(columns=["prompt", "images", *fields])
+        for record in list(records)[:max_rows]:
+            picture = side_by_side([self.run_dir / image for image in record["images"]])
+            prompt = f"{record['prompt_id']} #{record['sample']}"
+            table.add_data(prompt, wandb.Image(picture) if picture else None, *(record[field] for field in fields))
+        self.wandb_run.log({"global_step": global_step, "traces": table})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set W&B's summary of the run."""
+        self.wandb_run.summary.update(dict(values))
 
     def finish(self) -> None:
-        """Close the W&B run."""
-        self._wandb.finish()
+        """End the W&B run; waits for uploads when online."""
+        self.wandb_run.finish()
 
 
-def wandb_mode() -> str:
-    """WANDB_MODE, or "online" with a key, or "offline"."""
-    return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-
-
-def _run_id(run_dir: Path) -> str:
-    """The W&B run's id, made once for each folder."""
-    path = run_dir / "wandb_run_id"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex[:8])
-    return path.read_text()
+def _number(stage: str, stages: Sequence[str], where: Path) -> int:
+    """Place of `stage` in the order of stages."""
+    if stage not in stages:
+        raise ValueError(f"{where}: stage {stage!r} isn't one of {', '.join(stages)}; use another run folder")
+    return stages.index(stage)

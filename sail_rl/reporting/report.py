@@ -1,117 +1,173 @@
-"""report.html: one self-contained page with the summary, the curves and sample traces with their images."""
+"""report.html, one self-contained page with summary, curves and sample traces; and the summary for a terminal."""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from .curves import draw_curves
-from .records import read_records
+from .curves import write_curves
+from .jsonl import Record, read_jsonl
+from .page import chip, data_url, page
+from .traces import extremes
 
 TRACES_SHOWN = 40
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;background:#f8fafc;margin:0 auto;max-width:1200px;padding:2rem}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-table{border-collapse:collapse;width:100%;background:#fff;box-shadow:0 1px 3px #0002}
-th,td{padding:.5rem .75rem;text-align:left;vertical-align:top;border-bottom:1px solid #e2e8f0}
-th{background:#f1f5f9;font-weight:600}td.number{text-align:right;font-variant-numeric:tabular-nums}
-img.curves{width:100%;background:#fff;box-shadow:0 1px 3px #0002}
-img.seen{width:112px;image-rendering:pixelated;border:1px solid #e2e8f0}
-.thought{color:#64748b}.answer{color:#047857;font-weight:600}.wrong .answer{color:#b91c1c}
-.completion{white-space:pre-wrap;word-break:break-word;font-family:ui-monospace,monospace;font-size:13px}
-"""
+SEARCHED = 4
+"""A stage's shown traces are the extremes of this many times as many: early ones are mostly wrong, late ones right."""
 
 
 def write_report(run_dir: Path) -> Path:
-    """Draw the curves and write the page from what the run's folder holds; returns the page's path."""
-    metrics = read_records(run_dir / "metrics.jsonl")
-    if not metrics:
-        raise ValueError(f"{run_dir} holds no metrics.jsonl with records: not a run's folder, or nothing logged yet")
-    overview = draw_curves(metrics, run_dir)[0]
+    """Draw the curves and write `run_dir`/report.html from what is there, of an unfinished run too; returns its path.
+
+    Raises:
+        ValueError: nothing was logged in `run_dir`.
+    """
+    pictures = write_curves(run_dir)
+    if not pictures:
+        raise ValueError(
+            f"{run_dir}: metrics.jsonl is missing or has no metrics; give the folder of a run (output_dir)"
+        )
     summary_path = run_dir / "summary.json"
-    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {"stages": []}
-    traces = _choose(read_records(run_dir / "traces.jsonl"))
-    body = [
-        f"<h1>{escape(run_dir.name)}</h1>",
-        "<h2>Stages</h2>" + _summary_html(summary) if summary["stages"] else "<p>The run is not finished.</p>",
-        f'<h2>Curves</h2><img class="curves" alt="curves" src="{_data_url(overview)}">',
-        "<h2>Sample traces</h2>" + _traces_html(traces, run_dir) if traces else "",
+    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
+    title = str(summary.get("name") or run_dir.resolve().name)
+    sections = [
+        _summary_section(summary),
+        _curves_section(pictures),
+        *_trace_sections(read_jsonl(run_dir / "traces.jsonl"), run_dir),
+        *_file_sections(run_dir),
     ]
-    page = run_dir / "report.html"
-    page.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(run_dir.name)}</title>"
-        f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
-    )
-    return page
+    path = run_dir / "report.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(page(title, f"seed {summary['seed']}" if "seed" in summary else "", sections), encoding="utf-8")
+    partial.replace(path)
+    return path
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """The summary for a terminal: stage, held-out accuracy before and after, minutes."""
-    table = Table(title=f"{summary['name']} (seed {summary['seed']})")
-    table.add_column("stage")
-    for column in ("held-out before", "held-out after", "minutes"):
-        table.add_column(column, justify="right")
-    for stage in summary["stages"]:
+    table = Table(title=summary.get("name"))
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for stage in summary.get("stages", []):
         table.add_row(*_summary_cells(stage))
     return table
 
 
+HEADINGS = ("stage", "held-out before", "held-out after", "minutes")
+
+
 def _summary_cells(stage: dict[str, Any]) -> list[str]:
+    """Cells under HEADINGS; a dash for what isn't there."""
+
+    def show(key: str, form: str) -> str:
+        return "–" if stage.get(key) is None else format(stage[key], form)
+
     return [
-        stage["name"],
-        f"{stage['heldout_accuracy_before']:.1%}",
-        f"{stage['heldout_accuracy_after']:.1%}",
-        f"{stage['minutes']:.1f}",
+        str(stage["name"]),
+        show("heldout_accuracy_before", ".1%"),
+        show("heldout_accuracy_after", ".1%"),
+        show("minutes", ".1f"),
     ]
 
 
-def _summary_html(summary: dict[str, Any]) -> str:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _summary_cells(stage)) + "</tr>"
-        for stage in summary["stages"]
+def _summary_section(summary: dict[str, Any]) -> str:
+    stages = summary.get("stages")
+    if not stages:
+        return "<section><h2>Stages</h2><p>The run has no summary.json: it hasn't finished.</p></section>"
+    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in _summary_cells(stage)) for stage in stages]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<section><h2>Stages</h2><table class="summary"><tr>{head}</tr>{body}</table></section>'
+
+
+def _curves_section(pictures: dict[str, Path]) -> str:
+    figures = [
+        f'<img class="curve {escape(name)}" alt="{escape(name)}" src="{data_url(path)}">'
+        for name, path in pictures.items()
+        if name != "overview"
+    ]
+    return f'<section><h2>Curves</h2><div class="curves">{"".join(figures)}</div></section>'
+
+
+def choose_traces(traces: Sequence[Record], *, limit: int) -> dict[str, list[Record]]:
+    """At most `limit` traces under headings: of each stage, some of its first steps and some of its last.
+
+    Half of them are among the best rewarded and half among the worst.
+    """
+    stages: dict[str, list[Record]] = {}
+    for trace in traces:
+        stages.setdefault(trace["stage"], []).append(trace)
+    chosen: dict[str, list[Record]] = {}
+    for stage, own in stages.items():
+        own = sorted(own, key=lambda trace: trace["step"])
+        share = max(1, limit // (2 * len(stages)))
+        early = own[: min(SEARCHED * share, -(-len(own) // 2))]
+        late = own[len(early) :][-SEARCHED * share :]
+        for heading, window in ((f"{stage}: first steps", early), (f"{stage}: last steps", late)):
+            totals = [trace["total"] for trace in window]
+            picked = extremes(totals, share, groups=[trace["prompt_id"] for trace in window])
+            if picked:
+                chosen[heading] = [window[index] for index in sorted(picked)]
+    return chosen
+
+
+def _trace_sections(traces: Sequence[Record], run_dir: Path) -> Iterator[str]:
+    for heading, chosen in choose_traces(traces, limit=TRACES_SHOWN).items():
+        cards = "".join(_trace_card(trace, run_dir) for trace in chosen)
+        yield f'<section><h2>{escape(heading)}</h2><div class="cards">{cards}</div></section>'
+
+
+def _trace_card(trace: Record, run_dir: Path) -> str:
+    """Image and question on the left, thought and answer on the right, rewards below."""
+    images = "".join(
+        f'<img class="seen" alt="" src="{data_url(run_dir / name, pixels=320)}">' for name in trace["images"]
     )
-    return f"<table><tr><th>stage<th>held-out before<th>held-out after<th>minutes</tr>{rows}</table>"
-
-
-def _choose(traces: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first and the last traces of the run."""
-    if len(traces) <= TRACES_SHOWN:
-        return list(traces)
-    return [*traces[: TRACES_SHOWN // 2], *traces[-TRACES_SHOWN // 2 :]]
-
-
-def _traces_html(traces: Sequence[dict[str, Any]], run_dir: Path) -> str:
-    head = "<tr><th>step<th>image<th>question<th>completion<th>gold<th>rewards</tr>"
-    return f"<table>{head}{''.join(_trace_html(trace, run_dir) for trace in traces)}</table>"
-
-
-def _trace_html(trace: dict[str, Any], run_dir: Path) -> str:
-    images = "".join(f'<img class="seen" alt="" src="{_data_url(run_dir / name)}">' for name in trace["images"])
-    rewards = "<br>".join(
-        f"{escape(name)} {'none' if value is None else f'{value:g}'}" for name, value in trace["rewards"].items()
+    gold = (
+        f'<p class="gold">gold answer: <b>{escape(str(trace["answer"]))}</b></p>' if trace["answer"] is not None else ""
     )
-    kind = "right" if trace["total"] > 0.5 else "wrong"
+    thought, rest, boxed = split_completion(trace["completion"])
+    before, _, after = rest.rpartition(boxed) if boxed else (rest, "", "")
+    text = f'<div class="thought">{escape(thought)}</div>' if thought else ""
+    text += f'<div class="answer">{escape(before)}<mark>{escape(boxed)}</mark>{escape(after)}</div>' if rest else ""
+    chips = [chip("reward", trace["total"], scale=True)]
+    chips += [chip(name, value) for name, value in trace["rewards"].items()]
+    chips += [chip("tokens", trace["tokens"]), chip("stopped by", trace["stop_reason"])]
+    chips.append(chip("weights", trace["weights_version"]))
     return (
-        f'<tr class="{kind}"><td>{escape(trace["stage"])} {trace["step"]}<td>{images}<td>{escape(trace["question"])}'
-        f'<td class="completion">{_completion_html(trace["completion"])}<td>{escape(str(trace["answer"]))}<td>{rewards}</tr>'
+        f"<article><header>step {trace['step']} · {escape(str(trace['prompt_id']))} #{trace['sample']}</header>"
+        f'<div class="task">{images}<p>{escape(trace["question"])}</p>{gold}</div>'
+        f'<div class="completion">{text}</div><footer>{"".join(chips)}</footer></article>'
     )
 
 
-def _completion_html(completion: str) -> str:
-    """Thought and answer in colours of their own; everything escaped."""
-    thought, end, answer = completion.rpartition("</think>")
-    return (
-        f'<span class="thought">{escape(thought + end)}</span><span class="answer">{escape(answer)}</span>'
-        if end
-        else escape(completion)
-    )
+def split_completion(text: str) -> tuple[str, str, str]:
+    """Thought with its tags, the rest, and the last complete `\\boxed{…}` of the rest (empty where there is none).
+
+    A thought needs no opening tag (templates may prefill it), and one that never closes is all there is.
+    """
+    head, end, rest = text.partition("</think>")
+    if end:
+        thought = head + end
+    elif text.lstrip().startswith("<think>"):
+        return text, "", ""
+    else:
+        thought, rest = "", text
+    start = rest.rfind("\\boxed{")
+    depth = 0
+    for position in range(start + len("\\boxed"), len(rest) if start >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(rest[position], 0)
+        if depth == 0:
+            return thought, rest, rest[start : position + 1]
+    return thought, rest, ""
 
 
-def _data_url(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _file_sections(run_dir: Path) -> Iterator[str]:
+    """Recipe and versions, folded."""
+    for name in ("recipe.yaml", "versions.json"):
+        if (run_dir / name).exists():
+            text = (run_dir / name).read_text(encoding="utf-8")
+            yield f"<section><details><summary>{name}</summary><pre>{escape(text)}</pre></details></section>"

@@ -1,81 +1,112 @@
-"""The one table of metric names; docs/metrics.md is generated from it and a test compares the two."""
+"""The one table of metric names: what each number means, its unit, and the panel it belongs to (docs/metrics.md)."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's name (`{…}` stands for a part that varies), unit and meaning."""
+    """One metric; a `{placeholder}` in `name` stands for one part between slashes, `panel` groups docs and curves."""
 
     name: str
     unit: str
-    meaning: str
-
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches the names that this entry stands for."""
-        parts = re.split(r"{\w+}", self.name)
-        return re.compile("[^/]+".join(map(re.escape, parts)))
+    description: str
+    panel: str
 
 
 METRICS = (
-    Metric("loss", "nats a token", "The stage's loss over all labelled tokens of the step and all ranks"),
-    Metric("grad_norm", "", "Norm of the whole gradient before clipping"),
-    Metric("learning_rate", "", "Learning rate of the step"),
-    Metric("entropy", "nats", "Mean entropy of the scored distribution over the labelled tokens"),
-    Metric("train/tokens", "tokens", "Labelled tokens of the step, all ranks: the loss's denominator"),
-    Metric("train/micro_batches", "rows", "Packed rows (micro-batches) on each rank"),
-    Metric("moe/aux_loss", "", "Load-balancing loss before its coefficient"),
-    Metric("moe/load_max_violation", "", "Busiest expert's excess over the mean load, relative, worst layer"),
-    Metric("moe/entropy", "nats", "Entropy of the expert load, mean over layers"),
-    Metric("moe/dead_experts", "experts", "Experts with less than a tenth of the mean load, all layers"),
-    Metric("moe/load/{layer}/{expert}", "share", "Share of a layer's routed token slots that go to this expert"),
-    Metric("ratio/mean", "", "Mean importance ratio, trainer to sampler"),
-    Metric("ratio/clip_low_fraction", "share", "Tokens whose gradient the lower clip limit cuts"),
-    Metric("ratio/clip_high_fraction", "share", "Tokens whose gradient the upper clip limit cuts"),
-    Metric("kl/rollout", "nats a token", "k3 estimate of the divergence between sampler and trainer"),
-    Metric("advantage/std", "", "Spread of the advantages over all rollouts"),
-    Metric("reward/total/mean", "", "Mean of what is trained on"),
-    Metric("reward/total/std", "", "Spread of what is trained on"),
-    Metric("reward/{name}/mean", "", "Mean of one reward, unweighted"),
-    Metric("reward/{name}/std", "", "Spread of one reward"),
-    Metric("reward/{name}/none", "share", "Rollouts for which the reward gave None"),
-    Metric("groups/zero_variance", "share", "Groups whose rewards are all equal: no signal"),
-    Metric("rollout/length_mean", "tokens", "Completion length"),
-    Metric("rollout/length_max", "tokens", "Longest completion"),
-    Metric("rollout/length_correct", "tokens", "Mean length of rollouts whose total reward is above 0.5"),
-    Metric("rollout/length_wrong", "tokens", "Mean length of the other rollouts"),
-    Metric("rollout/truncated", "share", "Completions cut at the limit"),
-    Metric("rollout/thinking", "share", "Completions with a finished thought"),
-    Metric("rollout/weights_version", "", "Oldest weight push among the rollouts (optimiser step + 1)"),
-    Metric("rollout/logprob_diff_max", "nats", "Largest gap between engine and trainer on the probed rollouts"),
-    Metric("rollout/logprob_diff_mean", "nats", "Mean gap between engine and trainer on the probed rollouts"),
-    Metric("eval/{set}/{reward}", "", "Mean reward of greedy completions on a held-out set (step 0: before training)"),
-    Metric("eval/{set}/length_mean", "tokens", "Mean length of those completions"),
-    Metric("time/generate", "s", "Sampling rollouts"),
-    Metric("time/score", "s", "Scoring rollouts"),
-    Metric("time/probe", "s", "Rescoring the probed rollouts"),
-    Metric("time/train", "s", "Forward, backward and optimiser step"),
-    Metric("time/sync", "s", "Pushing weights to the engine"),
-    Metric("time/evaluate", "s", "Held-out evaluation"),
-    Metric("time/step", "s", "The whole step"),
+    Metric(
+        "eval/{set}/accuracy", "share", "held-out answers that are right (greedy; step 0: before training)", "accuracy"
+    ),
+    Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
+    Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),
+    Metric("reward/total/mean", "reward", "mean of the total that is trained on", "reward"),
+    Metric("reward/total/std", "reward", "standard deviation of the total over rollouts", "reward"),
+    Metric("reward/{name}/mean", "reward", "mean of one reward, unweighted, over the rollouts it applies to", "reward"),
+    Metric("reward/{name}/std", "reward", "standard deviation of one reward", "reward"),
+    Metric("reward/{name}/none", "share", "rollouts for which this reward gave None", "reward"),
+    Metric("advantage/std", "—", "standard deviation of the advantages", "reward"),
+    Metric("groups/zero_variance", "share", "groups whose rewards are all equal: no signal", "reward"),
+    Metric("rollout/length_mean", "tokens", "mean completion length", "length"),
+    Metric("rollout/length_max", "tokens", "longest completion of the step", "length"),
+    Metric("rollout/length_correct", "tokens", "mean length of the completions whose total is above 0.5", "length"),
+    Metric("rollout/length_wrong", "tokens", "mean length of the other completions", "length"),
+    Metric("rollout/truncated", "share", "completions cut at the token limit", "length"),
+    Metric("rollout/thinking", "share", "completions with a finished thought", "length"),
+    Metric("entropy", "nats", "mean entropy of the scored distribution over the labelled tokens", "entropy"),
+    Metric(
+        "rollout/logprob_diff_max", "nats", "largest |trainer - engine| log-prob of a token, same weights", "logprobs"
+    ),
+    Metric(
+        "rollout/logprob_diff_mean", "nats", "mean |trainer - engine| log-prob of a token, same weights", "logprobs"
+    ),
+    Metric("rollout/weights_version", "pushes", "oldest weight push that sampled a rollout of the step", "logprobs"),
+    Metric("kl/rollout", "nats", "divergence of trainer and sampling policy, k3 estimate", "logprobs"),
+    Metric("ratio/mean", "—", "mean importance ratio, trainer to sampler", "logprobs"),
+    Metric("ratio/clip_low_fraction", "share", "tokens whose gradient the lower clip limit cuts", "logprobs"),
+    Metric("ratio/clip_high_fraction", "share", "tokens whose gradient the upper clip limit cuts", "logprobs"),
+    Metric("loss", "nats or none", "SFT: cross-entropy a token. RL: clipped policy loss, near 0 by design", "loss"),
+    Metric("grad_norm", "—", "norm of the whole gradient before clipping", "loss"),
+    Metric("learning_rate", "—", "learning rate of the step", "loss"),
+    Metric("train/tokens", "tokens", "labelled tokens of the step, all ranks: the loss's denominator", "loss"),
+    Metric("train/micro_batches", "rows", "packed rows (forward passes) of one rank in the step", "loss"),
+    Metric(
+        "moe/load/{layer}/{expert}", "share", "share of a layer's routed token slots that one expert got", "experts"
+    ),
+    Metric("moe/load_max_violation", "—", "busiest expert's load over the mean, minus 1 (0: balanced)", "experts"),
+    Metric("moe/entropy", "nats", "entropy of the load over experts, mean of layers", "experts"),
+    Metric("moe/dead_experts", "experts", "experts with less than a tenth of the mean load, all layers", "experts"),
+    Metric("moe/aux_loss", "—", "load-balancing loss, before its coefficient", "experts"),
+    Metric("time/step", "s", "the whole step", "time"),
+    Metric("time/generate", "s", "sampling rollouts", "time"),
+    Metric("time/score", "s", "computing rewards", "time"),
+    Metric("time/train", "s", "forward and backward passes", "time"),
+    Metric("time/sync", "s", "pushing weights into the rollout engine", "time"),
+    Metric("time/probe", "s", "comparing log-probs of trainer and engine", "time"),
+    Metric("time/evaluate", "s", "held-out evaluation", "time"),
 )
 
+_PLACEHOLDER = re.compile(r"\{\w+\}")
 
-def check_names(names: list[str]) -> None:
-    """Raise ValueError for a name that is not in the table, naming the nearest one that is."""
-    for name in names:
-        if not any(metric.pattern.fullmatch(name) for metric in METRICS):
-            nearest = difflib.get_close_matches(name, [metric.name for metric in METRICS], n=1, cutoff=0.0)[0]
-            raise ValueError(f"metric {name!r} is not in sail_rl/reporting/schema.py; the nearest is {nearest!r}")
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    """Matches every known name; a placeholder stands for anything without a slash."""
+    alternatives = ("[^/]+".join(map(re.escape, _PLACEHOLDER.split(metric.name))) for metric in METRICS)
+    return re.compile("|".join(alternatives))
+
+
+def is_known(name: str) -> bool:
+    """Whether `name` is in the table, placeholders filled in."""
+    return _pattern().fullmatch(name) is not None
+
+
+def nearest_known(name: str) -> str:
+    """The known name most like `name`, with its placeholders filled from the same places of `name`."""
+    parts = name.split("/")
+
+    def fill(template: str) -> str:
+        own = template.split("/")
+        if len(own) != len(parts):
+            return template
+        pairs = zip(own, parts, strict=True)
+        return "/".join(theirs if _PLACEHOLDER.fullmatch(ours) else ours for ours, theirs in pairs)
+
+    return difflib.get_close_matches(name, [fill(metric.name) for metric in METRICS], n=1, cutoff=0.0)[0]
 
 
 def metrics_table() -> str:
-    """The table in Markdown, as docs/metrics.md shows it."""
-    lines = ["| metric | unit | meaning |", "|---|---|---|"]
-    lines += [f"| `{metric.name}` | {metric.unit} | {metric.meaning} |" for metric in METRICS]
-    return "\n".join(lines) + "\n"
+    """The table as Markdown, one section a panel; docs/metrics.md holds exactly this below its introduction."""
+    lines = []
+    for panel in dict.fromkeys(metric.panel for metric in METRICS):
+        lines += [f"## {panel}", "", "| metric | unit | meaning |", "|---|---|---|"]
+        for metric in METRICS:
+            if metric.panel == panel:
+                cells = (f"`{metric.name}`", metric.unit, metric.description.replace("|", "\\|"))
+                lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,25 +1,25 @@
-"""Sample traces: what the policy was asked, saw, thought and answered, and how each reward judged it."""
+"""Traces: a few rollouts of each step with question, images, text and rewards, in traces.jsonl and trace_images/."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout, Scores
 
-from .records import append_record
+from .jsonl import Record, append_jsonl, finite
+
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class TraceWriter:
-    """Appends traces to `traces.jsonl`; images go once, by content, to `trace_images/`."""
+    """Appends traces to `run_dir`/traces.jsonl; every different image is saved once, under its content's hash."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / "traces.jsonl"
-        self.images = run_dir / "trace_images"
+        self.run_dir = run_dir
 
     def write(
         self,
@@ -28,42 +28,89 @@ class TraceWriter:
         prompts: Sequence[Prompt],
         rollouts: Sequence[Rollout],
         scores: Scores,
-        *,
         limit: int,
-    ) -> list[int]:
-        """Write `limit` rollouts spread over the batch; returns their indices."""
-        chosen = sorted({round(i * (len(rollouts) - 1) / max(limit - 1, 1)) for i in range(limit)})
-        for index in chosen:
+    ) -> list[Record]:
+        """Write up to `limit` of the step's rollouts (rollout `i` answers prompt `i`) and return their records.
+
+        They alternate between the best and the worst rewarded, so averages over traces mean nothing.
+        """
+        records = []
+        for index in extremes(scores.total, limit, groups=[prompt.id for prompt in prompts]):
             prompt, rollout = prompts[index], rollouts[index]
+            answer = prompt.columns.get("answer")
             record = {
                 "stage": stage,
                 "step": step,
                 "prompt_id": prompt.id,
                 "sample": rollout.sample,
-                "question": question(prompt.messages),
-                "answer": prompt.columns.get("answer"),
+                "question": question_text(prompt.messages),
+                "images": [self._save(image) for image in prompt.images],
+                "answer": None if answer is None else str(answer),
                 "completion": rollout.text,
                 "stop_reason": rollout.stop_reason,
                 "tokens": len(rollout.token_ids),
                 "weights_version": rollout.weights_version,
                 "total": scores.total[index],
                 "rewards": {name: values[index] for name, values in scores.parts.items()},
-                "images": [self._save(image) for image in prompt.images],
             }
-            append_record(self.path, record)
-        return chosen
+            append_jsonl(self.run_dir / "traces.jsonl", record)
+            records.append(finite(record))
+        return records
 
     def _save(self, image: Image.Image) -> str:
-        name = hashlib.sha256(image.tobytes() + str(image.size).encode()).hexdigest()[:16] + ".png"
-        if not (self.images / name).exists():
-            self.images.mkdir(exist_ok=True)
-            image.save(self.images / name)
-        return f"{self.images.name}/{name}"
+        """Save the image unless it's there; returns its path relative to the run's folder."""
+        content = f"{image.mode} {image.size} ".encode() + image.tobytes()
+        path = self.run_dir / "trace_images" / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            drawable = image if image.mode in PNG_MODES else image.convert("RGB")
+            drawable.save(partial, format="PNG")
+            partial.replace(path)
+        return str(path.relative_to(self.run_dir))
 
 
-def question(messages: Sequence[Message]) -> str:
-    """Text of the last user message."""
-    content: Any = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
-    if isinstance(content, str):
-        return content
-    return " ".join(part["text"] for part in content if part["type"] == "text")
+def question_text(messages: Sequence[Message]) -> str:
+    """The text of the last user message, without its images; empty if there is none."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            content = message["content"]
+            if isinstance(content, str):
+                return content
+            return "\n".join(part["text"] for part in content if part.get("type") == "text")
+    return ""
+
+
+def side_by_side(paths: Sequence[Path], *, height: int = 384) -> Image.Image | None:
+    """The pictures at `paths` in one, at most `height` pixels high (W&B wants one a cell); None if there are none."""
+    pictures = []
+    for path in paths:
+        with Image.open(path) as file:
+            scale = min(1.0, height / file.height)
+            size = (max(1, round(file.width * scale)), max(1, round(file.height * scale)))
+            pictures.append(file.convert("RGB").resize(size))
+    if not pictures:
+        return None
+    row = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        row.paste(picture, (left, 0))
+        left += picture.width
+    return row
+
+
+def extremes(totals: Sequence[float], limit: int, *, groups: Sequence[str]) -> list[int]:
+    """Indices of up to `limit` rollouts, highest and lowest total in turn, every group once before any comes again."""
+    rest = sorted(range(len(totals)), key=lambda index: totals[index], reverse=True)
+    chosen: list[int] = []
+    used: set[str] = set()
+    while rest and len(chosen) < limit:
+        candidates = rest if len(chosen) % 2 == 0 else rest[::-1]
+        index = next((index for index in candidates if groups[index] not in used), None)
+        if index is None:
+            used.clear()
+            index = candidates[0]
+        used.add(groups[index])
+        chosen.append(index)
+        rest.remove(index)
+    return chosen

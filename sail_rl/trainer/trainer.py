@@ -25,8 +25,10 @@ from .weights import whole_weights
 class BatchSource(Protocol):
     """Where the samples of each optimiser step come from."""
 
-    score_options: dict[str, Any]
-    """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
+    @property
+    def score_options(self) -> dict[str, Any]:
+        """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
+        ...
 
     def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[list[Sample]]:
         """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
@@ -96,7 +98,7 @@ class Trainer(transformers.Trainer):
                 _add(sums, "entropy", scores.entropies.sum() / tokens)
                 for name, values in token_loss.metrics.items():
                     _add(sums, name, values.sum() / tokens)
-                if scores.aux_loss is not None:
+                if scores.aux_loss is not None and scores.expert_load is not None:
                     share = row.input_ids.numel() / positions if row.labelled else 0.0
                     loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
                     _add(sums, "moe/aux_loss", share * scores.aux_loss.detach())
@@ -108,9 +110,10 @@ class Trainer(transformers.Trainer):
         return total
 
     def _rows_of_step(self, samples: list[Sample]) -> tuple[list[PackedRow], int, int]:
-        """Pack this rank's samples; returns rows (as many on every rank), and labelled tokens and positions of all ranks.
+        """Pack this rank's samples; returns its rows, and the labelled tokens and the positions of all ranks.
 
-        Ranks with fewer rows repeat their first one with nothing to score: unequal numbers of forwards hang collectives.
+        Every rank gets as many rows: unequal numbers of forwards hang collectives. Those with fewer repeat their first
+        one with nothing to score.
         """
         rows = pack(samples, row_tokens=self.row_tokens, filler=self._filler)
         labelled, positions = sum(row.labelled for row in rows), sum(row.input_ids.numel() for row in rows)

@@ -1,0 +1,81 @@
+"""JSON-lines files that survive a kill: a record counts once its newline is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one record, flushed to the operating system; a half-written last line is cut off first.
+
+    NaN and infinities become null: JSON has none, and other readers stop at them.
+    """
+    line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+    with path.open("ab+") as file:
+        _cut_torn_line(path, file.tell())
+        file.write(line.encode())
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """All records of a file, none if it is missing; a last line without its newline was torn by a kill and is left out.
+
+    Raises:
+        ValueError: a complete line isn't a JSON object; names file and line.
+    """
+    if not path.exists():
+        return []
+    records = []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # covers bytes that aren't UTF-8, too
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or delete that line") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON object but {line[:40]!r}; mend or delete that line")
+        records.append(record)
+    return records
+
+
+def keep_records(path: Path, wanted: Callable[[Record], bool]) -> int:
+    """Atomically rewrite `path` with the records that are `wanted`; returns how many were dropped."""
+    if not path.exists():
+        return 0
+    records = read_jsonl(path)
+    kept = [record for record in records if wanted(record)]
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return len(records) - len(kept)
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity, however deep, replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _cut_torn_line(path: Path, size: int) -> None:
+    """Shorten a file of `size` bytes to its last newline."""
+    if size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

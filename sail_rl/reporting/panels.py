@@ -1,0 +1,182 @@
+"""The panels of a run's curves: what each draws, and how all of them look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from .series import RunCurves, Series, StageSpan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, FAINT, GRID, SHADE = "#1f2937", "#6b7280", "#e5e7eb", "#f3f6fb"
+PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#db2777")
+RIGHT_COLOUR, WRONG_COLOUR = "#059669", "#dc2626"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture. `name` is its panel in the schema; `pattern` matches the metrics it draws."""
+
+    name: str
+    title: str
+    unit: str
+    pattern: str
+    body: Callable[[Axes, dict[str, Series]], None]
+    wide: bool = False
+
+    def data(self, run: RunCurves) -> dict[str, Series]:
+        """The panel's series that have values."""
+        return run.present(run.names(self.pattern))
+
+    def draw(self, axes: Axes, run: RunCurves) -> None:
+        """Draw the panel into `axes`."""
+        data = self.data(run)
+        numbers = {int(stage) for series in data.values() for stage in series.stages}
+        _dress(axes, self, list(enumerate(run.stages))[min(numbers) : max(numbers) + 1])
+        self.body(axes, data)
+        handles, labels = axes.get_legend_handles_labels()
+        if len(labels) > 1 or (labels and self.wide):
+            axes.legend(handles, labels, fontsize=8, frameon=False, loc="best", labelcolor=INK)
+
+
+def panels_of(run: RunCurves) -> list[Panel]:
+    """The panels that have something to draw."""
+    return [panel for panel in PANELS if panel.data(run)]
+
+
+def _dress(axes: Axes, panel: Panel, stages: list[tuple[int, StageSpan]]) -> None:
+    """Title, units, grid, and the stages that have data: each with its name on top, every second one shaded."""
+    axes.set_title(panel.title, fontsize=11, fontweight="bold", color=INK, loc="left", pad=16)
+    axes.set_ylabel(panel.unit, fontsize=9, color=FAINT)
+    axes.set_xlabel("global step", fontsize=9, color=FAINT)
+    axes.tick_params(which="both", colors=FAINT, labelsize=8.5, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    start = stages[0][1].start
+    end = max(stages[-1][1].end, start + 1)
+    axes.set_xlim(start - 0.01 * (end - start), end + 0.01 * (end - start))
+    for number, stage in stages:
+        if number % 2:
+            axes.axvspan(stage.start, stage.end, color=SHADE, zorder=0)
+        if stage.start > start:
+            axes.axvline(stage.start, color="#9ca3af", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        middle = (stage.start + stage.end) / 2
+        above = axes.get_xaxis_transform()
+        axes.text(middle, 1.01, stage.name, transform=above, ha="center", va="bottom", fontsize=8, color=FAINT)
+
+
+def _line(axes: Axes, series: Series, *, label: str, colour: str, **style: Any) -> None:
+    """A smoothed line over its faint raw values, broken between stages."""
+    smooth = series.smoothed()
+    for stage in numpy.unique(series.stages):
+        own = series.stages == stage
+        axes.plot(series.steps[own], series.values[own], color=colour, alpha=0.22, linewidth=0.9)
+        first = stage == series.stages[0]
+        axes.plot(
+            series.steps[own], smooth[own], color=colour, linewidth=1.9, label=label if first else None,
+            solid_capstyle="round", **style,
+        )  # fmt: skip
+
+
+def _accuracy(axes: Axes, data: dict[str, Series]) -> None:
+    """Points joined by lines; the values at the run's start and at each stage's end are written out."""
+    for (name, series), colour in zip(data.items(), PALETTE * 9, strict=False):
+        axes.plot(series.steps, series.values, color=colour, linewidth=2, marker="o", markersize=3.5,
+                  label=name.split("/")[1])  # fmt: skip
+        first, ends = 0, []
+        for index, (stage, following) in enumerate(pairwise([*series.stages, -1])):
+            if stage != following:
+                ends.append(index)
+        axes.scatter(
+            series.steps[ends], series.values[ends], s=60, color=colour, edgecolor="white", linewidth=1.5, zorder=5
+        )
+        for index in [first, *ends]:
+            low = series.values[index] < 0.5
+            axes.annotate(
+                f"{series.values[index]:.1%}", (series.steps[index], series.values[index]),
+                xytext=(4 if index == first else -4, 9 if low else -9), textcoords="offset points", fontsize=9,
+                fontweight="bold", color=colour, ha="left" if index == first else "right",
+                va="bottom" if low else "top",
+            )  # fmt: skip
+    axes.set_ylim(-0.03, 1.05)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _rewards(axes: Axes, data: dict[str, Series]) -> None:
+    """The total in black, each part in its colour."""
+    colours = iter(PALETTE * 9)
+    for name, series in data.items():
+        part = name.split("/")[1]
+        _line(axes, series, label=part, colour=INK if part == "total" else next(colours))
+
+
+def _lengths(axes: Axes, data: dict[str, Series]) -> None:
+    labels = {"mean": ("all", PALETTE[0]), "correct": ("right", RIGHT_COLOUR), "wrong": ("wrong", WRONG_COLOUR)}
+    for name, series in data.items():
+        label, colour = labels[name.rsplit("_", 1)[1]]
+        _line(axes, series, label=label, colour=colour)
+    axes.set_ylim(bottom=0)
+
+
+def _single(axes: Axes, data: dict[str, Series]) -> None:
+    for name, series in data.items():
+        _line(axes, series, label=name, colour=PALETTE[0])
+
+
+def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
+    """Logarithmic; an exact zero has no place there and is left out."""
+    for (name, series), colour in zip(data.items(), (PALETTE[4], PALETTE[0]), strict=False):
+        above = series.values > 0
+        if above.any():
+            axes.plot(series.steps[above], series.values[above], ".", markersize=3.5, color=colour,
+                      label=name.rsplit("_", 1)[1])  # fmt: skip
+    axes.set_yscale("log")
+
+
+def _experts(axes: Axes, data: dict[str, Series]) -> None:
+    """Heat-map over steps; a row is an expert, a band a layer; 1 is an equal share of its layer's tokens."""
+    places = {name: tuple(map(int, name.split("/")[2:])) for name in data}
+    names = sorted(data, key=places.__getitem__)
+    experts = 1 + max(expert for _, expert in places.values())
+    steps = numpy.unique(numpy.concatenate([series.steps for series in data.values()]))
+    heat = numpy.full((len(names), len(steps)), numpy.nan)
+    for row, name in enumerate(names):
+        heat[row, numpy.searchsorted(steps, data[name].steps)] = data[name].values * experts
+    edges = numpy.append(steps - 0.5, steps[-1] + 0.5)
+    axes.grid(visible=False)
+    norm = TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=max(2.0, float(numpy.nanpercentile(heat, 99.5))))
+    mesh = axes.pcolormesh(edges, numpy.arange(len(names) + 1), heat, cmap="RdBu_r", norm=norm, rasterized=True)
+    starts = [row for row, name in enumerate(names) if row == 0 or places[name][0] != places[names[row - 1]][0]]
+    for row in starts[1:]:
+        axes.axhline(row, color="white", linewidth=1.5)
+    middles = [(low + high) / 2 for low, high in pairwise([*starts, len(names)])]
+    every = -(-len(starts) // 12)  # at most a dozen labels
+    axes.set_yticks(middles[::every], [f"layer {places[names[row]][0]}" for row in starts[::every]])
+    axes.invert_yaxis()
+    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=25)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=FAINT, length=0)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+
+
+PANELS = (
+    Panel("accuracy", "Held-out accuracy", "right answers", r"eval/[^/]+/accuracy", _accuracy, wide=True),
+    Panel("reward", "Rewards (mean over rollouts)", "reward", r"reward/[^/]+/mean", _rewards),
+    Panel("length", "Response length", "tokens", r"rollout/length_(mean|correct|wrong)", _lengths),
+    Panel("entropy", "Token entropy", "nats", r"entropy", _single),
+    Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
+    Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),
+    Panel("experts", "Expert load (1× = equal share)", "", r"moe/load/\d+/\d+", _experts, wide=True),
+)

@@ -1,0 +1,76 @@
+"""Starting a Weights & Biases run: online only where a key is configured, silent and without network elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import netrc
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import urlsplit
+
+import wandb
+
+logger = logging.getLogger(__name__)
+MODES = ("online", "offline", "disabled")
+
+
+def choose_wandb_mode() -> str:
+    """WANDB_MODE if set; otherwise "online" where a key is configured (WANDB_API_KEY or netrc), "offline" elsewhere.
+
+    Makes no network call, and looks only whether there is a key.
+    """
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_wandb() else "offline"
+
+
+def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: dict[str, Any]) -> wandb.Run:
+    """Start the folder's W&B run, or go on with the one whose id is in `run_dir`/wandb_run_id.
+
+    Raises:
+        ValueError: `mode` isn't one of MODES.
+    """
+    if mode not in MODES:
+        raise ValueError(f"W&B mode is {mode!r} (WANDB_MODE or wandb_mode); give {', '.join(MODES)}")
+    id_file = run_dir / "wandb_run_id"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4) + "\n")
+    local = mode != "online"
+    if local:
+        # wandb's service process otherwise looks up the host of its error reports when it starts.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    settings = wandb.Settings(
+        silent=local,
+        console="off",
+        disable_git=local,
+        x_disable_stats=local,
+        x_disable_machine_info=local,  # asks the metadata services of clouds
+    )
+    run = wandb.init(
+        project=project,
+        name=name,
+        config=config,
+        id=id_file.read_text().strip(),
+        resume="allow",
+        mode=cast(Literal["online", "offline", "disabled"], mode),
+        dir=run_dir,
+        reinit="create_new",  # the caller holds the run; wandb's global one is left alone
+        settings=settings,
+    )
+    run.define_metric("global_step", hidden=True)
+    run.define_metric("*", step_metric="global_step")
+    return run
+
+
+def _netrc_has_wandb() -> bool:
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    if not path.is_file():
+        return False
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except netrc.NetrcParseError as error:
+        logger.warning("%s can't be read, so W&B stays offline: %s", path, error)
+        return False
