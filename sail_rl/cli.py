@@ -58,9 +58,10 @@ def _run(options: argparse.Namespace) -> None:
 
     from .pipeline.run import run
     from .reporting.report import summary_table
-    from .trainer.distributed import rank
+    from .trainer.distributed import leave_process_group, rank
 
     summary = run(recipe, fresh=options.fresh)
+    leave_process_group()
     if rank() == 0:
         console = Console()
         console.print(summary_table(summary))
@@ -88,14 +89,16 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _configure_logging() -> None:
-    """Plain lines on standard error, and quiet libraries, unless the user asked for theirs."""
+    """Plain lines on standard error; libraries speak only of errors, unless the user's environment says otherwise."""
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("DeepSpeed", "transformers", "datasets", "accelerate", "vllm", "torch", "httpx", "filelock"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("DS_LOG_LEVEL", "error")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,12 @@ def join_process_group(*, timeout_minutes: float = 30.0) -> None:
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
 
 
+def leave_process_group() -> None:
+    """Leave the job's process group, if this process is in one."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def world_size() -> int:
     """Number of processes in the job: torchrun's, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
