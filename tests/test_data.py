@@ -42,11 +42,16 @@ class TestDigits:
         assert split_scans(1) == split_scans(1)
 
     @pytest.mark.parametrize(
-        ("source", "digits", "answer"),
-        [("sum", [3, 5, 8, 1], 17), ("maximum", [3, 5, 8, 1], 8), ("difference", [3, 5, 8, 1], -1)],
+        ("source", "thought", "answer"),
+        [("maximum", "The largest is 8", 8), ("comparison", "Of 3 and 1 it is 3", 3)],
     )
-    def test_answers_by_hand(self, source: str, digits: list[int], answer: int) -> None:
-        assert QUESTIONS[source](digits, random.Random(0))[2] == answer
+    def test_answers_by_hand(self, source: str, thought: str, answer: int) -> None:
+        assert QUESTIONS[source]([3, 5, 8, 1], random.Random(0))[1:] == (thought, answer)
+
+    def test_sums_are_of_the_row_that_is_asked_for(self) -> None:
+        asked = {QUESTIONS["sum"]([3, 5, 8, 1], random.Random(seed)) for seed in range(8)}
+        top = ("What is the sum of the top row?", "3+5=8", 8)
+        assert asked == {top, ("What is the sum of the bottom row?", "8+1=9", 9)}
 
     def test_counting_agrees_with_its_question(self) -> None:
         question, thought, answer = QUESTIONS["count"]([1, 9, 5, 8], random.Random(0))

@@ -33,38 +33,38 @@ FEATURES = Features(
 )
 
 
-def _sum(digits: list[int], _: random.Random) -> tuple[str, str, int]:
-    total, steps = digits[0], []
-    for digit in digits[1:]:
-        steps.append(f"{total}+{digit}={total + digit}")
-        total += digit
-    return "What is the sum of the digits?", ", ".join(steps), total
+Task = tuple[str, str, int]
+"""A question, the thought that answers it (after the digits have been read out) and the answer."""
 
 
-def _maximum(digits: list[int], _: random.Random) -> tuple[str, str, int]:
+def _sum(digits: list[int], rng: random.Random) -> Task:
+    row = rng.choice(("top", "bottom"))
+    left, right = digits[:2] if row == "top" else digits[2:]
+    return f"What is the sum of the {row} row?", f"{left}+{right}={left + right}", left + right
+
+
+def _maximum(digits: list[int], _: random.Random) -> Task:
     return "What is the largest digit?", f"The largest is {max(digits)}", max(digits)
 
 
-def _count(digits: list[int], rng: random.Random) -> tuple[str, str, int]:
+def _count(digits: list[int], rng: random.Random) -> Task:
     limit = rng.randint(2, 7)
     above = [digit for digit in digits if digit > limit]
     listed = " ".join(map(str, above)) or "none"
     return f"How many digits are greater than {limit}?", f"Greater than {limit}: {listed}", len(above)
 
 
-def _difference(digits: list[int], _: random.Random) -> tuple[str, str, int]:
-    top, bottom = digits[0] + digits[1], digits[2] + digits[3]
-    thought = (
-        f"Top {digits[0]}+{digits[1]}={top}, bottom {digits[2]}+{digits[3]}={bottom}, {top}-{bottom}={top - bottom}"
-    )
-    return "How much larger is the sum of the top row than that of the bottom row?", thought, top - bottom
+def _comparison(digits: list[int], _: random.Random) -> Task:
+    first, last = digits[0], digits[3]
+    larger = max(first, last)
+    return "Which is larger, the top left or the bottom right digit?", f"Of {first} and {last} it is {larger}", larger
 
 
-QUESTIONS: dict[str, Callable[[list[int], random.Random], tuple[str, str, int]]] = {
+QUESTIONS: dict[str, Callable[[list[int], random.Random], Task]] = {
     "sum": _sum,
     "maximum": _maximum,
     "count": _count,
-    "difference": _difference,
+    "comparison": _comparison,
 }
 
 

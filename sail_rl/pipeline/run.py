@@ -67,15 +67,16 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
     for name, algebra in plan.algebra.items():
         logger.info("stage %s: %s", name, algebra)
     summary_path = recipe.output_dir / "summary.json"
-    if not summary_path.exists():
+    if summary_path.exists():
+        summary = json.loads(summary_path.read_text())
+    else:
+        # The engine's end takes the process group with it: no rank waits for another from here on.
         results = _run_stages(plan)
-        if rank() == 0:
-            summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
-            summary_path.write_text(json.dumps(summary, indent=2) + "\n")
+        summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
     if rank() == 0:
+        summary_path.write_text(json.dumps(summary, indent=2) + "\n")
         write_report(recipe.output_dir)
-    distributed.barrier()
-    return json.loads(summary_path.read_text())
+    return summary
 
 
 def _run_stages(plan: Plan) -> list[StageResult]:
@@ -148,7 +149,8 @@ class _Records:
         done = checkpoint[1] if checkpoint else 0
         # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
         self.logger.rollback(stage.name, done or -1, stages=[stage.name for stage in self.recipe.stages])
-        shutil.rmtree(folder / "model.partial", ignore_errors=True)
+        for unfinished in ("model.partial", "model"):  # a model without a result beside it
+            shutil.rmtree(folder / unfinished, ignore_errors=True)
         if checkpoint:
             logger.info("stage %s: going on after step %d", stage.name, done)
         self.display = StageDisplay(stage.name, total=stage.steps, done=done)
