@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+from collections import Counter
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from sail_rl.contracts import Prompt, RewardTerm, Rollout, Scores
@@ -24,12 +26,18 @@ class WeightedSum:
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         if not terms:
             raise ValueError("no reward terms: name at least one reward")
+        names = Counter(term.name for term in terms)
+        if twice := [name for name in names if names[name] > 1]:
+            raise ValueError(f"reward names {twice} are used twice: each curve needs a name of its own")
+        for term in terms:
+            if not math.isfinite(term.weight):
+                raise ValueError(f"weight of reward {term.name!r} is {term.weight}: give a finite number")
         self.terms = list(terms)
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
         """Score rollout `i`, sampled from prompt `i`."""
-        arguments = reward_arguments(prompts, rollouts)
-        parts = {term.name: call_reward(term, arguments, prompts) for term in self.terms}
+        # Each reward has lists of its own: one that edits what it is given must not change what the next one sees.
+        parts = {term.name: call_reward(term, reward_arguments(prompts, rollouts), prompts) for term in self.terms}
         total = []
         for index, prompt in enumerate(prompts):
             known = [term for term in self.terms if not math.isnan(parts[term.name][index])]
@@ -39,7 +47,10 @@ class WeightedSum:
         return Scores(total, parts)
 
     def close(self) -> None:
-        """Nothing of its own to end."""
+        """Close every reward that has a `close` (a verification pool, a judge's client)."""
+        for term in self.terms:
+            if callable(close := getattr(term.function, "close", None)):
+                close()
 
 
 def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
@@ -85,6 +96,6 @@ async def _await(scores: Any) -> Any:
 def _number(name: str, prompt: Prompt, score: Any) -> float:
     if score is None:
         return math.nan
-    if not isinstance(score, (int, float)) or not math.isfinite(score):
+    if not isinstance(score, Real) or not math.isfinite(score):
         raise ValueError(f"reward {name!r} gave {score!r} for prompt {prompt.id}; scores are finite numbers or None")
     return float(score)

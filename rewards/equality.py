@@ -6,45 +6,63 @@ import re
 from fractions import Fraction
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*{([^{}]*)}")
-_FRACTION = re.compile(r"(-?)\\frac{(\d+)}{(\d+)}")
-_THOUSANDS = re.compile(r"^-?\d{1,3}(,\d{3})+(\.\d+)?$")
-_NUMBER = re.compile(r"^-?(\d+\.?\d*|\.\d+)$|^-?\d+/\d+$")
+_SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])")  # not \leftarrow
+_REPLACED = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "{,}": ",", "\\%": "%", "\\$": "", "$": "", "−": "-",
+    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "\\ ": " ",
+}  # fmt: skip
+_WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?|[+-]?\d+ ?/ ?\d+", re.ASCII | re.IGNORECASE)
+_FRACTION = re.compile(r"([+-]?)\\frac(?:{(\d+)}{(\d+)}|(\d)(\d))", re.ASCII)
+_CLOSE = Fraction(1, 10**5)
 
 
 def normalise(answer: str) -> str:
-    r"""Strip what doesn't change an answer: dollars, `\text{}`, spacing commands, case, a final period."""
-    text = _WRAPPERS.sub(r"\1", answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    for noise in ("$", "\\left", "\\right", "\\,", "\\!", "\\;", "\\ "):
-        text = text.replace(noise, "")
-    return " ".join(text.split()).rstrip(".").strip().casefold()
+    r"""Strip what doesn't change an answer: dollars, `\text{}`, spacing commands, a final period; the case of words."""
+    text = _SIZES.sub("", _WRAPPERS.sub(r"\1", answer))
+    for old, new in _REPLACED.items():
+        text = text.replace(old, new)
+    text = " ".join(text.split()).rstrip(".").strip()
+    return text.casefold() if _WORDS.fullmatch(text) else text  # \Delta isn't \delta
 
 
 def as_number(normalised: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal, `a/b` or `\frac{a}{b}` (thousands separators allowed), or None."""
-    text = normalised.replace(" ", "")
-    if _THOUSANDS.match(text):
+    r"""The exact value of an integer, decimal, `1e-3`, `a/b` or `\frac{a}{b}` (thousands separators allowed), or None.
+
+    All of the text has to be the number: `1\frac{1}{2}` and `1 2` aren't decided here.
+    """
+    text = normalised
+    if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
-    text = _FRACTION.sub(r"\1\2/\3", text)
-    if not _NUMBER.match(text) or len(text) > 60:
+    if match := _FRACTION.fullmatch(text):
+        sign, *parts = match.groups()
+        text = sign + "/".join(part for part in parts if part is not None)
+    if not _NUMBER.fullmatch(text) or len(text) > 60:
         return None
     try:
-        return Fraction(text)
+        return Fraction(text.replace(" ", ""))
     except ZeroDivisionError:
         return None
 
 
 def quick_equal(gold: str, answer: str) -> bool | None:
-    """Decide without sympy where possible: equal text, or two plain numbers; None when it takes more."""
+    """Decide without sympy where possible: equal text, or two plain numbers; None when it takes more.
+
+    Numbers that differ in the sixth digit (1/3 and 0.333333) are left to math-verify's rounding. A word as gold is
+    text: nothing symbolic equals it (as products of letters, "cat" and "act" would be equal).
+    """
     left, right = normalise(gold), normalise(answer)
     if left == right:
         return True
     if not right:
         return False
-    numbers = as_number(left), as_number(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        return numbers[0] == numbers[1]
-    # A word or a letter as gold is text: nothing symbolic equals it.
-    return False if re.fullmatch(r"[a-z][a-z ]*", left) and not re.fullmatch(r"[a-z]", left) else None
+    x, y = as_number(left), as_number(right)
+    if x is not None and y is not None:
+        return True if x == y else (None if abs(x - y) <= _CLOSE * abs(x) else False)
+    if _WORDS.fullmatch(left) and (len(left) > 1 or _WORDS.fullmatch(right)):
+        return False
+    return None
 
 
 def symbolic_equal(gold: str, answer: str) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .parsing import THINK_END, THINK_START, boxes, completion_text, split_thought
+from .parsing import THINK_END, THINK_START, box_count, boxes, completion_text, split_thought
 
 
-def think_boxed(completions: Sequence[Any], prefilled: bool = False, **_: Any) -> list[float]:
+def think_boxed(completions: Sequence[Any], *, prefilled: bool = False, **_: Any) -> list[float]:
     r"""Score the shape of completions (SAIL-VL2 report, section 4.2), whatever the answer says.
 
     Well-formed: one `<think>` at the very start and one `</think>`, a thought that isn't empty, then exactly one
-    `\boxed{…}` that isn't empty. What the thought contains doesn't matter.
+    `\boxed{…}` that isn't empty and no other box, even an open one. What the thought contains doesn't matter: a model
+    may well box an intermediate result there, and the answer reward doesn't look at it.
 
     Args:
         completions: strings or conversations.
@@ -26,5 +27,5 @@ def _well_formed(text: str, *, prefilled: bool) -> bool:
     if not text.startswith(THINK_START) or text.count(THINK_START) != 1 or text.count(THINK_END) != 1:
         return False
     parsed = split_thought(text)
-    found = boxes(parsed.answer or "")
-    return bool(parsed.thought) and len(found) == 1 and bool(found[0])
+    answer = parsed.answer or ""
+    return bool(parsed.thought) and box_count(answer) == 1 and boxes(answer) not in ([], [""])

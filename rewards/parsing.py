@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 THINK_START, THINK_END = "<think>", "</think>"
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*{")
+_TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.`: an escaped character
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,51 +29,47 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
     )
 
 
-def split_thought(text: str) -> Parsed:
+def split_thought(text: str, *, prefilled: bool = False) -> Parsed:
     """Split at the last `</think>`: the answer is only what comes after the thought.
 
     A template may have prefilled `<think>`, so that the completion has only the closing tag. A thought that never ends
-    has no answer; a completion without tags is all answer.
+    has no answer, nor has a completion that opens another thought after it. A completion without tags is all answer,
+    or all thought if `prefilled` says that it started inside one.
     """
     thought, end, answer = text.rpartition(THINK_END)
     if end:
-        return Parsed(thought.replace(THINK_START, "", 1).strip(), answer.strip())
+        return Parsed(thought.replace(THINK_START, "", 1).strip(), None if THINK_START in answer else answer.strip())
     if THINK_START in text:
         return Parsed(text.partition(THINK_START)[2].strip(), None)
-    return Parsed(None, text.strip())
+    return Parsed(text.strip(), None) if prefilled else Parsed(None, text.strip())
 
 
 def boxes(text: str) -> list[str]:
-    r"""Contents of every complete `\boxed{…}` in order, braces matched (`\{` and `\}` don't count)."""
-    found, position = [], 0
-    while match := _BOX.search(text, position):
-        end = _closing_brace(text, match.end())
-        if end is None:
-            break
-        found.append(text[match.end() : end].strip())
-        position = end + 1
-    return found
+    r"""Contents of every complete, outermost `\boxed{…}` in order, braces matched (`\{` and `\}` don't count).
+
+    A box that is never closed hides nothing after it. One pass: rollouts can be long and full of open braces.
+    """
+    opened: list[int | None] = []  # for each open brace: where its box's content starts, None if it is no box
+    found: list[tuple[int, int]] = []
+    for token in _TOKEN.finditer(text):
+        if token["box"]:
+            opened.append(token.end())
+        elif token["brace"] == "{":
+            opened.append(None)
+        elif token["brace"] and opened and (start := opened.pop()) is not None:
+            while found and found[-1][0] > start:
+                found.pop()  # it was inside this one
+            found.append((start, token.start()))
+    return [text[start:end].strip() for start, end in found]
 
 
-def final_answer(text: str) -> str | None:
+def box_count(text: str) -> int:
+    r"""How many times `\boxed{` is opened, closed or not."""
+    return sum(bool(token["box"]) for token in _TOKEN.finditer(text))
+
+
+def final_answer(text: str, *, prefilled: bool = False) -> str | None:
     r"""What the last `\boxed{…}` after the thought holds, or None."""
-    answer = split_thought(text).answer
+    answer = split_thought(text, prefilled=prefilled).answer
     found = boxes(answer) if answer else []
     return found[-1] if found else None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one just before `start`."""
-    depth, position = 1, start
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 1  # skip the escaped character
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-        position += 1
-    return None

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,10 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
+GIBIBYTE = 1024**3
 STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; not counted towards an item's limit
 MAX_FAILED_STARTS = 3  # in a row, before the pool gives up
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Status = Literal["ok", "timeout", "error"]
 
 
@@ -43,11 +47,12 @@ class _Worker:
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rewards.worker", str(memory_bytes), str(os.getpid())],
+            # -P: a folder named `rewards` where the user happens to stand must not be taken for this package.
+            [sys.executable, "-P", "-m", "rewards.worker", str(memory_bytes), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": path, **dict.fromkeys(THREAD_LIMITS, "1")},
         )
         self.ready = False
         self.item: int | None = None
@@ -103,12 +108,14 @@ class VerificationPool:
     Args:
         workers: processes, started with the first pair and kept.
         timeout_s: seconds that one pair may take.
-        memory_bytes: address space of a worker; one that needs more fails its pair.
-        cache_size: verdicts remembered (those with status "ok" or "timeout").
+        memory_bytes: address space of a worker (an idle one takes 0.06 GiB); one that needs more fails its pair.
+        cache_size: verdicts remembered (those with status "ok" or "timeout"); the least recently asked for go first.
+
+    Workers end with `close`, when the pool is collected, at exit, and when this process is killed.
     """
 
     def __init__(
-        self, *, workers: int = 2, timeout_s: float = 2.0, memory_bytes: int = 4 * 1024**3, cache_size: int = 100_000
+        self, *, workers: int = 2, timeout_s: float = 2.0, memory_bytes: int = 2 * GIBIBYTE, cache_size: int = 100_000
     ) -> None:
         if timeout_s <= 0 or workers < 1:
             raise ValueError(f"timeout_s is {timeout_s} and workers {workers}: both must be above 0")
@@ -117,25 +124,37 @@ class VerificationPool:
         self._memory_bytes = memory_bytes
         self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._cache_size = cache_size
-        self._workers: list[_Worker] = []
+        self._workers: list[_Worker] = []  # one list for life: the finaliser holds it
+        # Linux kills a worker when the *thread* that started it ends, so one thread of the pool's own starts them all.
+        self._starter: ThreadPoolExecutor | None = None
+        self._owner = os.getpid()
         self._failed_starts = 0
         self._lock = threading.Lock()
+        weakref.finalize(self, _kill_all, self._workers)
 
     def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each pair, in order; equal pairs are verified once."""
         with self._lock:
-            todo = [pair for pair in dict.fromkeys(pairs) if pair not in self._cache]
-            fresh = dict(zip(todo, self._run(todo), strict=True))
-            verdicts = [fresh[pair] if pair in fresh else self._cache[pair] for pair in pairs]
-            self._remember(fresh)
-        return verdicts
+            self._leave_to_parent()
+            unique = list(dict.fromkeys(pairs))
+            verdicts = {pair: self._cache[pair] for pair in unique if pair in self._cache}
+            todo = [pair for pair in unique if pair not in verdicts]
+            try:
+                verdicts |= zip(todo, self._run(todo), strict=True)
+            except BaseException:  # Ctrl-C too: a worker that is still busy would answer the next batch's pairs
+                _kill_all(self._workers)
+                raise
+            self._remember(verdicts)
+        return [verdicts[pair] for pair in pairs]
 
     def close(self) -> None:
         """End all workers. The pool starts new ones if it is used again."""
         with self._lock:
-            for worker in self._workers:
-                worker.kill()
-            self._workers = []
+            self._leave_to_parent()
+            _kill_all(self._workers)
+            if self._starter:
+                self._starter.shutdown()
+            self._starter = None
 
     def __enter__(self) -> VerificationPool:
         return self
@@ -143,23 +162,41 @@ class VerificationPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _remember(self, fresh: dict[tuple[str, str], Verdict]) -> None:
-        self._cache.update({pair: verdict for pair, verdict in fresh.items() if verdict.status != "error"})
+    def _leave_to_parent(self) -> None:
+        """In a forked child: the workers and their pipes are the parent's; the child starts its own."""
+        if self._owner != os.getpid():
+            self._workers.clear()
+            self._starter, self._owner = None, os.getpid()
+
+    def _start_worker(self) -> None:
+        if self._starter is None:
+            self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verification-starter")
+        self._workers.append(self._starter.submit(_Worker, self._memory_bytes).result())
+
+    def _remember(self, verdicts: dict[tuple[str, str], Verdict]) -> None:
+        for pair, verdict in verdicts.items():
+            if verdict.status != "error":
+                self._cache[pair] = verdict
+                self._cache.move_to_end(pair)
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
 
     def _run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
         """Keep every worker busy until all pairs have a verdict."""
         batch = _Batch(pairs)
+        for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
+            self._discard(worker)  # killed from outside since the last batch
         while len(batch.verdicts) < len(pairs):
             needed = min(self._size, len(pairs) - len(batch.verdicts))
             while len(self._workers) < needed:
-                self._workers.append(_Worker(self._memory_bytes))
+                self._start_worker()
             for worker in list(self._workers):
                 if worker.ready and worker.item is None and batch.waiting:
                     number = batch.waiting.popleft()
                     if not worker.give(number, pairs[number], self.timeout_s):
-                        self._died(worker, batch)
+                        batch.waiting.appendleft(number)  # it died before it saw this pair
+                        self._discard(worker)
+                        self._start_failed(f"ready, then status {worker.process.returncode}")
             self._collect(batch)
         return [batch.verdicts[number] for number in range(len(pairs))]
 
@@ -190,9 +227,10 @@ class VerificationPool:
         if message is None:
             return
         if not worker.ready:
-            worker.ready, self._failed_starts = True, 0
+            worker.ready = True
             return
         assert worker.item is not None
+        self._failed_starts = 0
         if "error" in message:
             batch.verdicts[worker.item] = Verdict(False, "error", str(message["error"]))
         else:
@@ -221,11 +259,18 @@ class VerificationPool:
     def _start_failed(self, reason: str) -> None:
         self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
+            self._failed_starts = 0
             raise RuntimeError(
-                f"{self._failed_starts} verification workers in a row did not start ({reason}); run "
-                "`python -m rewards.worker 4294967296 $$` to see why"
+                f"{MAX_FAILED_STARTS} verification workers in a row did not start ({reason}); run "
+                f"`python -m rewards.worker {self._memory_bytes} $$` to see why"
             )
 
     def _discard(self, worker: _Worker) -> None:
         worker.kill()
         self._workers.remove(worker)
+
+
+def _kill_all(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+    workers.clear()

@@ -1,0 +1,1 @@
+"""Rollout engines and the vLLM model plugin: the only code that imports vLLM."""

@@ -1,0 +1,1 @@
+"""Data: rows of a file, their order, token sequences, packed rows."""

@@ -1,0 +1,1 @@
+"""The one trainer and where its batches come from."""

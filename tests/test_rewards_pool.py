@@ -1,0 +1,225 @@
+"""The verification pool against real processes: time limits, kills, crashes, and nobody left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards.pool import Verdict, VerificationPool
+
+TOWER = "9^{9^{9^{9}}}"
+PAIRS = [("2x", "x+x"), ("3x", "x+2x")]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[VerificationPool]:
+    """Two workers, started once: most tests leave the pool as good as new, which is what they test."""
+    with VerificationPool(workers=2, timeout_s=1.0) as pool:
+        pool.verify(PAIRS)
+        yield pool
+
+
+class TestVerdicts:
+    def test_order_is_kept_and_equal_pairs_are_verified_once(self, pool: VerificationPool) -> None:
+        pairs = [("x+1", "1+x"), ("x", "y"), ("x+1", "1+x"), ("2y", "y+y")] * 5
+        before = len(pool._cache)
+        assert [verdict.equal for verdict in pool.verify(pairs)] == [True, False, True, True] * 5
+        assert len(pool._cache) == before + 3
+
+    def test_a_timeout_says_so_costs_its_limit_and_hurts_nobody_else(self, pool: VerificationPool) -> None:
+        start = time.monotonic()
+        verdicts = pool.verify([("2a", "a+a"), ("3", TOWER), ("3a", "a+2a"), ("4a", "a+3a")])
+        assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok", "ok"]
+        assert [verdict.equal for verdict in verdicts] == [True, False, True, True]
+        assert time.monotonic() - start < 3.0
+
+    def test_the_least_recently_asked_pair_is_forgotten_first(self) -> None:
+        pool = VerificationPool(cache_size=2)
+        for name in ("a", "b", "a", "c"):
+            pool._remember({(name, name): Verdict(True)})
+        assert [gold for gold, _ in pool._cache] == ["a", "c"]
+
+    def test_an_interrupted_batch_leaves_nothing_to_the_next(
+        self, pool: VerificationPool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "_collect", interrupted)
+            with pytest.raises(KeyboardInterrupt):  # pairs 0 and 1 are being worked on
+                pool.verify([("p", "q"), ("r", "s")])
+        assert [verdict.equal for verdict in pool.verify([("2p", "p+p"), ("3p", "p+2p")])] == [True, True]
+
+
+class TestDeaths:
+    def test_workers_killed_while_idle_cost_no_pair_its_verdict(self, pool: VerificationPool) -> None:
+        numbers = iter(range(100, 10_000, 2))
+
+        def both_are_ready() -> bool:
+            first = next(numbers)
+            pool.verify([(f"x+{number}", f"{number}+x") for number in (first, first + 1)])
+            return len(pool._workers) == 2 and all(worker.ready for worker in pool._workers)
+
+        wait_until(both_are_ready)
+        for worker in pool._workers:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        wait_until(lambda: not any(alive(worker.process.pid) for worker in pool._workers))
+        verdicts = pool.verify([("2b", "b+b"), ("3b", "b+2b"), ("y", "z")])
+        assert [(verdict.equal, verdict.status) for verdict in verdicts] == [(True, "ok"), (True, "ok"), (False, "ok")]
+
+    def test_workers_outlive_the_thread_that_asked_first(self) -> None:
+        with VerificationPool(workers=1) as pool:
+            thread = threading.Thread(target=pool.verify, args=(PAIRS[:1],))
+            thread.start()
+            thread.join()
+            first = pool._workers[0].process.pid
+            time.sleep(0.2)
+            assert pool.verify([("6x", "2x+4x")])[0].equal
+            assert pool._workers[0].process.pid == first
+
+    def test_the_item_of_a_worker_killed_in_the_middle_is_tried_again(self, pool: VerificationPool) -> None:
+        pool.verify(PAIRS)
+
+        def kill_once() -> None:
+            wait_until(lambda: any(worker.item == 0 and worker.ready for worker in pool._workers))
+            next(worker for worker in pool._workers if worker.item == 0).process.kill()
+
+        before = {worker.process.pid for worker in pool._workers}
+        threading.Thread(target=kill_once).start()
+        verdicts = pool.verify([("4", TOWER), ("x+2", "2+x")])
+        assert [verdict.status for verdict in verdicts] == ["timeout", "ok"]
+        assert before != {worker.process.pid for worker in pool._workers}
+
+    def test_an_item_that_kills_its_worker_twice_is_an_error(self) -> None:
+        with VerificationPool(workers=1, timeout_s=20.0) as pool:
+            pool.verify(PAIRS[:1])
+
+            def kill_twice() -> None:
+                for _ in range(2):
+                    wait_until(lambda: bool(pool._workers) and pool._workers[0].item == 0)
+                    victim = pool._workers[0]
+                    victim.process.kill()
+                    wait_until(lambda victim=victim: victim not in pool._workers)
+
+            threading.Thread(target=kill_twice).start()
+            verdicts = pool.verify([("3", TOWER), ("x+1", "1+x")])
+        assert [verdict.status for verdict in verdicts] == ["error", "ok"]
+        assert "died twice (status -9)" in verdicts[0].message
+
+    def test_workers_that_never_start_stop_the_run(self) -> None:
+        with (
+            VerificationPool(workers=1, memory_bytes=1024**2) as pool,
+            pytest.raises(RuntimeError, match=r"3 verification workers in a row did not start"),
+        ):
+            pool.verify(PAIRS)
+
+    def test_workers_that_die_as_soon_as_they_are_ready_stop_the_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = tmp_path / "worker"
+        program.write_text("#!/bin/sh\nexec 0<&-\necho '{\"ready\": true}'\nexec sleep 5\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        with (
+            VerificationPool(workers=1) as pool,
+            pytest.raises(RuntimeError, match=r"3 verification workers in a row did not start \(ready, then"),
+        ):
+            pool.verify(PAIRS)
+
+
+class TestProcesses:
+    def test_a_worker_has_the_memory_limit_and_one_thread(self, pool: VerificationPool) -> None:
+        pool.verify([("2d", "d+d")])
+        process = Path(f"/proc/{pool._workers[0].process.pid}")
+        limit = next(line for line in (process / "limits").read_text().splitlines() if "Max address space" in line)
+        assert str(2 * 1024**3) in limit
+        assert b"OMP_NUM_THREADS=1\0" in (process / "environ").read_bytes()
+
+    def test_a_folder_named_rewards_where_the_user_stands_is_not_imported(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "rewards").mkdir()
+        (tmp_path / "rewards" / "__init__.py").write_text("raise SystemExit('the wrong package')")
+        monkeypatch.chdir(tmp_path)
+        with VerificationPool(workers=1) as pool:
+            assert pool.verify(PAIRS[:1])[0].equal
+
+    def test_close_leaves_no_process_and_the_pool_starts_again(self, pool: VerificationPool) -> None:
+        pool.verify([("2e", "e+e"), ("3e", "e+2e")])
+        pids = [worker.process.pid for worker in pool._workers]
+        pool.close()
+        assert pids
+        assert not any(alive(pid) for pid in pids)
+        assert pool.verify([("4e", "e+3e")])[0].equal
+
+    def test_a_forgotten_pool_leaves_no_process(self) -> None:
+        pool = VerificationPool(workers=1)
+        pool.verify(PAIRS[:1])
+        pid = pool._workers[0].process.pid
+        del pool
+        gc.collect()
+        assert not alive(pid)
+
+    def test_a_forked_child_leaves_the_workers_to_its_parent(self) -> None:
+        script = run_script(
+            "pid = os.fork()",
+            "verdict = pool.verify([('5x', '2x+3x')])[0].equal",
+            "if pid == 0: sys.exit(0 if verdict else 1)",
+            "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), verdict, pids == worker_pids(), flush=True)",
+        )
+        try:
+            output = script.communicate(timeout=30)[0]
+        finally:
+            script.kill()
+        assert output.splitlines()[1:] == ["0 True True"]
+
+    def test_workers_die_with_a_parent_that_is_killed_even_in_the_middle_of_an_answer(self) -> None:
+        with run_script(f"pool.verify([('3', '{TOWER}'), ('4', '{TOWER}')])") as parent:
+            assert parent.stdout is not None
+            pids = [int(pid) for pid in parent.stdout.readline().split()]
+            time.sleep(0.3)  # both are in the tower now: neither reads its standard input
+            parent.kill()
+        wait_until(lambda: not any(alive(pid) for pid in pids))
+        assert len(pids) == 2
+
+
+def run_script(*lines: str) -> subprocess.Popen[str]:
+    """A Python process with a pool of two workers that are up; it prints their pids, then runs these lines."""
+    script = (
+        "import os, sys",
+        "from rewards.pool import VerificationPool",
+        "pool = VerificationPool(workers=2, timeout_s=60)",
+        f"pool.verify({PAIRS})",
+        "worker_pids = lambda: [worker.process.pid for worker in pool._workers]",
+        "pids = worker_pids()",
+        "print(*pids, flush=True)",
+        *lines,
+    )
+    root = Path(__file__).parent.parent
+    return subprocess.Popen([sys.executable, "-c", "\n".join(script)], stdout=subprocess.PIPE, text=True, cwd=root)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rsplit(")", 1)[1].split()[0] != "Z"  # gone but not reaped: a zombie
