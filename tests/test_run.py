@@ -82,6 +82,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return build
 
 
+COURSE = {"loss", "grad_norm", "entropy", "reward/total/mean", "rollout/length_mean", "eval/heldout/length_mean"}
+
+
 def steps(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     records = read_jsonl(folder / "metrics.jsonl")
     assert len({(r["stage"], r["step"]) for r in records}) == len(records), "a step was logged twice"
@@ -97,11 +100,8 @@ def assert_same_course(left: Path, right: Path, *, tolerance: float) -> None:
     one, other = steps(left), steps(right)
     assert one.keys() == other.keys()
     for place, record in one.items():
-        for name in ("loss", "grad_norm", "reward/total/mean", "rollout/length_mean", "eval/heldout/length_mean"):
-            assert record.get(name) == pytest.approx(other[place].get(name), abs=tolerance, rel=tolerance), (
-                place,
-                name,
-            )
+        for name in COURSE & record.keys():
+            assert record[name] == pytest.approx(other[place][name], abs=tolerance, rel=tolerance), (place, name)
     assert seen(left) == seen(right)
 
 

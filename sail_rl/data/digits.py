@@ -68,6 +68,10 @@ QUESTIONS: dict[str, Callable[[list[int], random.Random], Task]] = {
 }
 
 
+# Sums are learned last, so there are more of them.
+SHARES = {"sum": 0.4, "maximum": 0.15, "count": 0.3, "comparison": 0.15}
+
+
 def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
     """A 2x2 grid of four 8x8 scans (grey levels 0-16), black on white, as a 56x56 RGB image."""
     page = PILImage.new("L", (2 * CELL, 2 * CELL))
@@ -84,7 +88,7 @@ def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[s
     for index in range(count):
         chosen = rng.sample(scans, 4)
         digits = [int(bundle.target[scan]) for scan in chosen]
-        source = rng.choice(list(QUESTIONS))
+        (source,) = rng.choices(list(SHARES), weights=list(SHARES.values()))
         question, thought, answer = QUESTIONS[source](digits, rng)
         response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{answer}}}"
         yield {

@@ -18,7 +18,7 @@ from .packed_attention import PACKED_ATTENTION
 from .token_scores import token_scores
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: ZeRO-3 looks for tensors in an output's __dict__
 class TokenScores:
     """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
 
