@@ -41,6 +41,7 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
     if local:
         # wandb's service process otherwise looks up the host of its error reports when it starts.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it advertises itself, because vLLM imports openai
     settings = wandb.Settings(
         silent=local,
         console="off",
