@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from sail_rl.seeding import derive_seed
 
 CELL = 28  # pixels a digit
-HELD_OUT_SHARE = 0.25  # of the scans
+HELD_OUT_SHARE = 0.15  # of the scans
 FEATURES = Features(
     {
         "id": Value("string"),
