@@ -17,6 +17,7 @@ from sail_rl.data.digits import QUESTIONS, build_digits, split_scans
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
 from sail_rl.data.packing import IGNORE, assign_rows, collate, pack
+from sail_rl.imports import resolve
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -58,6 +59,12 @@ class TestDigits:
         limit = int(question.rstrip("?").split()[-1])
         assert answer == sum(digit > limit for digit in [1, 9, 5, 8])
         assert thought.startswith(f"Greater than {limit}")
+
+    def test_the_reading_reward_by_hand(self) -> None:
+        reading = resolve("recipes/digits_rewards.py:reading")
+        thoughts = ["The digits are 3 5 8 1. x", "The digits are 3 5 1 8. x", "The digits are 3 5 8", "Nothing"]
+        completions = [[{"role": "assistant", "content": f"<think>{thought}</think>"}] for thought in thoughts]
+        assert reading(completions=completions, digits=[[3, 5, 8, 1]] * 4) == [1.0, 0.5, 0.0, 0.0]
 
     def test_built_files_are_valid_and_the_same_every_time(self, tmp_path: Path) -> None:
         first = build_digits(tmp_path / "a", seed=3, sft_rows=4, rl_rows=4, heldout_rows=4)

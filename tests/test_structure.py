@@ -73,6 +73,6 @@ def test_a_file_says_first_what_lives_there_and_stays_short(path: Path) -> None:
 
 def test_the_readme_tree_names_every_file() -> None:
     readme = Path("README.md").read_text()
-    for path in [*SOURCES, *Path("recipes").glob("*.yaml"), *Path("tests").glob("*.py")]:
+    for path in [*SOURCES, *Path("recipes").glob("*.*"), *Path("tests").glob("*.py")]:
         if path.name != "__init__.py":
             assert path.name in readme, f"README's tree lacks {path}"

@@ -21,6 +21,7 @@ from sail_rl.seeding import derive_seed
 
 CELL = 28  # pixels a digit
 HELD_OUT_SHARE = 0.15  # of the scans
+LARGEST_ADDEND = 4  # sums are of small digits: a tiny model learns 25 of them in a minute, and 100 not
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -28,6 +29,7 @@ FEATURES = Features(
         "prompt": List({"role": Value("string"), "content": Value("string")}),
         "completion": List({"role": Value("string"), "content": Value("string")}),
         "answer": Value("string"),
+        "digits": List(Value("int64")),
         "source": Value("string"),
     }
 )
@@ -68,10 +70,6 @@ QUESTIONS: dict[str, Callable[[list[int], random.Random], Task]] = {
 }
 
 
-# Sums are learned last, so there are more of them.
-SHARES = {"sum": 0.4, "maximum": 0.15, "count": 0.3, "comparison": 0.15}
-
-
 def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
     """A 2x2 grid of four 8x8 scans (grey levels 0-16), black on white, as a 56x56 RGB image."""
     page = PILImage.new("L", (2 * CELL, 2 * CELL))
@@ -85,10 +83,11 @@ def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[s
     """`count` rows that draw their digits from the scans with these indices."""
     bundle = load_digits()
     rng = random.Random(derive_seed(seed, "digits", name))
+    small = [scan for scan in scans if bundle.target[scan] <= LARGEST_ADDEND]
     for index in range(count):
-        chosen = rng.sample(scans, 4)
+        source = rng.choice(list(QUESTIONS))
+        chosen = rng.sample(small if source == "sum" else scans, 4)
         digits = [int(bundle.target[scan]) for scan in chosen]
-        (source,) = rng.choices(list(SHARES), weights=list(SHARES.values()))
         question, thought, answer = QUESTIONS[source](digits, rng)
         response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{answer}}}"
         yield {
@@ -97,6 +96,7 @@ def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[s
             "prompt": [{"role": "user", "content": question}],
             "completion": [{"role": "assistant", "content": response}],
             "answer": str(answer),
+            "digits": digits,
             "source": source,
         }
 
