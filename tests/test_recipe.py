@@ -10,7 +10,7 @@ import yaml
 
 from sail_rl.config import Recipe, RLStage
 from sail_rl.imports import resolve
-from sail_rl.pipeline.prepare import check_code, make_plan, make_terms
+from sail_rl.pipeline.prepare import build_data, check_code, make_plan, make_terms
 from sail_rl.recipe import dump_recipe, load_recipe
 
 RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
@@ -75,7 +75,11 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
             r"prompts_per_step 6 / \(1 ranks x 4 mini_batches\) = 1.5 prompts; make prompts_per_step a multiple of 4",
         ),
         (["stages.rlvr.mini_batches=4", "stages.rlvr.steps=90"], 1, "steps 90 / 4 mini_batches is not whole"),
-        (["stages.rlvr.mini_batches=2", "stages.rlvr.save_every=5"], 1, "save_every 5 / 2 mini_batches is not whole"),
+        (
+            ["stages.rlvr.mini_batches=2", "stages.rlvr.steps=80", "stages.rlvr.save_every=5"],
+            1,
+            "save_every 5 / 2 mini_batches is not whole",
+        ),
     ],
 )
 def test_batches_that_don_t_come_out_even_show_the_algebra(overrides: list[str], world_size: int, message: str) -> None:
@@ -84,7 +88,8 @@ def test_batches_that_don_t_come_out_even_show_the_algebra(overrides: list[str],
 
 
 def test_the_batch_algebra_of_the_report_is_spelled_out() -> None:
-    overrides = ["stages.rlvr.prompts_per_step=256", "stages.rlvr.mini_batches=4", "stages.rlvr.save_every=20"]
+    overrides = ["stages.rlvr.prompts_per_step=256", "stages.rlvr.mini_batches=4"]
+    overrides += ["stages.rlvr.save_every=20", "stages.rlvr.steps=80"]
     stage = load_recipe(QUICKSTART, overrides).stages[1]
     assert isinstance(stage, RLStage)
     assert stage.check_algebra(world_size=8) == (
@@ -149,3 +154,22 @@ def test_a_stage_that_names_no_dataset_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ValueError, match=r"rlvr.data is 'rl', but data.files has heldout, sft"):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def build(folder, seed, word):\n"
+        "    folder.mkdir(parents=True, exist_ok=True)\n"
+        "    path = folder / 'rows.jsonl'\n"
+        "    path.write_text('{\"prompt\": \"' + word + '\"}')\n"
+        "    return {'everything': path}\n"
+    )
+
+    def build(word: str) -> str:
+        overrides = [
+            f"data={{builder: '{tmp_path}/mine.py:build', kwargs: {{word: {word}}}}}",
+            f"output_dir={tmp_path}",
+        ]
+        return build_data(load_recipe(QUICKSTART, overrides))["everything"].read_text()
+
+    assert [build("one"), build("one"), build("two")] == [f'{{"prompt": "{word}"}}' for word in ("one", "one", "two")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
 from sail_rl.contracts import RewardTerm, Scorer
 from sail_rl.data.dataset import Rows
+from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
@@ -50,16 +52,25 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
 
 
 def build_data(recipe: Recipe) -> dict[str, Path]:
-    """Paths of the datasets by name, built first if the recipe has a builder and they aren't there."""
+    """Paths of the datasets by name; a builder runs unless what it makes of these very arguments is there."""
     if not recipe.data.builder:
         return recipe.data.files
     folder = recipe.output_dir / "data"
-    built = {path.stem: path for path in folder.glob("*.parquet")}
-    if (folder / "COMPLETE").exists():
-        return built
+    manifest = folder / "manifest.json"
+    made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
+    if manifest.exists():
+        written = json.loads(manifest.read_text())
+        if written["made_from"] == made_from:
+            return {name: Path(path) for name, path in written["paths"].items()}
     logger.info("building the datasets in %s", folder)
     paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
-    (folder / "COMPLETE").touch()
+    if not isinstance(paths, dict) or not all(Path(path).is_file() for path in paths.values()):
+        raise ValueError(
+            f"data.builder {recipe.data.builder} must return a dict of name: path of a file it has written"
+        )
+    write_whole(
+        manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
+    )
     return paths
 
 

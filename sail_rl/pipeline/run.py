@@ -18,6 +18,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.data.encoding import Encoder
+from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.recipe import dump_recipe
 from sail_rl.reporting.jsonl import append_jsonl
@@ -29,7 +30,7 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
 from .evaluate import Evaluator
-from .prepare import Plan, build_base, engine_options, make_plan, make_scorer
+from .prepare import Plan, build_base, check_code, engine_options, make_plan, make_scorer
 from .stage import Stage, StageResult
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
             holds another recipe's run.
     """
     if rank() == 0:
+        check_code(recipe, world_size=world_size())  # before a folder is touched
         _claim_folder(recipe, fresh=fresh)
         make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
     join_process_group()
@@ -74,7 +76,7 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
         results = _run_stages(plan)
         summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
     if rank() == 0:
-        summary_path.write_text(json.dumps(summary, indent=2) + "\n")
+        write_whole(summary_path, json.dumps(summary, indent=2) + "\n")
         write_report(recipe.output_dir)
     return summary
 
@@ -90,24 +92,27 @@ def _run_stages(plan: Plan) -> list[StageResult]:
     evaluator = _evaluator(plan, engine, parent)
     records = _Records(plan) if rank() == 0 else None
     results = []
-    for number, config in enumerate(recipe.stages):
-        folder = recipe.output_dir / "stages" / config.name
-        if (folder / "result.json").exists():
-            results.append(StageResult(**json.loads((folder / "result.json").read_text())))
-        else:
-            if records:
-                records.begin(number, folder)
-            distributed.barrier()
-            stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, config, number))
-            results.append(stage.run())
-            if records:
-                records.end()
-        parent = folder / "model"
-    evaluator.scorer.close()
-    engine.close()
-    if records:
-        records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in results})
-        records.logger.finish()
+    try:
+        for number, config in enumerate(recipe.stages):
+            folder = recipe.output_dir / "stages" / config.name
+            if (folder / "result.json").exists():
+                results.append(StageResult(**json.loads((folder / "result.json").read_text())))
+            else:
+                if records:
+                    records.begin(number, folder)
+                distributed.barrier()
+                stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, config, number))
+                results.append(stage.run())
+                if records:
+                    records.end()
+            parent = folder / "model"
+        if records:
+            records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in results})
+    finally:
+        evaluator.scorer.close()
+        engine.close()
+        if records:
+            records.logger.finish()
     return results
 
 
@@ -189,14 +194,18 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
 def _claim_folder(recipe: Recipe, *, fresh: bool) -> None:
     """Make the output folder this recipe's, or refuse."""
     folder, resolved = recipe.output_dir, dump_recipe(recipe)
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     written = folder / "recipe.yaml"
+    if fresh and folder.exists():
+        if not written.exists() and any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if written.exists() and written.read_text() != resolved:
         raise ValueError(
             f"{folder} holds a run of another recipe (see {written}); give output_dir=…, or --fresh to delete that run"
         )
-    written.write_text(resolved)
+    write_whole(written, resolved)
     versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
-    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+    write_whole(folder / "versions.json", json.dumps(versions, indent=2) + "\n")

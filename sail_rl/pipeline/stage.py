@@ -18,6 +18,7 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.contracts import RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
+from sail_rl.files import write_whole
 from sail_rl.maths.losses import ClippedPolicyLoss, LossFunction, cross_entropy
 from sail_rl.models.tiny import load_model
 from sail_rl.trainer import checkpoints
@@ -96,7 +97,7 @@ class Stage:
             self.config.name, self.progress.seconds / 60, self.progress.heldout_accuracy_before, accuracy
         )
         if rank() == 0:
-            (self.folder / "result.json").write_text(json.dumps(asdict(result), indent=2))
+            write_whole(self.folder / "result.json", json.dumps(asdict(result), indent=2))
         return result
 
     @property

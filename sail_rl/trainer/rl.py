@@ -86,7 +86,8 @@ class RolloutBatches:
             self.encoder.rollout_sample(prompt, rollout, advantage=advantage)
             for prompt, rollout, advantage in zip(repeated, rollouts, advantages, strict=True)
         ]
-        trainer.check_logprobs(samples[: self.probe_rollouts], limit=self.max_logprob_diff)
+        stride = max(1, len(samples) // self.probe_rollouts)
+        trainer.check_logprobs(samples[::stride][: self.probe_rollouts], limit=self.max_logprob_diff)
         self._report(trainer, repeated, rollouts, scores, rewards, advantages)
         return samples
 

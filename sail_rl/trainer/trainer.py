@@ -103,6 +103,11 @@ class Trainer(transformers.Trainer):
                     loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
                     _add(sums, "moe/aux_loss", share * scores.aux_loss.detach())
                     _add(sums, "moe/load", share * scores.expert_load)
+                if not torch.isfinite(loss):  # before it reaches the weights
+                    raise FloatingPointError(
+                        f"step {self.state.global_step + 1}, row {index}: the loss is {loss.item()}; the newest "
+                        "checkpoint is intact. Look at the samples and the learning rate"
+                    )
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
         self.record(self._reduced(sums))
@@ -158,7 +163,7 @@ class Trainer(transformers.Trainer):
                 f"step {self.state.global_step}: log-probs of the rollout engine and of the trainer differ by up to "
                 f"{worst:.3g} nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are "
                 "not the trainer's. Raise max_logprob_diff only if the dtype explains the difference (bfloat16: about "
-                "0.05 for a dense model)."
+                "0.05 for a dense model, more for single tokens of an MoE)."
             )
 
     def record(self, metrics: dict[str, float]) -> None:
