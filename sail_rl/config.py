@@ -75,13 +75,15 @@ class RewardConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """Greedy evaluation on a held-out dataset, before and after each stage and every `every` steps of it."""
+    """Evaluation on a held-out dataset, before and after each stage and every `every` steps of it."""
 
     data: str
     rewards: dict[str, RewardConfig]
     """The reward named `accuracy` gives the held-out accuracy of the summary."""
     scorer: str = DEFAULT_SCORER
     max_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 0.0
+    """0: greedy. Above: pass@1 of one seeded sample for each prompt."""
     every: PositiveInt = 20
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sail_rl.maths.advantages import group_advantages, zero_variance_share
+from sail_rl.maths.advantages import group_advantages, informative_groups
 from sail_rl.maths.losses import ClippedPolicyLoss, cross_entropy
 
 
@@ -30,8 +30,9 @@ def test_a_group_of_one_is_refused() -> None:
         group_advantages(torch.tensor([[1.0]]))
 
 
-def test_share_of_groups_without_signal() -> None:
-    assert zero_variance_share(torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]])) == 0.75
+def test_groups_with_equal_rewards_carry_no_signal() -> None:
+    rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]])
+    assert informative_groups(rewards).tolist() == [False, True, False, False]
 
 
 def test_cross_entropy_is_the_negative_logprob() -> None:

@@ -79,8 +79,8 @@ def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
     return page.convert("RGB")
 
 
-def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[str, Any]]:
-    """`count` rows that draw their digits from the scans with these indices."""
+def _rows(name: str, count: int, scans: list[int], seed: int, careless: float) -> Iterator[dict[str, Any]]:
+    """`count` rows that draw their digits from the scans with these indices; `careless`: share of wrong boxes."""
     bundle = load_digits()
     rng = random.Random(derive_seed(seed, "digits", name))
     small = [scan for scan in scans if bundle.target[scan] <= LARGEST_ADDEND]
@@ -89,7 +89,8 @@ def _rows(name: str, count: int, scans: list[int], seed: int) -> Iterator[dict[s
         chosen = rng.sample(small if source == "sum" else scans, 4)
         digits = [int(bundle.target[scan]) for scan in chosen]
         question, thought, answer = QUESTIONS[source](digits, rng)
-        response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{answer}}}"
+        written = answer + rng.choice((1, 2)) if rng.random() < careless else answer
+        response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{written}}}"
         yield {
             "id": f"{name}/{index:06d}",
             "images": [_compose([bundle.images[scan] for scan in chosen])],
@@ -110,16 +111,30 @@ def split_scans(seed: int) -> tuple[list[int], list[int]]:
 
 
 def build_digits(
-    output_dir: Path, *, seed: int, sft_rows: int = 7200, rl_rows: int = 3200, heldout_rows: int = 300
+    output_dir: Path,
+    *,
+    seed: int,
+    sft_rows: int = 7200,
+    rl_rows: int = 3200,
+    heldout_rows: int = 300,
+    careless: float = 0.0,
 ) -> dict[str, Path]:
-    """Write `sft.parquet`, `rl.parquet` and `heldout.parquet` to `output_dir`; returns their paths by name."""
+    """Write `sft.parquet`, `rl.parquet` and `heldout.parquet` to `output_dir`; returns their paths by name.
+
+    `careless` is the share of SFT demonstrations whose thought is right but whose final answer slips by one or two, as
+    in generated chains of thought that nobody has verified. The `answer` column is always right.
+    """
     train, held_out = split_scans(seed)
-    counts = {"sft": (sft_rows, train), "rl": (rl_rows, train), "heldout": (heldout_rows, held_out)}
+    sources = {
+        "sft": (sft_rows, train, careless),
+        "rl": (rl_rows, train, 0.0),
+        "heldout": (heldout_rows, held_out, 0.0),
+    }
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for name, (count, scans) in counts.items():
+    for name, (count, scans, slips) in sources.items():
         paths[name] = output_dir / f"{name}.parquet"
-        rows = Dataset.from_list(list(_rows(name, count, scans, seed)), features=FEATURES)
+        rows = Dataset.from_list(list(_rows(name, count, scans, seed, slips)), features=FEATURES)
         partial = paths[name].with_suffix(".partial")
         rows.to_parquet(partial)
         partial.rename(paths[name])  # a file under its own name is complete

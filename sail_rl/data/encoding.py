@@ -34,6 +34,11 @@ class Sample:
         """Number of scored tokens."""
         return len(self.input_ids) - self.prompt_length
 
+    def unlabelled(self) -> Sample:
+        """The prompt alone, with nothing to score."""
+        fields = {name: values[:0] for name, values in self.token_fields.items()}
+        return Sample(self.input_ids[: self.prompt_length], self.prompt_length, self.pixel_values, fields)
+
 
 class Encoder:
     """Renders messages and builds `Sample`s with one processor.

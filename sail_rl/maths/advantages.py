@@ -26,6 +26,6 @@ def group_advantages(rewards_PG: torch.Tensor) -> torch.Tensor:  # noqa: N803
     return centred / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
 
 
-def zero_variance_share(rewards_PG: torch.Tensor) -> float:  # noqa: N803
-    """Share of the groups whose rewards are all equal: they carry no signal."""
-    return (rewards_PG == rewards_PG[:, :1]).all(dim=1).float().mean().item()
+def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:  # noqa: N803
+    """Which groups [P] have rewards that differ; the others carry no signal (DAPO, arXiv 2503.14476, section 3.2)."""
+    return (rewards_PG != rewards_PG[:, :1]).any(dim=1)

@@ -1,4 +1,4 @@
-"""Greedy evaluation of the current weights on held-out prompts, through the same engine and rewards as training."""
+"""Evaluation of the current weights on held-out prompts, through the same engine and rewards as training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sail_rl.trainer.distributed import gather_objects
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Scores one greedy completion for each of this rank's `prompts`; every rank must call it.
+    """Scores one completion for each of this rank's `prompts`; every rank must call it.
 
     Returns `eval/NAME/REWARD` for each reward (the mean over all ranks' prompts) and `eval/NAME/length_mean` (tokens).
     """
@@ -23,10 +23,12 @@ class Evaluator:
     scorer: Scorer
     prompts: Sequence[Prompt]
     max_tokens: int
+    temperature: float
 
     def __call__(self) -> dict[str, float]:
         """Generate and score; the engine must hold the weights to be judged."""
-        groups = self.engine.generate(self.prompts, Sampling(temperature=0.0, max_tokens=self.max_tokens))
+        sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+        groups = self.engine.generate(self.prompts, sampling)
         rollouts = [rollout for group in groups for rollout in group]
         scores = self.scorer(self.prompts, rollouts)
         own = [

@@ -188,7 +188,7 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
     prompts = [encoder.prompt(row) for row in plan.datasets[config.data]][rank() :: world_size()]
     scorer = make_scorer(config.scorer, config.rewards)
-    return Evaluator(config.data, engine, scorer, prompts, config.max_tokens)
+    return Evaluator(config.data, engine, scorer, prompts, config.max_tokens, config.temperature)
 
 
 def _claim_folder(recipe: Recipe, *, fresh: bool) -> None:

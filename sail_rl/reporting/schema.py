@@ -20,7 +20,7 @@ class Metric:
 
 METRICS = (
     Metric(
-        "eval/{set}/accuracy", "share", "held-out answers that are right (greedy; step 0: before training)", "accuracy"
+        "eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"
     ),
     Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
     Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),

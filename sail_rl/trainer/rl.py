@@ -12,7 +12,7 @@ import torch
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
-from sail_rl.maths.advantages import group_advantages, zero_variance_share
+from sail_rl.maths.advantages import group_advantages, informative_groups
 from sail_rl.seeding import derive_seed
 
 from .distributed import gather_objects
@@ -64,13 +64,18 @@ class RolloutBatches:
         """Yield the mini-batches of each batch of rollouts; `start_step` begins a batch of rollouts."""
         assert start_step % self.mini_batches == 0, "checkpoints are taken between batches of rollouts"
         for number in count(start_step // self.mini_batches):
-            samples = self.collect(trainer, number)
-            size = len(samples) // self.mini_batches
-            for start in range(0, len(samples), size):
-                yield samples[start : start + size]
+            groups, unlabelled = self.collect(trainer, number)
+            size = len(groups) // self.mini_batches
+            for start in range(0, len(groups), size):
+                yield [sample for group in groups[start : start + size] for sample in group] or [unlabelled]
 
-    def collect(self, trainer: Trainer, number: int) -> list[Sample]:
-        """Sample and score batch number `number`; returns one sample a rollout, groups in order."""
+    def collect(self, trainer: Trainer, number: int) -> tuple[list[list[Sample]], Sample]:
+        """Sample and score batch number `number`.
+
+        Returns the samples of each group, none where all rewards are equal: such a group has no gradient, so it is
+        neither computed nor counted in the loss's denominator. And one sample with nothing to score, to stand in for a
+        mini-batch that has none: this rank must take part in the step all the same.
+        """
         prompts = [self.encoder.prompt(row) for row in self.stream.batch(number)]
         trainer.push_weights(self.engine)
         with trainer.stopwatch.measure("time/generate"):
@@ -88,8 +93,11 @@ class RolloutBatches:
         ]
         stride = max(1, len(samples) // self.probe_rollouts)
         trainer.check_logprobs(samples[::stride][: self.probe_rollouts], limit=self.max_logprob_diff)
-        self._report(trainer, repeated, rollouts, scores, rewards, advantages)
-        return samples
+        informative = informative_groups(rewards).tolist()
+        self._report(trainer, repeated, rollouts, scores, advantages, informative)
+        size = self.sampling.samples_per_prompt
+        kept = [samples[size * p : size * (p + 1)] if useful else [] for p, useful in enumerate(informative)]
+        return kept, samples[0].unlabelled()
 
     def _report(
         self,
@@ -97,11 +105,11 @@ class RolloutBatches:
         prompts: list[Prompt],
         rollouts: list[Rollout],
         scores: Scores,
-        rewards: torch.Tensor,
         advantages: list[float],
+        informative: list[bool],
     ) -> None:
         """Log the metrics of all ranks' rollouts and show this rank's to the observer."""
         records = gather_objects(rollout_records(prompts, rollouts, scores, advantages))
-        variance = gather_objects([zero_variance_share(rewards)])
-        trainer.record(rollout_metrics(records) | {"groups/zero_variance": sum(variance) / len(variance)})
+        useful = gather_objects(informative)
+        trainer.record(rollout_metrics(records) | {"groups/zero_variance": 1 - sum(useful) / len(useful)})
         self.observer(trainer.state.global_step + 1, prompts, rollouts, scores)

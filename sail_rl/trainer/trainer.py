@@ -125,7 +125,8 @@ class Trainer(transformers.Trainer):
         counts = torch.tensor([[len(rows), labelled, positions]], device=self.args.device)
         counts = self.accelerator.gather(counts)
         rows += [rows[0].fully_masked()] * (int(counts[:, 0].max()) - len(rows))
-        return rows, int(counts[:, 1].sum()), int(counts[:, 2].sum())
+        # Without any labelled token (no group has a signal) the loss and its gradient are 0.
+        return rows, max(1, int(counts[:, 1].sum())), int(counts[:, 2].sum())
 
     def _reduced(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         """Sum metrics over the ranks and name the parts of those that are tables."""
