@@ -19,9 +19,7 @@ class Metric:
 
 
 METRICS = (
-    Metric(
-        "eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"
-    ),
+    Metric("eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"),
     Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
     Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),
     Metric("reward/total/mean", "reward", "mean of the total that is trained on", "reward"),
