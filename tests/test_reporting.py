@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy
 import pytest
+import wandb
 from PIL import Image
+from wandb.sdk.lib.service import service_port_file
 
 from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.reporting.jsonl import append_jsonl, keep_records, read_jsonl
@@ -196,6 +198,25 @@ def test_a_resumed_run_goes_on_as_the_same_wandb_run(tmp_path: Path, capfd: pyte
         assert log.wandb_run.id == (tmp_path / "wandb_run_id").read_text().strip()
     assert len(list(tmp_path.glob(f"wandb/offline-run-*/run-{log.wandb_run.id}.wandb"))) >= 1
     assert capfd.readouterr() == ("", ""), "offline runs are quiet"
+
+
+def test_a_service_of_wandb_that_starts_badly_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    poll, calls = service_port_file._poll_once, []
+
+    def read_too_early(file: Path) -> object:
+        calls.append(file)
+        if len(calls) == 1:  # the service has made the file, and not written it yet
+            file.write_text("")
+        return poll(file)
+
+    monkeypatch.setattr(service_port_file, "_poll_once", read_too_early)
+    wandb.teardown()
+    log = run_logger(tmp_path, mode="offline")
+    log.finish()
+    assert "IndexError" in caplog.text
+    assert len(calls) > 1
 
 
 def test_traces_go_to_wandb_as_a_table_with_at_most_so_many_rows(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import wandb
+from tenacity import before_sleep_log, retry, retry_if_not_exception_type, stop_after_attempt, wait_fixed
+from wandb.errors import CommError, UsageError
 
 logger = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled")
@@ -49,7 +51,7 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
         x_disable_stats=local,
         x_disable_machine_info=local,  # asks the metadata services of clouds
     )
-    run = wandb.init(
+    run = _init(
         project=project,
         name=name,
         config=config,
@@ -63,6 +65,18 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
     run.define_metric("global_step", hidden=True)
     run.define_metric("*", step_metric="global_step")
     return run
+
+
+# wandb 0.31 reads its service's port file while the service writes it: now and then an IndexError ends wandb.init.
+@retry(
+    retry=retry_if_not_exception_type((UsageError, CommError)),
+    stop=stop_after_attempt(3),
+    wait=wait_fixed(1),
+    before_sleep=before_sleep_log(logger, logging.WARNING),
+    reraise=True,
+)
+def _init(**options: Any) -> wandb.Run:
+    return wandb.init(**options)
 
 
 def _netrc_has_wandb() -> bool:
