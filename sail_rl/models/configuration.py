@@ -18,6 +18,9 @@ class SailVLConfig(PreTrainedConfig):
         text_config: a `Qwen3Config`, a `Qwen3MoeConfig` or a dict with `model_type` "qwen3" or "qwen3_moe".
         image_token_id: the id of the token that stands for one visual token.
         downsample_ratio: side ratio of the pixel shuffle; 0.5 turns 2x2 patches into one visual token.
+        ps_version: order of the visual tokens after the pixel shuffle: "v2" row by row, "v1" column by column.
+        select_layer: which hidden state of the vision encoder feeds the adapter: -1 is the last one, after the final
+            norm; -2 is the input of the last block, and so on, without that norm.
         projector_hidden_act: activation between the adapter's two linear layers.
     """
 
@@ -30,6 +33,8 @@ class SailVLConfig(PreTrainedConfig):
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         image_token_id: int = 151667,
         downsample_ratio: float = 0.5,
+        ps_version: str = "v2",
+        select_layer: int = -1,
         projector_hidden_act: str = "gelu",
         **kwargs: Any,
     ) -> None:
@@ -39,6 +44,10 @@ class SailVLConfig(PreTrainedConfig):
         self.text_config: Any = _language_model(text_config)
         self.image_token_id = image_token_id
         self.downsample_ratio = downsample_ratio
+        if ps_version not in ("v1", "v2"):
+            raise ValueError(f"ps_version is {ps_version!r}; give 'v1' or 'v2'")
+        self.ps_version = ps_version
+        self.select_layer = select_layer
         self.projector_hidden_act = projector_hidden_act
         # One home for tying: the language model's own setting.
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
