@@ -1,4 +1,4 @@
-"""Advantages and losses, by hand-computed numbers."""
+"""Advantages, aggregation and small estimators, by hand-computed and published numbers."""
 
 from __future__ import annotations
 
@@ -7,27 +7,63 @@ import math
 import pytest
 import torch
 
-from sail_rl.maths.advantages import group_advantages, informative_groups
-from sail_rl.maths.losses import ClippedPolicyLoss, cross_entropy
+from sail_rl.maths.advantages import (
+    ADVANTAGES,
+    batch_normalised_advantages,
+    batch_normalised_group_advantages,
+    centred_advantages,
+    generalised_advantages,
+    group_advantages,
+    informative_groups,
+    leave_one_out_advantages,
+)
+from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.importance import ImportanceCorrection, effective_sample_share
+from sail_rl.maths.kl import kl_estimate
+from sail_rl.maths.segments import segment_means, segment_sums
+
+REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
 
 
 def test_group_advantages_by_hand() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
     # mean 0.5, sample deviation sqrt(4 * 0.25 / 3) = 0.57735; +-0.5 / (0.57735 + 0.0001)
     expected = 0.5 / (math.sqrt(1 / 3) + 1e-4)
-    assert group_advantages(rewards)[0].tolist() == pytest.approx([expected, -expected, -expected, expected])
-    assert group_advantages(rewards)[1].tolist() == [0, 0, 0, 0]
+    assert group_advantages(REWARDS)[0].tolist() == pytest.approx([expected, -expected, -expected, expected])
+    assert group_advantages(REWARDS)[1].tolist() == [0, 0, 0, 0]
 
 
-def test_advantages_don_t_depend_on_the_other_groups_or_on_a_constant() -> None:
+def test_dr_grpo_only_subtracts_the_mean() -> None:
+    assert centred_advantages(REWARDS).tolist() == [[0.5, -0.5, -0.5, 0.5], [0, 0, 0, 0]]
+
+
+def test_rloo_subtracts_the_mean_of_the_others() -> None:
+    rewards = torch.tensor([[3.0, 0.0, 0.0]])
+    assert leave_one_out_advantages(rewards).tolist() == [[3.0, -1.5, -1.5]]
+
+
+def test_reinforce_plus_plus_normalises_over_the_whole_batch() -> None:
+    # All eight: mean 0.5, sample deviation sqrt(4 * 0.25 / 7)
+    expected = 0.5 / (math.sqrt(1 / 7) + 1e-4)
+    for estimate in (batch_normalised_advantages, batch_normalised_group_advantages):
+        assert estimate(REWARDS)[0].tolist() == pytest.approx([expected, -expected, -expected, expected])
+        assert estimate(REWARDS)[1].tolist() == pytest.approx([0, 0, 0, 0])
+    easy = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    assert (batch_normalised_advantages(easy)[0] > 0).all(), "no group baseline: an easy question is good news"
+    assert (batch_normalised_group_advantages(easy) == 0).all()
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
+def test_group_estimates_don_t_depend_on_the_other_groups_or_on_a_constant(name: str) -> None:
     rewards = torch.tensor([[1.0, 0.2, 0.7], [0.0, 0.9, 0.1]])
-    torch.testing.assert_close(group_advantages(rewards)[:1], group_advantages(rewards[:1]))
-    torch.testing.assert_close(group_advantages(rewards + 3), group_advantages(rewards))
+    estimate = ADVANTAGES[name]
+    torch.testing.assert_close(estimate(rewards)[:1], estimate(rewards[:1]))
+    torch.testing.assert_close(estimate(rewards + 3), estimate(rewards))
 
 
-def test_a_group_of_one_is_refused() -> None:
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+def test_a_group_of_one_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="samples_per_prompt of 2 or more"):
-        group_advantages(torch.tensor([[1.0]]))
+        ADVANTAGES[name](torch.tensor([[1.0]]))
 
 
 def test_groups_with_equal_rewards_carry_no_signal() -> None:
@@ -35,36 +71,109 @@ def test_groups_with_equal_rewards_carry_no_signal() -> None:
     assert informative_groups(rewards).tolist() == [False, True, False, False]
 
 
-def test_cross_entropy_is_the_negative_logprob() -> None:
-    assert cross_entropy(torch.tensor([-0.5, -2.0]), {}).values.tolist() == [0.5, 2.0]
+# Generalised advantage estimation
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "slope"),
+    ("lam", "expected"),
     [
-        (1.0, 2.0, -2.0, -2.0),  # on policy: plain policy gradient
-        (1.1, 1.0, -1.1, -1.1),  # inside the range
-        (1.5, 1.0, -1.28, 0.0),  # good and already much likelier: clipped high, no gradient
-        (1.5, -1.0, 1.5, 1.5),  # bad and likelier: never clipped
-        (0.5, -1.0, 0.8, 0.0),  # bad and already much less likely: clipped low
-        (0.5, 1.0, -0.5, -0.5),  # good and less likely: never clipped
+        # The expected values in the tests of DeepMind's rlax (truncated_generalized_advantage_estimation, gamma 0.99).
+        (1.0, [-1.45118, -4.4557, 2.5396, 0.5249, -0.49]),
+        (0.7, [-0.676979, -5.248167, 2.4846, 0.6704, -0.49]),
+        (0.4, [0.56731, -6.042, 2.3431, 0.815, -0.49]),
     ],
 )
-def test_clipped_policy_loss_by_hand(ratio: float, advantage: float, loss: float, slope: float) -> None:
-    logprob = torch.tensor([math.log(ratio)], requires_grad=True)
-    fields = {"advantages": torch.tensor([advantage]), "rollout_logprobs": torch.tensor([0.0])}
-    result = ClippedPolicyLoss(clip_low=0.20, clip_high=0.28)(logprob, fields)
-    assert result.values.item() == pytest.approx(loss)
-    result.values.sum().backward()
-    assert logprob.grad is not None
-    assert logprob.grad.item() == pytest.approx(slope)
+def test_gae_gives_the_numbers_of_a_public_implementation(lam: float, expected: list[float]) -> None:
+    values = torch.tensor([[1.0, 4.0, -3.0, -2.0, -1.0]])
+    # rlax goes on from a last value of -1; here an episode ends, so that value goes into the last reward.
+    rewards = torch.tensor([[0.0, 0.0, 1.0, 0.0, -0.5 + 0.99 * -1.0]])
+    advantages, returns = generalised_advantages(rewards, values, gamma=0.99, lam=lam)
+    torch.testing.assert_close(advantages, torch.tensor([expected]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(returns, advantages + values)
 
 
-def test_clip_metrics_count_tokens_whose_gradient_is_cut() -> None:
-    logprobs = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]).log()
-    fields = {"advantages": torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0]), "rollout_logprobs": torch.zeros(5)}
-    metrics = ClippedPolicyLoss()(logprobs, fields).metrics
-    assert metrics["ratio/clip_high_fraction"].tolist() == [1, 0, 0, 0, 0]
-    assert metrics["ratio/clip_low_fraction"].tolist() == [0, 0, 1, 0, 0]
-    assert metrics["ratio/mean"].tolist() == pytest.approx([1.5, 1.5, 0.5, 0.5, 1.0])
-    assert metrics["kl/rollout"][0].item() == pytest.approx(0.5 - math.log(1.5))
+def test_gae_equals_the_double_sum_of_the_paper_and_leaves_padding_alone() -> None:
+    torch.manual_seed(0)
+    lengths, gamma, lam = [7, 3, 1], 0.9, 0.8
+    rewards, values = torch.zeros(3, 7), torch.zeros(3, 7)
+    for row, length in enumerate(lengths):
+        rewards[row, :length], values[row, :length] = torch.randn(length), torch.randn(length)
+    advantages, returns = generalised_advantages(rewards, values, gamma=gamma, lam=lam)
+    for row, length in enumerate(lengths):
+        ends = [*values[row, :length].tolist(), 0.0]
+        deltas = [rewards[row, t].item() + gamma * ends[t + 1] - ends[t] for t in range(length)]
+        expected = [sum((gamma * lam) ** (u - t) * deltas[u] for u in range(t, length)) for t in range(length)]
+        assert advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-5)
+        assert advantages[row, length:].tolist() == [0] * (7 - length)
+        assert returns[row, length:].tolist() == [0] * (7 - length)
+
+
+def test_gae_with_lambda_and_gamma_one_is_the_final_reward_minus_the_value() -> None:
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.9]])
+    advantages, returns = generalised_advantages(rewards, values, gamma=1.0, lam=1.0)
+    assert advantages[0].tolist() == pytest.approx([0.8, 0.5, 0.1])
+    assert returns[0].tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+# Segments, aggregation, estimators
+
+
+def test_segment_sums_and_means_stand_at_each_token_of_their_sample() -> None:
+    values, segments = torch.tensor([1.0, 2.0, 3.0, 10.0]), torch.tensor([0, 0, 0, 2])
+    assert segment_sums(values, segments).tolist() == [6, 6, 6, 10]
+    assert segment_means(values, segments).tolist() == [2, 2, 2, 10]
+    assert segment_means(values[:0], segments[:0]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # two samples with token losses (1, 2, 3) and (10,); 5 is the fixed length
+        ("token_mean", 16 / 4),
+        ("sequence_mean", (2 + 10) / 2),
+        ("fixed_length", (6 / 5 + 10 / 5) / 2),
+    ],
+)
+def test_aggregations_by_hand(kind: str, expected: float) -> None:
+    aggregation = Aggregation(kind, length=5)  # type: ignore[arg-type]
+    losses = [[1.0, 2.0, 3.0], [10.0]]
+    total = sum(aggregation.token_weight(len(tokens)) * sum(tokens) for tokens in losses)
+    assert total / sum(aggregation.mass(len(tokens)) for tokens in losses) == pytest.approx(expected)
+
+
+def test_kl_estimates_by_hand() -> None:
+    policy, reference = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert kl_estimate(policy, reference, "k1").item() == pytest.approx(math.log(2))
+    assert kl_estimate(policy, reference, "k2").item() == pytest.approx(math.log(2) ** 2 / 2)
+    assert kl_estimate(policy, reference, "k3").item() == pytest.approx(0.5 - 1 + math.log(2))
+
+
+def test_kl_estimates_have_the_expectations_that_their_names_promise() -> None:
+    """Over all tokens of a small vocabulary: k1 and k3 have the KL as mean, k2's gradient is the KL's."""
+    torch.manual_seed(0)
+    logits, reference = torch.randn(6, requires_grad=True), torch.randn(6).log_softmax(-1)
+    logprobs = logits.log_softmax(-1)
+    policy = logprobs.exp()
+    exact = (policy * (logprobs - reference)).sum()
+    for kind in ("k1", "k3"):
+        assert (policy * kl_estimate(logprobs, reference, kind)).sum().item() == pytest.approx(exact.item(), rel=1e-5)
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    (actual,) = torch.autograd.grad((policy.detach() * kl_estimate(logprobs, reference, "k2")).sum(), logits)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_importance_weights_are_truncated_or_masked_by_token_or_sequence() -> None:
+    trainer, sampler = torch.tensor([3.0, 0.5, 1.0]).log(), torch.zeros(3)
+    segments = torch.tensor([0, 0, 1])
+    weights = ImportanceCorrection("truncate", "token", high=2.0)(trainer, sampler, segments)
+    assert weights.tolist() == pytest.approx([2.0, 0.5, 1.0])
+    weights = ImportanceCorrection("mask", "token", high=2.0, low=0.75)(trainer, sampler, segments)
+    assert weights.tolist() == pytest.approx([0.0, 0.0, 1.0])
+    weights = ImportanceCorrection("truncate", "sequence", high=2.0)(trainer, sampler, segments)
+    assert weights.tolist() == pytest.approx([1.5, 1.5, 1.0])
+
+
+def test_effective_sample_share_is_one_for_equal_weights_and_small_for_a_few_heavy_ones() -> None:
+    assert effective_sample_share(1.0, 1.0) == 1
+    weights = torch.tensor([4.0, 0.0, 0.0, 0.0])
+    assert effective_sample_share(weights.mean().item(), weights.square().mean().item()) == pytest.approx(1 / 4)

@@ -1,31 +1,88 @@
-"""Advantages from rewards [P, G]: P prompts, G samples each."""
+"""Advantages from rewards [P, G]: P prompts, G samples each, all ranks together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 EPSILON = 1e-4  # TRL's; keeps a group with tiny spread from exploding
 
 
-def group_advantages(rewards_PG: torch.Tensor) -> torch.Tensor:  # noqa: N803
-    """GRPO: (reward - group mean) / (group standard deviation + epsilon) (DeepSeekMath, arXiv 2402.03300, eq. 3).
+def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """GRPO: (reward - group mean) / (group standard deviation + epsilon) (DeepSeekMath, arXiv 2402.03300, section 4.1.2).
 
     The deviation is the sample's (divided by G - 1), as in TRL. A group whose rewards are all equal gets zeros.
+    """
+    return centred_advantages(rewards_PG) / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
+
+
+def centred_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """Dr. GRPO: reward - group mean, because the division favours easy and hard questions (arXiv 2503.20783, eq. 3)."""
+    return _groups(rewards_PG) - rewards_PG.mean(dim=1, keepdim=True)
+
+
+def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """RLOO: reward - mean of the *other* samples of the group (arXiv 2402.14740, eq. 6): unbiased, not scaled."""
+    size = rewards_PG.shape[1]
+    return centred_advantages(rewards_PG) * size / (size - 1)
+
+
+def batch_normalised_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """REINFORCE++: normalised over the whole batch, without a group baseline (arXiv 2501.03262, eq. 7)."""
+    return _normalised(rewards_PG)
+
+
+def batch_normalised_group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """REINFORCE++-baseline: group mean subtracted, then normalised over the whole batch (arXiv 2501.03262, section 3.2)."""
+    return _normalised(centred_advantages(rewards_PG))
+
+
+ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "grpo": group_advantages,
+    "dr_grpo": centred_advantages,
+    "rloo": leave_one_out_advantages,
+    "reinforce_pp": batch_normalised_advantages,
+    "reinforce_pp_baseline": batch_normalised_group_advantages,
+}
+"""Estimators by the name they have in recipes: rewards [P, G] → advantages [P, G], one value for a whole completion."""
+
+
+def informative_groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803
+    """Which groups [P] have rewards that differ; the others carry no signal (DAPO, arXiv 2503.14476, section 3.2)."""
+    return (rewards_PG != rewards_PG[:, :1]).any(dim=1)
+
+
+def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:  # noqa: N803
+    """GAE: A_t = Σ_k (γλ)^k δ_{t+k} with δ_t = r_t + γ V_{t+1} - V_t (arXiv 1506.02438, eq. 16); V after the end is 0.
 
     Args:
-        rewards_PG: [P, G], G at least 2.
+        rewards_BT: [B, T] reward of each token, right-padded with 0.
+        values_BT: [B, T] value estimates of the state before each token, right-padded with 0.
+        gamma: discount of rewards; `lam`: λ, 1 for Monte-Carlo returns, 0 for one-step differences.
 
     Returns:
-        Advantages [P, G].
+        Advantages [B, T] and returns [B, T] (advantage + value: what the critic learns), both 0 in the padding.
     """
+    advantages = torch.zeros_like(values_BT)
+    following = torch.zeros_like(values_BT[:, 0])  # advantage of the next token
+    next_values = torch.zeros_like(following)
+    for t in reversed(range(values_BT.shape[1])):
+        delta = rewards_BT[:, t] + gamma * next_values - values_BT[:, t]
+        following = delta + gamma * lam * following
+        advantages[:, t] = following
+        next_values = values_BT[:, t]
+    return advantages, advantages + values_BT
+
+
+def _groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803
     if rewards_PG.shape[1] < 2:
         raise ValueError(
             f"group of {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more"
         )
-    centred = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
-    return centred / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
+    return rewards_PG
 
 
-def informative_groups(rewards_PG: torch.Tensor) -> torch.Tensor:  # noqa: N803
-    """Which groups [P] have rewards that differ; the others carry no signal (DAPO, arXiv 2503.14476, section 3.2)."""
-    return (rewards_PG != rewards_PG[:, :1]).any(dim=1)
+def _normalised(values: Tensor) -> Tensor:
+    return (values - values.mean()) / (values.std() + EPSILON)

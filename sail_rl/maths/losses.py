@@ -1,60 +1,172 @@
 """Losses per labelled token. They return values [L] and per-token metrics [L]; the trainer owns the one denominator.
 
-Every loss takes the current log-probs [L] (differentiable) and the row's token fields, each [L].
+Every loss takes the model's scores of a packed row's labelled tokens and that row's token fields, each [L].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
+
+from .kl import KLKind, kl_estimate
+from .segments import segment_means
+
+
+class Scored(Protocol):
+    """What a loss reads of the model's output: `logprobs` and `entropies` [L] in nats, and a critic's `values` [L]."""
+
+    logprobs: Tensor
+    entropies: Tensor
+    values: Tensor | None
 
 
 @dataclass(slots=True)
 class TokenLoss:
     """`values` [L], differentiable; `metrics` by name, each [L], detached, averaged over all tokens of the step."""
 
-    values: torch.Tensor
-    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+    values: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class LossFunction(Protocol):
     """Scores the labelled tokens of one packed row."""
 
-    def __call__(self, logprobs: torch.Tensor, fields: Mapping[str, torch.Tensor]) -> TokenLoss: ...
+    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss: ...
 
 
-def cross_entropy(logprobs: torch.Tensor, fields: Mapping[str, torch.Tensor]) -> TokenLoss:
+def cross_entropy(scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
     """Next-token loss over thought and answer, -log P(T∘A | I) (SAIL-VL2 report, section 4.1); `fields` is not read."""
-    return TokenLoss(-logprobs)
+    return TokenLoss(-scores.logprobs)
+
+
+class Surrogate(Protocol):
+    """A policy objective per token: from log-ratios to the old policy [L] (differentiable) to the loss [L]."""
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, segments: Tensor) -> TokenLoss: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ClippedPolicyLoss:
+class ClippedSurrogate:
     """PPO's clipped objective with separate limits ("clip-higher": DAPO, arXiv 2503.14476, eq. 8-9).
 
-    -min(r·A, clip(r, 1 - clip_low, 1 + clip_high)·A) with r = exp(logprob - rollout_logprob). Averaged over all tokens
-    of the step this is DAPO's token-level loss (section 3.3 of that paper).
+    -min(r·A, clip(r, 1 - clip_low, 1 + clip_high)·A). `level` says whose ratio r is:
 
-    Fields: "advantages" [L] and "rollout_logprobs" [L] (the sampling policy's, in nats).
+    - "token": r_t = π(token) / π_old(token) (PPO, arXiv 1707.06347, eq. 7).
+    - "sequence": s = (π(completion) / π_old(completion))^(1/length), the same for all tokens of a completion (GSPO,
+      arXiv 2507.18071, eq. 5-7). Aggregate it by "sequence_mean".
+    - "sequence_token": the value of s, but each token passes its own gradient (GSPO-token, eq. 13-14): the same
+      gradient as "sequence" when a completion's advantages are all equal.
     """
 
     clip_low: float = 0.20
     clip_high: float = 0.28
+    level: Literal["token", "sequence", "sequence_token"] = "token"
 
-    def __call__(self, logprobs: torch.Tensor, fields: Mapping[str, torch.Tensor]) -> TokenLoss:
-        advantages, log_ratio = fields["advantages"], logprobs - fields["rollout_logprobs"]
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, segments: Tensor) -> TokenLoss:
+        if self.level != "token":
+            sequence = segment_means(log_ratio, segments)
+            log_ratio = sequence if self.level == "sequence" else sequence.detach() + logprobs - logprobs.detach()
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         values = -torch.minimum(ratio * advantages, clipped * advantages)
-        with torch.no_grad():
-            metrics = {
-                "ratio/mean": ratio.detach(),
-                "ratio/clip_low_fraction": ((ratio < 1 - self.clip_low) & (advantages < 0)).float(),
-                "ratio/clip_high_fraction": ((ratio > 1 + self.clip_high) & (advantages > 0)).float(),
-                # k3 estimate of KL(sampler || trainer) (Schulman, "Approximating KL divergence"): r - 1 - log r >= 0
-                "kl/rollout": (ratio - 1 - log_ratio).detach(),
-            }
-        return TokenLoss(values, metrics)
+        return TokenLoss(values, _clip_metrics(ratio.detach(), advantages, 1 - self.clip_low, 1 + self.clip_high))
+
+
+@dataclass(frozen=True, slots=True)
+class CispoSurrogate:
+    """CISPO: -sg(clip(r, 1 - clip_low, 1 + clip_high))·A·log π: no token loses its gradient (arXiv 2506.13585, eq. 4-5)."""
+
+    clip_low: float = 1.0
+    clip_high: float = 0.28
+
+    def __call__(self, log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, segments: Tensor) -> TokenLoss:
+        ratio = log_ratio.detach().exp()
+        weights = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        metrics = _clip_metrics(ratio, advantages, 1 - self.clip_low, 1 + self.clip_high)
+        return TokenLoss(-weights * advantages * logprobs, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """A surrogate with what may be added to it: importance weights, a KL penalty, an entropy bonus.
+
+    Fields (each [L]): "advantages"; "rollout_logprobs" of the sampling policy; "segments". Where given: "old_logprobs"
+    of the policy before the step's first update (otherwise the sampler's stand in for them), "importance_weights" (see
+    `importance`), "reference_logprobs" (needed when `kl_coef` is not 0).
+
+    Args:
+        surrogate: the policy objective.
+        kl_coef: factor of the estimate of KL(policy || reference); `kl_kind`: which estimate, see `kl`.
+        entropy_coef: factor of the entropy, which is subtracted.
+    """
+
+    surrogate: Surrogate = ClippedSurrogate()
+    kl_coef: float = 0.0
+    kl_kind: KLKind = "k3"
+    entropy_coef: float = 0.0
+
+    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
+        logprobs, rollout = scores.logprobs, fields["rollout_logprobs"]
+        log_ratio = logprobs - fields.get("old_logprobs", rollout)
+        loss = self.surrogate(log_ratio, fields["advantages"], logprobs, fields["segments"])
+        # How far the trainer has moved from what sampled: k3 with the roles swapped, since the sampler drew the tokens.
+        loss.metrics["kl/rollout"] = kl_estimate(rollout, logprobs.detach(), "k3")
+        if "importance_weights" in fields:
+            loss.values = loss.values * fields["importance_weights"]
+            loss.metrics["importance/mean"] = fields["importance_weights"]
+        if "reference_logprobs" in fields:
+            divergence = kl_estimate(logprobs, fields["reference_logprobs"], self.kl_kind)
+            loss.metrics["kl/reference"] = divergence.detach()
+            loss.values = loss.values + self.kl_coef * divergence
+        if self.entropy_coef:
+            loss.values = loss.values - self.entropy_coef * scores.entropies
+        return loss
+
+
+@dataclass(frozen=True, slots=True)
+class ActorCriticLoss:
+    """PPO's whole objective: the policy loss plus the critic's clipped squared error (arXiv 1707.06347, eq. 9).
+
+    value_coef · max((V - R)², (clip(V, V_old - value_clip, V_old + value_clip) - R)²) / 2, the clipping as in PPO2.
+
+    Fields: those of `PolicyLoss`, "returns" R and "old_values" V_old, each [L]; "actor" [L], where given, is 0 during
+    the critic's warm-up, when the policy isn't trained yet.
+
+    Args:
+        policy: the actor's loss.
+        value_coef: factor of the critic's error.
+        value_clip: how far the value may move from V_old before its error stops shrinking.
+    """
+
+    policy: LossFunction
+    value_coef: float = 0.5
+    value_clip: float = 0.2
+
+    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
+        assert scores.values is not None, "the model has no value head"
+        loss = self.policy(scores, fields)
+        returns, old = fields["returns"], fields["old_values"]
+        clipped = old + (scores.values - old).clamp(-self.value_clip, self.value_clip)
+        error = torch.maximum((scores.values - returns).square(), (clipped - returns).square()) / 2
+        actor = loss.values * fields["actor"] if "actor" in fields else loss.values
+        metrics = {
+            "value/loss": error.detach(),
+            "value/mean": scores.values.detach(),
+            "value/return": returns,
+            "value/clip_fraction": ((scores.values - old).abs() > self.value_clip).float(),
+        }
+        return TokenLoss(actor + self.value_coef * error, loss.metrics | metrics)
+
+
+@torch.no_grad()
+def _clip_metrics(ratio: Tensor, advantages: Tensor, low: float, high: float) -> dict[str, Tensor]:
+    return {
+        "ratio/mean": ratio,
+        "ratio/mean_square": ratio.square(),
+        "ratio/clip_low_fraction": ((ratio < low) & (advantages < 0)).float(),
+        "ratio/clip_high_fraction": ((ratio > high) & (advantages > 0)).float(),
+    }
