@@ -56,6 +56,7 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
 
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
+            "critic.": None,
             "model.language_model.": "language_model.model.",
             "lm_head.": "language_model.lm_head.",
             "model.": "",

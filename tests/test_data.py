@@ -191,19 +191,6 @@ class TestPacking:
         assert row.labelled == 2
         assert row.pixel_values.shape == (1, 3, 2, 2)
 
-    def test_a_fully_masked_row_keeps_its_shape_and_scores_nothing(self) -> None:
-        row = collate([sample(4, 2, advantages=torch.ones(2))], filler=FILLER).fully_masked()
-        assert (row.targets == IGNORE).all()
-        assert row.labelled == 0
-        assert len(row.token_fields["advantages"]) == 0
-        assert row.input_ids.shape == (1, 4)
-
-    def test_an_unlabelled_sample_is_its_prompt_with_nothing_to_score(self) -> None:
-        row = collate([sample(4, 2, advantages=torch.ones(2)).unlabelled()], filler=FILLER)
-        assert row.input_ids.tolist() == [[100, 101]]
-        assert row.labelled == 0
-        assert row.token_fields["advantages"].shape == (0,)
-
     def test_packing_loses_nothing(self) -> None:
         samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]
         rows = pack(samples, row_tokens=10, filler=FILLER)

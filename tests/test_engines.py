@@ -33,9 +33,9 @@ def gap(
 ) -> float:
     """Largest difference (nats) between the engine's log-probs and the model's own."""
     samples = [
-        encoder.rollout_sample(prompt, rollout, advantage=0.0)
+        sample
         for prompt, group in zip(prompts, groups, strict=True)
-        for rollout in group
+        for sample in encoder.rollout_samples(prompt, group)
     ]
     row = collate(samples, filler=encoder.filler())
     banned = tuple(encoder.processor.image_token_ids)

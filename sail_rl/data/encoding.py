@@ -34,11 +34,6 @@ class Sample:
         """Number of scored tokens."""
         return len(self.input_ids) - self.prompt_length
 
-    def unlabelled(self) -> Sample:
-        """The prompt alone, with nothing to score."""
-        fields = {name: values[:0] for name, values in self.token_fields.items()}
-        return Sample(self.input_ids[: self.prompt_length], self.prompt_length, self.pixel_values, fields)
-
 
 class Encoder:
     """Renders messages and builds `Sample`s with one processor.
@@ -62,16 +57,21 @@ class Encoder:
         """Prompt and reference completion; the loss covers the completion and its end-of-turn token."""
         completion = _text(row["completion"]) + TURN_END
         tokens = self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return self._sample(self.prompt(row), tokens)
+        prompt = self.prompt(row)
+        return self._sample(prompt.id, self.prompt_inputs(prompt), tokens)
 
-    def rollout_sample(self, prompt: Prompt, rollout: Rollout, *, advantage: float) -> Sample:
-        """Prompt and sampled tokens with the advantage (the same for each token) and the sampler's log-probs."""
-        sample = self._sample(prompt, rollout.token_ids)
-        sample.token_fields = {
-            "advantages": torch.full((len(rollout.token_ids),), advantage),
-            "rollout_logprobs": torch.tensor(rollout.logprobs),
-        }
-        return sample
+    def rollout_samples(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Sample]:
+        """The prompt with each rollout's tokens and, as a token field, the sampler's log-probs."""
+        inputs = self.prompt_inputs(prompt)
+        samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
+        for sample, rollout in zip(samples, rollouts, strict=True):
+            sample.token_fields["rollout_logprobs"] = torch.tensor(rollout.logprobs)
+        return samples
+
+    def prompt_size(self, prompt: Prompt) -> tuple[int, int]:
+        """Tokens of the expanded prompt, and how many of them are visual."""
+        ids, _ = self.prompt_inputs(prompt)
+        return len(ids), int((ids == self.processor.image_token_id).sum())
 
     def prompt_inputs(self, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Expanded token ids [T] and tiles [N, 3, H, W] (None without images) of a prompt."""
@@ -85,12 +85,12 @@ class Encoder:
         inputs = self.processor(images=[image], text=IMAGE_TOKEN, return_tensors="pt")
         return Sample(inputs["input_ids"][0], len(inputs["input_ids"][0]), inputs["pixel_values"])
 
-    def _sample(self, prompt: Prompt, completion: Sequence[int]) -> Sample:
-        prompt_ids, pixel_values = self.prompt_inputs(prompt)
+    def _sample(self, name: str, inputs: tuple[torch.Tensor, torch.Tensor | None], completion: Sequence[int]) -> Sample:
+        prompt_ids, pixel_values = inputs
         input_ids = torch.cat([prompt_ids, torch.tensor(completion, dtype=torch.long)])
         if len(input_ids) > self.max_length:
             raise ValueError(
-                f"sample {prompt.id} has {len(input_ids)} tokens ({len(prompt_ids)} of them prompt) but max_length is "
+                f"sample {name} has {len(input_ids)} tokens ({len(prompt_ids)} of them prompt) but max_length is "
                 f"{self.max_length}; raise max_length or drop the row (it is never cut)"
             )
         return Sample(input_ids, len(prompt_ids), pixel_values)

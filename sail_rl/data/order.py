@@ -38,11 +38,14 @@ class RowStream:
         orders = {epoch: self._order(epoch) for epoch in epochs}
         return [orders[position // len(self.rows)][position % len(self.rows)] for position in positions]
 
+    def share(self, batch: int) -> list[int]:
+        """This rank's row numbers of batch number `batch`."""
+        share = self.batch_size // self.world_size
+        return self.indices(batch)[self.rank * share : (self.rank + 1) * share]
+
     def batch(self, batch: int) -> list[dict[str, Any]]:
         """This rank's rows of batch number `batch`."""
-        share = self.batch_size // self.world_size
-        own = self.indices(batch)[self.rank * share : (self.rank + 1) * share]
-        return [self.rows[index] for index in own]
+        return [self.rows[index] for index in self.share(batch)]
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.rows)))

@@ -54,18 +54,6 @@ class PackedRow:
             "max_length_k": longest,
         }
 
-    def fully_masked(self) -> PackedRow:
-        """The same row with nothing to score: keeps ranks in step without changing the loss."""
-        return PackedRow(
-            self.input_ids,
-            self.position_ids,
-            torch.full_like(self.targets, IGNORE),
-            self.cu_seq_lens,
-            self.pixel_values,
-            {name: values[:0] for name, values in self.token_fields.items()},
-            self.segments[:0],
-        )
-
 
 def assign_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
     """Distribute samples over rows of at most `row_tokens` tokens: first-fit decreasing, ties in order.

@@ -11,7 +11,7 @@ EPSILON = 1e-4  # TRL's; keeps a group with tiny spread from exploding
 
 
 def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """GRPO: (reward - group mean) / (group standard deviation + epsilon) (DeepSeekMath, arXiv 2402.03300, section 4.1.2).
+    """GRPO: (reward - group mean) / (group standard deviation + epsilon) (DeepSeekMath, arXiv 2402.03300, 4.1.2).
 
     The deviation is the sample's (divided by G - 1), as in TRL. A group whose rewards are all equal gets zeros.
     """
@@ -35,7 +35,7 @@ def batch_normalised_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
 
 
 def batch_normalised_group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """REINFORCE++-baseline: group mean subtracted, then normalised over the whole batch (arXiv 2501.03262, section 3.2)."""
+    """REINFORCE++-baseline: group mean subtracted, then normalised over the whole batch (arXiv 2501.03262, 3.2)."""
     return _normalised(centred_advantages(rewards_PG))
 
 

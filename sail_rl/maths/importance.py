@@ -1,4 +1,4 @@
-"""Correcting for rollouts that come from another policy than the trainer's: other kernels, other precision, old weights."""
+"""Correcting for rollouts that come from another policy than the trainer's: other kernels, precision, old weights."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ class ImportanceCorrection:
 
 
 def effective_sample_share(mean_weight: float, mean_square_weight: float) -> float:
-    """Effective sample size over sample size, (E w)² / E w²: 1 when all weights are equal, towards 0 when few dominate."""
+    """Effective sample size over sample size, (E w)² / E w²: 1 when all weights are equal, near 0 when few dominate."""
     return mean_weight**2 / mean_square_weight if mean_square_weight > 0 else 0.0

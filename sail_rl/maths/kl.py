@@ -1,4 +1,4 @@
-"""Estimates of KL(policy || reference) from the log-probs of sampled tokens (Schulman, "Approximating KL divergence")."""
+"""Estimates of KL(policy || reference) from log-probs of sampled tokens (Schulman, "Approximating KL divergence")."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class ClippedSurrogate:
 
 @dataclass(frozen=True, slots=True)
 class CispoSurrogate:
-    """CISPO: -sg(clip(r, 1 - clip_low, 1 + clip_high))·A·log π: no token loses its gradient (arXiv 2506.13585, eq. 4-5)."""
+    """CISPO: -sg(clip(r, 1 - clip_low, 1 + clip_high))·A·log π (arXiv 2506.13585, eq. 4-5): no gradient is cut."""
 
     clip_low: float = 1.0
     clip_high: float = 0.28

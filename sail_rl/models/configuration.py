@@ -21,6 +21,7 @@ class SailVLConfig(PreTrainedConfig):
         ps_version: order of the visual tokens after the pixel shuffle: "v2" row by row, "v1" column by column.
         select_layer: which hidden state of the vision encoder feeds the adapter: -1 is the last one, after the final
             norm; -2 is the input of the last block, and so on, without that norm.
+        critic: None; "head" or "model" for a policy that PPO trains (see `critic.Critic`).
         projector_hidden_act: activation between the adapter's two linear layers.
     """
 
@@ -35,6 +36,7 @@ class SailVLConfig(PreTrainedConfig):
         downsample_ratio: float = 0.5,
         ps_version: str = "v2",
         select_layer: int = -1,
+        critic: str | None = None,
         projector_hidden_act: str = "gelu",
         **kwargs: Any,
     ) -> None:
@@ -48,6 +50,9 @@ class SailVLConfig(PreTrainedConfig):
             raise ValueError(f"ps_version is {ps_version!r}; give 'v1' or 'v2'")
         self.ps_version = ps_version
         self.select_layer = select_layer
+        if critic not in (None, "head", "model"):
+            raise ValueError(f"critic is {critic!r}; give 'head', 'model' or None")
+        self.critic = critic
         self.projector_hidden_act = projector_hidden_act
         # One home for tying: the language model's own setting.
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings

@@ -14,6 +14,7 @@ from transformers.models.internvl.modeling_internvl import InternVLModel, Intern
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from .configuration import SailVLConfig
+from .critic import Critic
 from .packed_attention import PACKED_ATTENTION
 from .token_scores import token_scores
 
@@ -24,13 +25,20 @@ class TokenScores:
 
     `logprobs` [N] nats, differentiable; `entropies` [N] nats, detached; MoE only: `aux_loss` (scalar, the
     load-balancing loss, not yet multiplied by its coefficient) and `expert_load` [layers, experts] (share of the
-    routed token slots; each row sums to 1).
+    routed token slots; each row sums to 1); with a critic `values` [N], its estimates of the return at each token.
     """
 
     logprobs: torch.Tensor
     entropies: torch.Tensor
+    values: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
     expert_load: torch.Tensor | None = None
+
+    def split(self, lengths: list[int]) -> list[TokenScores]:
+        """Log-probs, entropies and values of each of a row's samples (with `lengths` labelled tokens), on the CPU."""
+        values = [None] * len(lengths) if self.values is None else self.values.cpu().split(lengths)
+        parts = zip(self.logprobs.cpu().split(lengths), self.entropies.cpu().split(lengths), values, strict=True)
+        return [TokenScores(*part) for part in parts]
 
 
 def pixel_shuffle(features: torch.Tensor, side: int) -> torch.Tensor:
@@ -138,12 +146,16 @@ class SailVLModel(SailVLPreTrainedModel):
 class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
     """SAIL-VL2 with its language-model head: generates, and scores the labelled tokens of packed rows."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^critic\."]  # noqa: RUF012
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: SailVLConfig) -> None:
         super().__init__(config)
         self.model = SailVLModel(config)
         self.lm_head = LanguageModelHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        if config.critic:
+            trunk = SailVLModel(config) if config.critic == "model" else None
+            self.critic = Critic(config.text_config.hidden_size, trunk)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -227,8 +239,10 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
             # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
             kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)
-        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, use_cache=False, **kwargs)
+        inputs = {"input_ids": input_ids, "pixel_values": pixel_values, "use_cache": False, **kwargs}
+        outputs = self.model(**inputs)
         labelled = targets[0] != -100
+        values = self.critic(labelled, outputs.last_hidden_state, inputs) if self.config.critic else None
         logprobs, entropies = self.lm_head(
             outputs.last_hidden_state[0, labelled],
             targets[0, labelled],
@@ -237,9 +251,9 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         )
         router_logits = getattr(outputs, "router_logits", None)
         if not router_logits:
-            return TokenScores(logprobs, entropies)
+            return TokenScores(logprobs, entropies, values)
         load = expert_load(router_logits, self.config.text_config.num_experts_per_tok)
-        return TokenScores(logprobs, entropies, self._load_balancing_loss(router_logits, None), load)
+        return TokenScores(logprobs, entropies, values, self._load_balancing_loss(router_logits, None), load)
 
     def _load_balancing_loss(
         self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None

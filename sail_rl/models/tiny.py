@@ -128,8 +128,21 @@ def build_tiny(
     return output_dir
 
 
-def load_model(model_dir: Path, *, dtype: torch.dtype = torch.float32) -> SailVLForConditionalGeneration:
-    """Load a saved model with the packed attention in its language model and SDPA in its vision tower."""
+def load_model(
+    model_dir: Path, *, dtype: torch.dtype = torch.float32, critic: str | None = None
+) -> SailVLForConditionalGeneration:
+    """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
+
+    Args:
+        model_dir: folder of a saved model; a critic in it is used if `critic` asks for one, and otherwise left out.
+        dtype: of the weights.
+        critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
+    """
+    config = SailVLConfig.from_pretrained(model_dir)
+    config.critic = critic
     return SailVLForConditionalGeneration.from_pretrained(
-        model_dir, dtype=dtype, attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"}
+        model_dir,
+        config=config,
+        dtype=dtype,
+        attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
     )

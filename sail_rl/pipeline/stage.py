@@ -19,14 +19,18 @@ from sail_rl.contracts import RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.files import write_whole
-from sail_rl.maths.losses import ClippedPolicyLoss, LossFunction, cross_entropy
+from sail_rl.maths.losses import LossFunction, cross_entropy
+from sail_rl.models import SailVLConfig
 from sail_rl.models.tiny import load_model
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import rank, world_size
-from sail_rl.trainer.rl import RolloutBatches, RolloutObserver
+from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import SupervisedBatches
 from sail_rl.trainer.trainer import BatchSource, Trainer
+from sail_rl.trainer.weights import start_critic
 
+from .algorithms import make_batches, make_loss
 from .evaluate import Evaluator
 from .prepare import Plan, make_scorer
 
@@ -73,6 +77,7 @@ class Stage:
     log: Callable[[dict[str, float], int], None]
     observer: RolloutObserver
     progress: StageProgress = field(default_factory=StageProgress)
+    sampler: GroupSampler | None = None
     _evaluated: tuple[int, dict[str, float]] | None = None
 
     @property
@@ -84,9 +89,12 @@ class Stage:
         """Train from the newest complete checkpoint, or from the parent; returns the result."""
         checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint:
-            self.progress = StageProgress(**json.loads((checkpoint[0] / "stage.json").read_text()))
+            saved = json.loads((checkpoint[0] / "stage.json").read_text())
+            self.progress = StageProgress(**saved["progress"])
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
+        if checkpoint and self.sampler:
+            self.sampler.load_state(saved["sampler"])
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(_StageCallback(self, trainer))
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
@@ -116,19 +124,18 @@ class Stage:
 
     def save_progress(self, checkpoint: Path) -> None:
         """Write what the stage remembers into a checkpoint."""
-        (checkpoint / "stage.json").write_text(json.dumps(asdict(self.progress)))
+        state = {"progress": asdict(self.progress), "sampler": self.sampler.state() if self.sampler else None}
+        (checkpoint / "stage.json").write_text(json.dumps(state))
 
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config
         processor = AutoProcessor.from_pretrained(self.parent)
         encoder = Encoder(processor, max_length=recipe.model.max_length)
-        model = load_model(self.parent, dtype=getattr(torch, recipe.model.dtype))
-        source: BatchSource
-        loss: LossFunction
-        if isinstance(config, SFTStage):
-            source, loss = SupervisedBatches(self._stream(config.batch_size), encoder), cross_entropy
-        else:
-            source, loss = self._rollouts(config, encoder), ClippedPolicyLoss(config.clip_low, config.clip_high)
+        critic = config.critic.kind if isinstance(config, RLStage) and config.critic else None
+        model = load_model(self.parent, dtype=getattr(torch, recipe.model.dtype), critic=critic)
+        if critic and SailVLConfig.from_pretrained(self.parent).critic != critic:
+            start_critic(model)
+        source, loss = self._source_and_loss(encoder)
         return Trainer(
             model,
             args,
@@ -136,21 +143,25 @@ class Stage:
             loss=loss,
             encoder=encoder,
             row_tokens=config.row_tokens,
+            guard=StepGuard(self.folder, limit=config.max_skipped_steps),
             on_checkpoint=self.save_progress,
         )
 
-    def _rollouts(self, config: RLStage, encoder: Encoder) -> RolloutBatches:
-        return RolloutBatches(
+    def _source_and_loss(self, encoder: Encoder) -> tuple[BatchSource, LossFunction]:
+        config = self.config
+        if isinstance(config, SFTStage):
+            return SupervisedBatches(self._stream(config.batch_size), encoder), cross_entropy
+        seed = self.plan.recipe.seed
+        self.sampler = GroupSampler(
             engine=self.engine,
             scorer=make_scorer(config.scorer, config.rewards),
             stream=self._stream(config.prompts_per_step),
             encoder=encoder,
-            sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, self.plan.recipe.seed),
-            mini_batches=config.mini_batches,
-            probe_rollouts=self.plan.recipe.engine.probe_rollouts,
-            max_logprob_diff=self.plan.recipe.engine.max_logprob_diff,
+            sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
             observer=self.observer,
+            max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
         )
+        return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
 
     def _stream(self, batch_size: int) -> RowStream:
         rows = self.plan.datasets[self.config.data]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -35,6 +37,19 @@ def leave_process_group() -> None:
     """Leave the job's process group, if this process is in one."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Load models whole, although ZeRO-3 may be on: without an engine of its own nothing would gather its parts."""
+    from transformers.integrations import deepspeed as integration
+
+    saved = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = saved
 
 
 def world_size() -> int:

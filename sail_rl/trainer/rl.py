@@ -1,29 +1,25 @@
-"""Batches for reinforcement learning: generate, probe, score, advantages — the RL step on one screen."""
+"""Batches for reinforcement learning: sample, annotate, probe, advantages — the RL step on one screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import count
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, pairwise
+from statistics import pstdev
+from typing import Any
 
 import torch
 
-from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
-from sail_rl.data.encoding import Encoder, Sample
-from sail_rl.data.order import RowStream
-from sail_rl.maths.advantages import group_advantages, informative_groups
-from sail_rl.seeding import derive_seed
+from sail_rl.data.balance import balanced_shares
+from sail_rl.data.encoding import Sample
+from sail_rl.maths.aggregation import Aggregation
 
-from .distributed import gather_objects
-from .rollout_metrics import rollout_metrics, rollout_records
-from .trainer import Trainer
-
-
-class RolloutObserver(Protocol):
-    """Is shown each batch of rollouts with its scores (traces, the record of prompts seen)."""
-
-    def __call__(self, step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None: ...
+from .annotate import Annotator
+from .distributed import gather_objects, rank, world_size
+from .estimators import AdvantageEstimator, Drawn
+from .groups import Group
+from .sampling import GroupSampler
+from .trainer import StepBatch, Trainer
 
 
 @dataclass
@@ -31,85 +27,99 @@ class RolloutBatches:
     """A `BatchSource` that samples from the policy it trains.
 
     Args:
-        engine: generates, with the trainer's weights.
-        scorer: turns rollouts into rewards.
-        stream: prompts, each rank its share.
-        encoder: builds samples.
-        sampling: how completions are sampled; its seed is the run's.
+        sampler: samples and scores the groups of a step.
+        annotator: adds what the loss needs besides the sampler's log-probs.
+        estimator: adds advantages.
+        aggregation: how token losses become one number.
         mini_batches: optimiser steps for each batch of rollouts.
-        probe_rollouts: rollouts that are rescored after each weight push.
-        max_logprob_diff: limit of that comparison, in nats.
-        observer: sees the rollouts.
+        skip_zero_advantage: don't compute samples that can't have a gradient (there is no KL, entropy or value term).
+        overlong_filtering: leave completions that were cut out of the loss (DAPO, arXiv 2503.14476, section 3.4).
+        critic_warmup: optimiser steps in which only the critic learns.
+        probe_rollouts: rollouts whose log-probs are compared after each weight push.
+        max_logprob_gap: limit of that comparison, in nats.
     """
 
-    engine: RolloutEngine
-    scorer: Scorer
-    stream: RowStream
-    encoder: Encoder
-    sampling: Sampling
+    sampler: GroupSampler
+    annotator: Annotator
+    estimator: AdvantageEstimator
+    aggregation: Aggregation
     mini_batches: int
+    skip_zero_advantage: bool
+    overlong_filtering: bool
+    critic_warmup: int
     probe_rollouts: int
-    max_logprob_diff: float
-    observer: RolloutObserver
+    max_logprob_gap: float
 
     @property
     def score_options(self) -> dict[str, Any]:
         """The trainer scores the very distribution that the engine samples from."""
         return {
-            "temperature": self.sampling.temperature,
-            "banned_token_ids": tuple(self.encoder.processor.image_token_ids),
+            "temperature": self.sampler.sampling.temperature,
+            "banned_token_ids": tuple(self.sampler.encoder.processor.image_token_ids),
         }
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[list[Sample]]:
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the mini-batches of each batch of rollouts; `start_step` begins a batch of rollouts."""
         assert start_step % self.mini_batches == 0, "checkpoints are taken between batches of rollouts"
-        for number in count(start_step // self.mini_batches):
-            groups, unlabelled = self.collect(trainer, number)
-            size = len(groups) // self.mini_batches
-            for start in range(0, len(groups), size):
-                yield [sample for group in groups[start : start + size] for sample in group] or [unlabelled]
+        for _ in count():
+            groups = self.sampler.collect(trainer)
+            drawn = [self._own_samples(groups, part) for part in self._parts(len(groups))]
+            everything = [d for part in drawn for d in part]
+            self.annotator(trainer, [d.sample for d in everything])
+            self._probe(trainer, groups, everything)
+            self.estimator(groups, everything)
+            self._record(trainer, everything)
+            yield from (self._step_batch(trainer, groups, part) for part in drawn)
 
-    def collect(self, trainer: Trainer, number: int) -> tuple[list[list[Sample]], Sample]:
-        """Sample and score batch number `number`.
+    def _parts(self, groups: int) -> list[range]:
+        """The group numbers of each mini-batch: the same ones however many ranks there are."""
+        bounds = [groups * part // self.mini_batches for part in range(self.mini_batches + 1)]
+        return [range(start, end) for start, end in pairwise(bounds)]
 
-        Returns the samples of each group, none where all rewards are equal: such a group has no gradient, so it is
-        neither computed nor counted in the loss's denominator. And one sample with nothing to score, to stand in for a
-        mini-batch that has none: this rank must take part in the step all the same.
-        """
-        prompts = [self.encoder.prompt(row) for row in self.stream.batch(number)]
-        trainer.push_weights(self.engine)
-        with trainer.stopwatch.measure("time/generate"):
-            sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", number))
-            groups = self.engine.generate(prompts, sampling)
-        repeated = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
-        rollouts = [rollout for group in groups for rollout in group]
-        with trainer.stopwatch.measure("time/score"):
-            scores = self.scorer(repeated, rollouts)
-        rewards = torch.tensor(scores.total).view(len(prompts), self.sampling.samples_per_prompt)
-        advantages = group_advantages(rewards).flatten().tolist()
-        samples = [
-            self.encoder.rollout_sample(prompt, rollout, advantage=advantage)
-            for prompt, rollout, advantage in zip(repeated, rollouts, advantages, strict=True)
-        ]
-        stride = max(1, len(samples) // self.probe_rollouts)
-        trainer.check_logprobs(samples[::stride][: self.probe_rollouts], limit=self.max_logprob_diff)
-        informative = informative_groups(rewards).tolist()
-        self._report(trainer, repeated, rollouts, scores, advantages, informative)
-        size = self.sampling.samples_per_prompt
-        kept = [samples[size * p : size * (p + 1)] if useful else [] for p, useful in enumerate(informative)]
-        return kept, samples[0].unlabelled()
+    def _own_samples(self, groups: Sequence[Group], part: range) -> list[Drawn]:
+        """This rank's share of a mini-batch: about as many tokens and visual tokens as any other's."""
+        everything = [(position, index) for position in part for index in range(len(groups[position].rollouts))]
+        costs = [groups[position].cost(index) for position, index in everything]
+        own = [everything[n] for n in balanced_shares(costs, shares=world_size())[rank()]]
+        drawn = []
+        for position in sorted({position for position, _ in own}):
+            group, indices = groups[position], [index for p, index in own if p == position]
+            prompt = self.sampler.encoder.prompt(self.sampler.stream.rows[group.row])
+            samples = self.sampler.encoder.rollout_samples(prompt, [group.rollouts[index] for index in indices])
+            drawn += [Drawn(position, index, sample) for index, sample in zip(indices, samples, strict=True)]
+        return drawn
 
-    def _report(
-        self,
-        trainer: Trainer,
-        prompts: list[Prompt],
-        rollouts: list[Rollout],
-        scores: Scores,
-        advantages: list[float],
-        informative: list[bool],
-    ) -> None:
-        """Log the metrics of all ranks' rollouts and show this rank's to the observer."""
-        records = gather_objects(rollout_records(prompts, rollouts, scores, advantages))
-        useful = gather_objects(informative)
-        trainer.record(rollout_metrics(records) | {"groups/zero_variance": 1 - sum(useful) / len(useful)})
-        self.observer(trainer.state.global_step + 1, prompts, rollouts, scores)
+    def _probe(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
+        """Compare the log-probs of engine and trainer on rollouts that these very weights sampled."""
+        newest = max((r.weights_version for group in groups for r in group.rollouts), default=0)
+        fresh = [d.sample for d in drawn if groups[d.position].rollouts[d.index].weights_version == newest]
+        if not self.annotator.recompute:
+            stride = max(1, len(fresh) // self.probe_rollouts)
+            fresh = fresh[::stride][: self.probe_rollouts]
+        with trainer.stopwatch.measure("time/probe"):
+            if self.annotator.recompute:
+                ours = [sample.token_fields["old_logprobs"] for sample in fresh]
+            else:
+                ours = [scores.logprobs for scores in trainer.score(fresh)]
+            gaps = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
+            trainer.check_logprobs(torch.cat([*gaps, torch.zeros(0)]), limit=self.max_logprob_gap)
+
+    def _record(self, trainer: Trainer, drawn: Sequence[Drawn]) -> None:
+        means = gather_objects([d.sample.token_fields["advantages"].mean().item() for d in drawn])
+        trainer.record({"advantage/std": pstdev(means) if means else 0.0})
+
+    def _step_batch(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> StepBatch:
+        """The samples that can have a gradient, and the mass of all that count."""
+        samples: list[Sample] = []
+        mass = 0.0
+        for d in drawn:
+            fields, tokens = d.sample.token_fields, d.sample.completion_length
+            if self.overlong_filtering and groups[d.position].rollouts[d.index].stop_reason == "length":
+                continue
+            mass += self.aggregation.mass(tokens)
+            fields["weights"] = fields["advantages"].new_full((tokens,), self.aggregation.token_weight(tokens))
+            if trainer.state.global_step < self.critic_warmup:
+                fields["actor"] = fields["weights"].new_zeros(tokens)
+            if not (self.skip_zero_advantage and bool((fields["advantages"] == 0).all())):
+                samples.append(d.sample)
+        return StepBatch(samples, mass)

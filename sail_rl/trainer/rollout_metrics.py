@@ -12,9 +12,7 @@ from sail_rl.contracts import Prompt, Rollout, Scores
 RIGHT = 0.5  # totals are in [0, 1] and the answer has the largest weight (report, section 4.2)
 
 
-def rollout_records(
-    prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores, advantages: Sequence[float]
-) -> list[dict[str, Any]]:
+def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores) -> list[dict[str, Any]]:
     """One small dictionary a rollout, cheap to gather from all ranks."""
     return [
         {
@@ -23,7 +21,6 @@ def rollout_records(
             "thinking": "</think>" in rollout.text,
             "version": rollout.weights_version,
             "total": scores.total[index],
-            "advantage": advantages[index],
             "parts": {name: values[index] for name, values in scores.parts.items()},
         }
         for index, rollout in enumerate(rollouts)
@@ -37,7 +34,6 @@ def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     metrics = {
         "reward/total/mean": fmean(totals),
         "reward/total/std": pstdev(totals),
-        "advantage/std": pstdev([record["advantage"] for record in records]),
         "rollout/length_mean": fmean(lengths),
         "rollout/length_max": max(lengths),
         "rollout/truncated": fmean(record["truncated"] for record in records),

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from sail_rl.data.encoding import Encoder, Sample
+import torch
+
+from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 
-from .trainer import Trainer
+from .trainer import StepBatch, Trainer
 
 
 class SupervisedBatches:
@@ -20,7 +22,10 @@ class SupervisedBatches:
         self.encoder = encoder
         self.score_options: dict[str, Any] = {}
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[list[Sample]]:
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the samples of each optimiser step from `start_step` on."""
         for step in count(start_step):
-            yield [self.encoder.sft_sample(row) for row in self.stream.batch(step)]
+            samples = [self.encoder.sft_sample(row) for row in self.stream.batch(step)]
+            for sample in samples:
+                sample.token_fields["weights"] = torch.ones(sample.completion_length)
+            yield StepBatch(samples, mass=float(sum(sample.completion_length for sample in samples)))

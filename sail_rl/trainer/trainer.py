@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +14,29 @@ import transformers
 
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
-from sail_rl.data.packing import PackedRow, collate, pack
+from sail_rl.data.packing import PackedRow, assign_rows, collate, pack
+from sail_rl.maths.importance import effective_sample_share
 from sail_rl.maths.losses import LossFunction
 from sail_rl.models import SailVLForConditionalGeneration, TokenScores
 
 from .checkpoints import mark_complete
+from .distributed import gather_objects
+from .guard import StepGuard
 from .stopwatch import Stopwatch
 from .weights import whole_weights
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """This rank's part of one optimiser step.
+
+    Each sample has the token field "weights"; the loss is the sum of weight x token loss over all ranks' samples,
+    divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
+    `samples` and still count in `mass`.
+    """
+
+    samples: list[Sample]
+    mass: float
 
 
 class BatchSource(Protocol):
@@ -30,7 +47,7 @@ class BatchSource(Protocol):
         """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
         ...
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[list[Sample]]:
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
         ...
 
@@ -46,9 +63,10 @@ class Trainer(transformers.Trainer):
         model: the policy.
         args: training arguments with `max_steps` and a DeepSpeed configuration.
         source: yields each step's samples.
-        loss: per-token loss; averaged over the labelled tokens of the whole step and all ranks.
+        loss: per-token loss; aggregated over the whole step and all ranks, see `StepBatch`.
         encoder: the model's processor and the length limit.
         row_tokens: tokens of a packed row, that is of one micro-batch.
+        guard: watches for steps that were skipped because their gradient isn't finite.
         on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
     """
 
@@ -61,6 +79,7 @@ class Trainer(transformers.Trainer):
         loss: LossFunction,
         encoder: Encoder,
         row_tokens: int,
+        guard: StepGuard,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         super().__init__(model=model, args=args, processing_class=encoder.processor)
@@ -68,6 +87,7 @@ class Trainer(transformers.Trainer):
         self.loss = loss
         self.encoder = encoder
         self.row_tokens = row_tokens
+        self.guard = guard
         self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
         self._filler = encoder.filler()
@@ -76,63 +96,73 @@ class Trainer(transformers.Trainer):
 
     # The step
 
-    def training_step(
-        self, model: torch.nn.Module, samples: list[Sample], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, batch: StepBatch, num_items_in_batch: Any = None) -> torch.Tensor:
         """Accumulate the gradient of one optimiser step over packed rows; returns this rank's share of the loss.
 
-        The loss is sum(token losses of all ranks) / labelled tokens of all ranks. Data-parallel training averages
-        gradients over ranks, hence the factor `world_size`.
+        The loss is sum(weight x token loss) of all ranks / mass of all ranks. Data-parallel training averages gradients
+        over ranks, hence the factor `world_size`.
         """
         model.train()
         with self.stopwatch.measure("time/train"):
-            rows, tokens, positions = self._rows_of_step(samples)
+            rows, mass, tokens, positions = self._rows_of_step(batch)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
             for index, row in enumerate(rows):
                 self.accelerator.gradient_state._set_sync_gradients(index == len(rows) - 1)
                 scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
-                fields = {name: values.to(self.args.device) for name, values in row.token_fields.items()}
-                token_loss = self.loss(scores.logprobs, fields)
-                loss = token_loss.values.sum() / tokens
-                _add(sums, "entropy", scores.entropies.sum() / tokens)
-                for name, values in token_loss.metrics.items():
-                    _add(sums, name, values.sum() / tokens)
+                loss = self._policy_loss(row, scores, sums, tokens) / mass
                 if scores.aux_loss is not None and scores.expert_load is not None:
                     share = row.input_ids.numel() / positions if row.labelled else 0.0
                     loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
-                    _add(sums, "moe/aux_loss", share * scores.aux_loss.detach())
-                    _add(sums, "moe/load", share * scores.expert_load)
-                if not torch.isfinite(loss):  # before it reaches the weights
-                    raise FloatingPointError(
-                        f"step {self.state.global_step + 1}, row {index}: the loss is {loss.item()}; the newest "
-                        "checkpoint is intact. Look at the samples and the learning rate"
-                    )
+                    sums["moe/aux_loss"] = sums.get("moe/aux_loss", 0) + share * scores.aux_loss.detach()
+                    sums["moe/load"] = sums.get("moe/load", 0) + share * scores.expert_load
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
         self.record(self._reduced(sums))
         self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
+        self.record(self.guard.check(batch, step=self.state.global_step + 1))
         return total
 
-    def _rows_of_step(self, samples: list[Sample]) -> tuple[list[PackedRow], int, int]:
-        """Pack this rank's samples; returns its rows, and the labelled tokens and the positions of all ranks.
+    def _policy_loss(
+        self, row: PackedRow, scores: TokenScores, sums: dict[str, torch.Tensor], tokens: int
+    ) -> torch.Tensor:
+        """Weighted sum of a row's token losses; adds its part of the step's metrics, means over tokens, to `sums`."""
+        if not row.labelled:  # takes part in the collectives, and in nothing else
+            return scores.logprobs.sum() + (0 if scores.values is None else scores.values.sum())
+        fields = {name: values.to(self.args.device) for name, values in row.token_fields.items()}
+        fields["segments"] = row.segments.to(self.args.device)
+        token_loss = self.loss(scores, fields)
+        for name, values in (token_loss.metrics | {"entropy": scores.entropies.detach()}).items():
+            sums[name] = sums.get(name, 0) + values.sum() / tokens
+        return (token_loss.values * fields["weights"]).sum()
 
-        Every rank gets as many rows: unequal numbers of forwards hang collectives. Those with fewer repeat their first
-        one with nothing to score.
-        """
-        rows = pack(samples, row_tokens=self.row_tokens, filler=self._filler)
+    def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
+        """Pack this rank's samples; returns its rows, and the mass, labelled tokens and positions of all ranks."""
+        rows = pack(batch.samples or [self._filler], row_tokens=self.row_tokens, filler=self._filler)
         labelled, positions = sum(row.labelled for row in rows), sum(row.input_ids.numel() for row in rows)
-        counts = torch.tensor([[len(rows), labelled, positions]], device=self.args.device)
-        counts = self.accelerator.gather(counts)
-        rows += [rows[0].fully_masked()] * (int(counts[:, 0].max()) - len(rows))
-        # Without any labelled token (no group has a signal) the loss and its gradient are 0.
-        return rows, max(1, int(counts[:, 1].sum())), int(counts[:, 2].sum())
+        rows = self._equally_many(rows)
+        own = torch.tensor([[batch.mass, labelled, positions]], dtype=torch.float64, device=self.args.device)
+        mass, labelled, positions = self.accelerator.gather(own).sum(0).tolist()
+        # Without anything that counts (no group has a signal) the loss and its gradient are 0.
+        return rows, mass or 1.0, max(1, int(labelled)), int(positions)
+
+    def _equally_many(self, rows: list[PackedRow]) -> list[PackedRow]:
+        """As many rows on every rank, because unequal numbers of forwards hang collectives; fills up without labels."""
+        most = int(self.accelerator.gather(torch.tensor([len(rows)], device=self.args.device)).max())
+        return rows + [collate([self._filler], filler=self._filler)] * (most - len(rows))
 
     def _reduced(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Sum metrics over the ranks and name the parts of those that are tables."""
-        reduced = {name: self.accelerator.reduce(value, "sum").cpu() for name, value in sorted(sums.items())}
+        """Sum metrics over the ranks (one without labels has none) and name the parts of those that are tables."""
+        reduced: dict[str, torch.Tensor] = {}
+        for part in gather_objects([{name: value.cpu() for name, value in sums.items()}]):
+            reduced = {name: reduced.get(name, 0) + part.get(name, 0) for name in reduced | part}
         load = reduced.pop("moe/load", None)
-        return {name: value.item() for name, value in reduced.items()} | ({} if load is None else expert_metrics(load))
+        metrics = {name: value.item() for name, value in reduced.items()}
+        if "ratio/mean_square" in metrics:
+            metrics["ratio/effective_share"] = effective_sample_share(
+                metrics["ratio/mean"], metrics.pop("ratio/mean_square")
+            )
+        return metrics | ({} if load is None else expert_metrics(load))
 
     # What a batch source asks for
 
@@ -144,26 +174,40 @@ class Trainer(transformers.Trainer):
             engine.push_weights(self.state.global_step + 1, tensors)
         self._pushed_step = self.state.global_step
 
-    def check_logprobs(self, samples: Sequence[Sample], *, limit: float) -> None:
-        """Rescore rollouts that were just sampled with these very weights and compare their log-probs.
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
+        """Scores of each sample's completion, on the CPU, by the policy or another model; every rank must call it."""
+        model = model or self.model_wrapped
+        model.eval()
+        places = assign_rows([len(sample) for sample in samples], row_tokens=self.row_tokens)
+        rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
+        scored: dict[int, TokenScores] = {}
+        for number, row in enumerate(self._equally_many(rows)):
+            scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
+            if number < len(rows):
+                lengths = [samples[index].completion_length for index in places[number]]
+                scored |= dict(zip(places[number], scores.split(lengths), strict=True))
+        return [scored[index] for index in range(len(samples))]
+
+    def check_logprobs(self, gaps: torch.Tensor, *, limit: float) -> None:
+        """Refuse to go on when engine and trainer find tokens of the same weights differently likely.
+
+        Args:
+            gaps: |trainer - engine| log-prob of tokens that these very weights sampled; every rank gives its own.
+            limit: the largest that is allowed, in nats.
 
         Raises:
             LogprobMismatchError: when any token of any rank differs by more than `limit` nats.
         """
-        with self.stopwatch.measure("time/probe"):
-            row = collate(samples, filler=self._filler)
-            self.model_wrapped.eval()
-            with torch.no_grad():
-                scores = self.model_wrapped(**row.model_inputs(self.args.device), **self.source.score_options)
-            gap = (scores.logprobs.cpu() - row.token_fields["rollout_logprobs"]).abs()
-            gaps = self.accelerator.gather(torch.stack([gap.max(), gap.mean()])[None].to(self.args.device)).cpu()
-        worst, mean = gaps[:, 0].max().item(), gaps[:, 1].mean().item()
+        own = torch.tensor([[gaps.max() if len(gaps) else 0.0, gaps.sum(), len(gaps)]], device=self.args.device)
+        found = self.accelerator.gather(own).cpu()
+        worst, mean = found[:, 0].max().item(), (found[:, 1].sum() / found[:, 2].sum().clamp(min=1)).item()
         self.record({"rollout/logprob_diff_max": worst, "rollout/logprob_diff_mean": mean})
         if not worst <= limit:  # also true for NaN
             raise LogprobMismatchError(
                 f"step {self.state.global_step}: log-probs of the rollout engine and of the trainer differ by up to "
                 f"{worst:.3g} nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are "
-                "not the trainer's. Raise max_logprob_diff only if the dtype explains the difference (bfloat16: about "
+                "not the trainer's. Raise max_logprob_gap only if the dtype explains the difference (bfloat16: about "
                 "0.05 for a dense model, more for single tokens of an MoE)."
             )
 
@@ -182,6 +226,12 @@ class Trainer(transformers.Trainer):
         super().log({**logs, **self._step_metrics, **self.stopwatch.take()}, start_time)
         self._step_metrics = {}
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """transformers' optimiser, watched by the guard."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.guard.watch(optimizer)
+        return optimizer
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -190,8 +240,11 @@ class Trainer(transformers.Trainer):
             self.on_checkpoint(folder)
             mark_complete(folder)
 
+    def _get_num_items_in_batch(self, *_: Any) -> None:
+        """Not transformers' business: the step has a denominator of its own."""
+
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not estimated: a batch is a list of samples, not a dictionary of tensors."""
+        """Not estimated: a batch is a `StepBatch`, not a dictionary of tensors."""
         return 0
 
 
@@ -204,7 +257,7 @@ class _Steps:
     def __len__(self) -> int:
         return self.trainer.args.max_steps
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[StepBatch]:
         done = self.trainer.state.global_step
         return islice(self.trainer.source.batches(self.trainer, start_step=done), len(self) - done)
 
@@ -225,7 +278,3 @@ def expert_metrics(load: torch.Tensor) -> dict[str, float]:
         metrics |= {f"moe/load/{layer}/{expert}": share for expert, share in enumerate(shares)}
     assert all(math.isfinite(value) for value in metrics.values())
     return metrics
-
-
-def _add(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value

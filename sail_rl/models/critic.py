@@ -1,0 +1,28 @@
+"""PPO's critic, which lives inside the policy's module: one DeepSpeed engine, optimiser and checkpoint hold both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Critic(nn.Module):
+    """Estimates the return at each position.
+
+    Args:
+        hidden_size: H, of the hidden states.
+        trunk: a model of the critic's own; None: the policy's hidden states are used, and the layers are shared.
+    """
+
+    def __init__(self, hidden_size: int, trunk: nn.Module | None) -> None:
+        super().__init__()
+        self.model = trunk
+        self.value_head = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, labelled: torch.Tensor, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Values [N] at the labelled positions ([T], bool) from the policy's hidden states [1, T, H] or its inputs."""
+        if self.model is not None:
+            hidden = self.model(**inputs).last_hidden_state
+        return self.value_head(hidden[0, labelled]).squeeze(-1).float()

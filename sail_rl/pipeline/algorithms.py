@@ -1,0 +1,76 @@
+"""From an RL stage's settings to its loss, its advantages and its batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sail_rl.config import Recipe, RLStage
+from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.importance import ImportanceCorrection
+from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
+from sail_rl.models.tiny import load_model
+from sail_rl.trainer.annotate import Annotator
+from sail_rl.trainer.distributed import whole_models
+from sail_rl.trainer.estimators import AdvantageEstimator, CompletionAdvantages, CriticAdvantages
+from sail_rl.trainer.rl import RolloutBatches
+from sail_rl.trainer.sampling import GroupSampler
+
+LEVELS = {"clip": "token", "gspo": "sequence", "gspo_token": "sequence_token"}
+
+
+def make_loss(config: RLStage) -> LossFunction:
+    """The stage's loss."""
+    surrogate: Surrogate
+    if config.surrogate == "cispo":
+        surrogate = CispoSurrogate(config.clip_low, config.clip_high)
+    else:
+        surrogate = ClippedSurrogate(config.clip_low, config.clip_high, LEVELS[config.surrogate])  # type: ignore[arg-type]
+    in_loss = config.kl if config.kl and config.kl.place == "loss" else None
+    policy = PolicyLoss(
+        surrogate,
+        kl_coef=in_loss.coef if in_loss else 0.0,
+        kl_kind=in_loss.kind if in_loss else "k3",
+        entropy_coef=config.entropy_coef,
+    )
+    return ActorCriticLoss(policy, config.critic.value_coef, config.critic.value_clip) if config.critic else policy
+
+
+def make_estimator(config: RLStage) -> AdvantageEstimator:
+    """The stage's advantage estimator."""
+    kl_coef = config.kl.coef if config.kl and config.kl.place == "reward" else 0.0
+    if config.critic:
+        return CriticAdvantages(config.critic.gamma, config.critic.lam, kl_coef)
+    return CompletionAdvantages(config.advantages, kl_coef)
+
+
+def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent: Path) -> RolloutBatches:
+    """The stage's batch source; loads the reference model if there is a KL penalty."""
+    importance = config.importance
+    return RolloutBatches(
+        sampler=sampler,
+        annotator=Annotator(
+            recompute=config.old_logprobs == "trainer",
+            importance=ImportanceCorrection(**importance.model_dump()) if importance else None,
+            values=config.critic is not None,
+            reference=_reference(recipe, parent) if config.kl else None,
+        ),
+        estimator=make_estimator(config),
+        aggregation=Aggregation(config.aggregation, config.max_tokens),
+        mini_batches=config.mini_batches,
+        skip_zero_advantage=not (config.critic or config.entropy_coef or (config.kl and config.kl.place == "loss")),
+        overlong_filtering=config.overlong_filtering,
+        critic_warmup=config.critic.warmup_steps if config.critic else 0,
+        probe_rollouts=recipe.engine.probe_rollouts,
+        max_logprob_gap=recipe.engine.max_logprob_gap,
+    )
+
+
+def _reference(recipe: Recipe, parent: Path) -> nn.Module:
+    """The stage's starting model, frozen and whole on every rank."""
+    with whole_models():
+        model = load_model(parent, dtype=getattr(torch, recipe.model.dtype))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.requires_grad_(False).eval().to(device)
