@@ -16,17 +16,14 @@ from .config import Recipe
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Parse the recipe at `path` with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
 
+    A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without that stage).
     Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
     recipe don't overwrite each other.
 
     Raises:
         ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
     """
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}")
-    tree = yaml.safe_load(path.read_text())
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    tree = _read(path)
     for override in overrides:
         _apply(tree, override)
     tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
@@ -39,6 +36,30 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML that loads back to the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own)."""
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}")
+    tree = yaml.safe_load(path.read_text())
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    base = tree.pop("extends", None)
+    return _merged(_read(path.parent / base), tree, path) if base else tree
+
+
+def _merged(base: Any, change: Any, path: Path) -> Any:
+    """`change` over `base`: mappings key by key; a mapping over a list of stages goes by name, null drops one."""
+    if isinstance(base, dict) and isinstance(change, dict):
+        return base | {key: _merged(base[key], value, path) if key in base else value for key, value in change.items()}
+    if isinstance(base, list) and isinstance(change, dict):
+        names = [item.get("name") for item in base]
+        if unknown := change.keys() - set(names):
+            raise ValueError(f"{path}: no stage {', '.join(unknown)} in what it extends, which has {', '.join(names)}")
+        changes = {item["name"]: change.get(item["name"], {}) for item in base}
+        return [_merged(item, changes[item["name"]], path) for item in base if changes[item["name"]] is not None]
+    return change
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

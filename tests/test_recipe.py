@@ -35,6 +35,33 @@ def test_a_resolved_recipe_loads_back_the_same(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "r.yaml") == recipe
 
 
+def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    changes = {"extends": str(QUICKSTART.resolve()), "name": "mine", "model": {"max_length": 200}}
+    path.write_text(yaml.safe_dump(changes | {"stages": {"longcot_sft": None, "rlvr": {"steps": 7, "clip_low": 0.1}}}))
+    recipe, base = load_recipe(path), load_recipe(QUICKSTART)
+    assert recipe.model == base.model.model_copy(update={"max_length": 200})
+    assert recipe.stages == [base.stages[1].model_copy(update={"steps": 7, "clip_low": 0.1})]
+    path.write_text(yaml.safe_dump(changes | {"stages": {"rl": {"steps": 7}}}))
+    with pytest.raises(ValueError, match="no stage rl in what it extends, which has longcot_sft, rlvr"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("advantages=gae", "`advantages: gae` and `critic` belong together"),
+        ("critic={kind: head}", "`advantages: gae` and `critic` belong together"),
+        ("importance={mode: mask}", "set old_logprobs: trainer"),
+        ("critic={kind: value}", "critic.kind: Input should be 'head' or 'model'"),
+        ("dynamic_sampling={rounds: 3}", "unknown key 'rounds'"),
+    ],
+)
+def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(QUICKSTART, [f"stages.rlvr.{change}"])
+
+
 def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
     assert load_recipe(QUICKSTART).output_dir == Path("runs/quickstart")
     assert load_recipe(QUICKSTART, ["model.llm=qwen3_moe"]).output_dir == Path("runs/quickstart,model.llm=qwen3_moe")
@@ -51,7 +78,10 @@ def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
         ),
         ("sede=3", r"unknown key 'sede'; the nearest valid key is 'seed'"),
         ("model.llm=llama", r"model.llm: Input should be 'qwen3' or 'qwen3_moe' \(got 'llama'\)"),
-        ("stages.rlvr.samples_per_prompt=1", "samples_per_prompt: Input should be greater than or equal to 2"),
+        (
+            "stages.rlvr.samples_per_prompt=1",
+            "samples_per_prompt is 1, but advantages 'grpo' compare a prompt's samples",
+        ),
         ("stages.rl.steps=4", "no stage 'rl'; the recipe has longcot_sft, rlvr"),
         ("stages.rlvr.steps", "write section.key=value"),
         ("seed.x=1", "'seed' is inside a value|seed is not a section"),
@@ -68,11 +98,11 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
     ("overrides", "world_size", "message"),
     [
         (["stages.longcot_sft.batch_size=9"], 2, r"batch_size 9 / 2 ranks = 4.5 rows a rank; make .* multiple of 2"),
-        (["stages.rlvr.prompts_per_step=6"], 4, r"prompts_per_step 6 / \(4 ranks x 1 mini_batches\) = 1.5 prompts"),
+        (["stages.rlvr.prompts_per_step=6"], 4, "prompts_per_step 6 / 4 ranks = 1.5 prompts"),
         (
             ["stages.rlvr.mini_batches=4", "stages.rlvr.prompts_per_step=6"],
             1,
-            r"prompts_per_step 6 / \(1 ranks x 4 mini_batches\) = 1.5 prompts; make prompts_per_step a multiple of 4",
+            "prompts_per_step 6 / 4 mini_batches = 1.5 prompts; make prompts_per_step a multiple of 4",
         ),
         (["stages.rlvr.mini_batches=4", "stages.rlvr.steps=90"], 1, "steps 90 / 4 mini_batches is not whole"),
         (

@@ -1,0 +1,92 @@
+"""Every RL algorithm from the same SFT model at equal rollouts: held-out accuracy before and after, by seed.
+
+    python benchmarks/algorithms.py --seeds 17 1 2 --out runs/algorithms [--only ppo …]
+
+Each seed's SFT stage runs once; each variant then runs the quickstart's RL stage (40 batches of 32 prompts x 8 samples)
+from its model. Finished runs are reused, so the script can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+HALVES = {"mini_batches": 2, "steps": 80}  # two optimiser steps a batch of rollouts, so that clipping matters
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    # name: the recipe it extends, and what differs in its RL stage
+    "grpo, 1 step a batch": ("quickstart", {}),
+    "grpo": ("quickstart", HALVES | {"aggregation": "sequence_mean", "clip_high": 0.2, "dynamic_sampling": None}),
+    "dapo": ("quickstart_dapo", {}),
+    "dr_grpo": ("quickstart", HALVES | {"advantages": "dr_grpo", "aggregation": "fixed_length"}),
+    "gspo": (
+        "quickstart",
+        HALVES | {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3},
+    ),
+    "cispo": ("quickstart", HALVES | {"surrogate": "cispo", "clip_low": 1.0}),
+    "rloo": ("quickstart_rloo", {}),
+    "reinforce++": ("quickstart", HALVES | {"advantages": "reinforce_pp_baseline"}),
+    "ppo": ("quickstart_ppo", {}),
+    "gspo_moe": ("quickstart_gspo_moe", {}),
+}
+
+
+def run(recipe: Path) -> dict[str, Any]:
+    """Run a recipe unless it is finished; returns the last stage's line of its summary."""
+    summary = Path(yaml.safe_load(recipe.read_text())["output_dir"]) / "summary.json"
+    if not summary.exists():
+        with (recipe.with_suffix(".log")).open("w") as log:
+            subprocess.run(
+                [sys.executable, "-m", "sail_rl.cli", "run", str(recipe)], check=True, stdout=log, stderr=log
+            )
+    return json.loads(summary.read_text())["stages"][-1]
+
+
+def write(folder: Path, base: str, name: str, changes: dict[str, Any]) -> Path:
+    """Write the recipe `name` that extends `base` to `folder`."""
+    tree = {"extends": str((RECIPES / f"{base}.yaml").resolve()), "name": name, "output_dir": str(folder / name)}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree | changes, sort_keys=False))
+    return folder / f"{name}.yaml"
+
+
+def sft_model(folder: Path, seed: int, llm: str) -> Path:
+    """The folder of the seed's SFT model."""
+    changes = {"seed": seed, "model": {"llm": llm}, "stages": {"rlvr": None}}
+    recipe = write(folder, "quickstart", f"sft-{llm}-{seed}", changes)
+    run(recipe)
+    return folder / recipe.stem / "stages/longcot_sft/model"
+
+
+def main() -> None:
+    """Run everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print("| algorithm | " + " | ".join(f"seed {seed}" for seed in options.seeds) + " | mean after | minutes |")
+    print("|---|" + "---|" * (len(options.seeds) + 2))
+    for variant in options.only:
+        base, changes = VARIANTS[variant]
+        results = []
+        for seed in options.seeds:
+            parent = sft_model(options.out, seed, "qwen3_moe" if base.endswith("moe") else "qwen3")
+            name = "".join(c if c.isalnum() else "_" for c in f"{variant}-{seed}")
+            tree = {"seed": seed, "model": {"path": str(parent)}, "stages": {"longcot_sft": None, "rlvr": changes}}
+            results.append(run(write(options.out, base, name, tree)))
+        cells = [f"{100 * r['heldout_accuracy_before']:.1f} → {100 * r['heldout_accuracy_after']:.1f}" for r in results]
+        after = fmean(100 * result["heldout_accuracy_after"] for result in results)
+        minutes = fmean(result["minutes"] for result in results)
+        print(f"| {variant} | " + " | ".join(cells) + f" | {after:.1f} | {minutes:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Every RL algorithm trains the quickstart's model for a few steps, in one run of many stages."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from sail_rl.reporting.jsonl import read_jsonl
+
+pytestmark = pytest.mark.slow
+
+REWARD = """
+def length(completions, **_):
+    return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
+"""
+STAGES: dict[str, dict[str, Any]] = {
+    "grpo": {"aggregation": "sequence_mean"},
+    "dapo": {"dynamic_sampling": {"max_rounds": 3}},
+    "gspo": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3},
+    "gspo_token": {"surrogate": "gspo_token", "aggregation": "sequence_mean"},
+    "cispo": {"surrogate": "cispo", "clip_low": 1.0},
+    "dr_grpo": {"advantages": "dr_grpo", "aggregation": "fixed_length"},
+    "rloo": {"advantages": "rloo", "kl": {"coef": 0.01, "place": "reward"}},
+    "reinforce_pp": {"advantages": "reinforce_pp", "samples_per_prompt": 1, "prompts_per_step": 8},
+    "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "kl": {"coef": 0.01, "kind": "k2"}},
+    "tis": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01},
+    "ppo_head": {"advantages": "gae", "critic": {"kind": "head", "warmup_steps": 1}},
+    "ppo_model": {"advantages": "gae", "critic": {"kind": "model"}, "kl": {"coef": 0.01, "place": "reward"}},
+    "grpo_after_ppo": {},
+}
+
+
+def family(folder: Path, **changes: Any) -> Path:
+    """A recipe of one stage an algorithm, each from the model of the one before."""
+    quickstart = yaml.safe_load(Path("recipes/quickstart.yaml").read_text())
+    (folder / "my_reward.py").write_text(REWARD)
+    shared = quickstart["stages"][1] | {
+        "rewards": {"length": {"path": f"{folder}/my_reward.py:length"}},
+        **{"steps": 2, "mini_batches": 2, "prompts_per_step": 4, "samples_per_prompt": 4, "max_tokens": 12},
+        "save_every": 2,
+        "warmup_steps": 0,
+        "dynamic_sampling": None,
+    }
+    tree = quickstart | {
+        "output_dir": str(folder / "run"),
+        "data": quickstart["data"] | {"kwargs": {"sft_rows": 4, "rl_rows": 16, "heldout_rows": 2}},
+        "evaluation": quickstart["evaluation"] | {"max_tokens": 4, "every": 100},
+        "stages": [shared | {"name": name} | settings for name, settings in STAGES.items()],
+    }
+    (folder / "family.yaml").write_text(yaml.safe_dump(tree | changes))
+    return folder / "family.yaml"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, tmp_path: Path) -> None:
+    recipe = family(tmp_path)
+    command = [sys.executable, "-m", "sail_rl.cli", "run", str(recipe), f"model.llm={llm}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    subprocess.run(command, check=True, timeout=380, env=environment)
+    records = {(r["stage"], r["step"]): r for r in read_jsonl(tmp_path / "run/metrics.jsonl")}
+    parent = tmp_path / "run/base/model.safetensors"
+    for name in STAGES:
+        weights = tmp_path / "run/stages" / name / "model/model.safetensors"
+        before, after = load_file(parent), load_file(weights)
+        assert any(not torch.equal(before[key], after[key]) for key in before.keys() & after.keys()), name
+        assert all(torch.isfinite(tensor).all() for tensor in after.values()), name
+        assert any(key.startswith("critic.") for key in after) == name.startswith("ppo"), name
+        parent = weights
+        for step in (1, 2):
+            record = records[name, step]
+            assert math.isfinite(record["loss"])
+            assert record["grad_norm"] > 0, name
+            assert record["train/skipped_steps"] == 0
+        assert records[name, 1]["rollout/logprob_diff_max"] < 1e-3
+    assert records["ppo_head", 2]["value/loss"] > 0
+    assert "value/loss" not in records["grpo_after_ppo", 2]
+    for name in ("rloo", "ppo_model"):
+        assert "kl/reference" in records[name, 2], name
+    assert records["reinforce_pp_baseline", 1]["kl/reference"] == pytest.approx(0, abs=1e-9)
+    assert records["reinforce_pp_baseline", 2]["kl/reference"] > 0
+    assert records["tis", 1]["importance/mean"] == pytest.approx(1, abs=1e-3)
+    assert records["dapo", 1]["sampling/used_fraction"] <= 1
