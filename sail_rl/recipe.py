@@ -16,7 +16,7 @@ from .config import Recipe
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Parse the recipe at `path` with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
 
-    A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without that stage).
+    A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without it).
     Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
     recipe don't overwrite each other.
 

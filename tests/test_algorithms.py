@@ -45,8 +45,12 @@ def family(folder: Path, **changes: Any) -> Path:
     (folder / "my_reward.py").write_text(REWARD)
     shared = quickstart["stages"][1] | {
         "rewards": {"length": {"path": f"{folder}/my_reward.py:length"}},
-        **{"steps": 2, "mini_batches": 2, "prompts_per_step": 4, "samples_per_prompt": 4, "max_tokens": 12},
+        "steps": 2,
         "save_every": 2,
+        "mini_batches": 2,
+        "prompts_per_step": 4,
+        "samples_per_prompt": 4,
+        "max_tokens": 12,
         "warmup_steps": 0,
         "dynamic_sampling": None,
     }
