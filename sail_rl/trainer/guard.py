@@ -32,10 +32,13 @@ class StepGuard:
     skipped: int = 0
     in_a_row: int = 0
     _applied: bool = False
+    _watched: torch.optim.Optimizer | None = None
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Begin to watch the optimiser that DeepSpeed will call."""
-        optimizer.register_step_pre_hook(self._before_step)
+        """Begin to watch the optimiser that DeepSpeed will call (once, however often transformers hands it over)."""
+        if optimizer is not self._watched:
+            optimizer.register_step_pre_hook(self._before_step)
+            self._watched = optimizer
 
     def check(self, batch: Any, *, step: int) -> dict[str, float]:
         """After a step: returns the metric; every rank calls it.

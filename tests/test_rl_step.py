@@ -1,0 +1,260 @@
+"""The RL step's parts: sharing out, dynamic sampling, what counts in the loss, GAE's token fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollouts.hf import HFEngine
+from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
+from sail_rl.data.balance import balanced_shares
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.order import RowStream
+from sail_rl.maths.aggregation import Aggregation
+from sail_rl.models.tiny import load_model
+from sail_rl.trainer.annotate import Annotator
+from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, Drawn
+from sail_rl.trainer.groups import Group
+from sail_rl.trainer.rl import RolloutBatches
+from sail_rl.trainer.sampling import GroupSampler
+
+
+def rollout(tokens: int, *, stop: str = "stop", version: int = 1) -> Rollout:
+    return Rollout("p", 0, [5] * tokens, [-0.5] * tokens, "text", stop, version)  # type: ignore[arg-type]
+
+
+def group(rewards: Sequence[float], lengths: Sequence[int] = (2, 2), **options: Any) -> Group:
+    return Group(0, [rollout(length, **options) for length in lengths], list(rewards), 3, 1)
+
+
+# Sharing out
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 500), st.integers(0, 100)), max_size=60),
+    st.integers(1, 8),
+)
+def test_every_sample_goes_to_exactly_one_rank(costs: list[tuple[int, int]], shares: int) -> None:
+    assigned = balanced_shares(costs, shares=shares)
+    assert len(assigned) == shares
+    assert sorted(index for share in assigned for index in share) == list(range(len(costs)))
+
+
+def test_tokens_and_visual_tokens_are_both_balanced() -> None:
+    # Four long texts and four short questions with large images.
+    costs = [(100, 0)] * 4 + [(60, 50)] * 4
+    for share in balanced_shares(costs, shares=2):
+        assert sum(costs[index][0] for index in share) == 320
+        assert sum(costs[index][1] for index in share) == 100
+
+
+def test_a_long_tail_is_spread_evenly() -> None:
+    costs = [(max(1, 2000 // (n + 1)), 0) for n in range(200)]
+    loads = [sum(costs[index][0] for index in share) for share in balanced_shares(costs, shares=4)]
+    assert max(loads) / min(loads) < 1.05
+
+
+# Dynamic sampling, with the real reference engine and a scorer that decides which prompts carry a signal
+
+
+class ScriptedScorer:
+    """Gives the samples of prompts in `useful` different rewards, and those of all others equal ones."""
+
+    def __init__(self, useful: set[int]) -> None:
+        self.useful = useful
+        self.sampled: list[int] = []
+
+    def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
+        self.sampled += [int(prompt.id) for prompt, r in zip(prompts, rollouts, strict=True) if r.sample == 0]
+        total = [float(r.sample) if int(p.id) in self.useful else 1.0 for p, r in zip(prompts, rollouts, strict=True)]
+        return Scores(total, {"part": total})
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_dir: Callable[..., Path]) -> HFEngine:
+    engine = HFEngine(tiny_dir())
+    engine.push_weights(1, load_model(tiny_dir()).named_parameters())
+    return engine
+
+
+def sampler(engine: HFEngine, encoder: Encoder, useful: set[int], max_rounds: int | None) -> GroupSampler:
+    rows = [{"id": str(n), "prompt": [{"role": "user", "content": f"{n}?"}], "images": []} for n in range(64)]
+    return GroupSampler(
+        engine=engine,
+        scorer=ScriptedScorer(useful),
+        stream=RowStream(rows, batch_size=4, seed=0),
+        encoder=encoder,
+        sampling=Sampling(samples_per_prompt=2, max_tokens=1),
+        observer=lambda *_: None,
+        max_rounds=max_rounds,
+    )
+
+
+def trainer() -> Any:
+    """What the sampler asks of a trainer: it holds metrics and pushes weights (the engine has them)."""
+    metrics: dict[str, float] = {}
+    return SimpleNamespace(
+        state=SimpleNamespace(global_step=0),
+        stopwatch=SimpleNamespace(measure=lambda name: nullcontext()),
+        push_weights=lambda engine: None,
+        record=metrics.update,
+        metrics=metrics,
+    )
+
+
+def test_without_dynamic_sampling_every_group_is_used(engine: HFEngine, encoder: Encoder) -> None:
+    plain = sampler(engine, encoder, {1, 2, 3}, None)
+    groups = plain.collect(trainer())
+    assert [group.row for group in groups] == plain.stream.indices(0)
+
+
+def test_groups_without_signal_are_replaced_and_surplus_is_kept(engine: HFEngine, encoder: Encoder) -> None:
+    useful = set(range(0, 64, 2))
+    dynamic, record = sampler(engine, encoder, useful, 4), trainer()
+    used = [group.row for _ in range(6) for group in dynamic.collect(record)]
+    order = [row for batch in range(dynamic.next_batch) for row in dynamic.stream.indices(batch)]
+    assert dynamic.scorer.sampled == order, "every prompt was sampled once, in order"  # type: ignore[attr-defined]
+    good = [row for row in order if row in useful]
+    assert used == good[: len(used)], "every group with a signal is used once, in order"
+    assert [group.row for group in dynamic.surplus] == good[len(used) :]
+    assert len(used) == 6 * 4
+    assert record.metrics["sampling/used_fraction"] == 1
+    assert record.metrics["sampling/surplus"] == len(dynamic.surplus)
+
+
+def test_a_spent_budget_trains_on_what_there_is_and_says_so(
+    engine: HFEngine, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = RowStream(range(64), batch_size=4, seed=0)  # type: ignore[arg-type]
+    dynamic, record = sampler(engine, encoder, {stream.indices(1)[2]}, 3), trainer()
+    with caplog.at_level(logging.WARNING):
+        groups = dynamic.collect(record)
+    assert [group.row for group in groups] == [stream.indices(1)[2]]
+    assert "only 1 of 4 groups carry a signal after 3 round(s)" in caplog.text
+    assert record.metrics["sampling/rounds"] == 3
+    assert record.metrics["sampling/used_fraction"] == 0.25
+    assert record.metrics["groups/zero_variance"] == 11 / 12
+    assert sampler(engine, encoder, set(), 2).collect(record) == []
+
+
+def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, encoder: Encoder) -> None:
+    useful = set(range(0, 64, 2))
+    straight, stopped = (sampler(engine, encoder, useful, 5) for _ in range(2))
+    for _ in range(2):
+        straight.collect(trainer())
+        stopped.collect(trainer())
+    resumed = sampler(engine, encoder, useful, 5)
+    resumed.load_state(json.loads(json.dumps(stopped.state())))
+    assert resumed.surplus, "the case is only interesting with a surplus"
+    for _ in range(3):
+        assert resumed.collect(trainer()) == straight.collect(trainer())
+
+
+# What counts in the loss
+
+
+def batches(**settings: Any) -> RolloutBatches:
+    defaults = {
+        "sampler": None,
+        "annotator": Annotator(),
+        "estimator": CompletionAdvantages("grpo"),
+        "aggregation": Aggregation("sequence_mean"),
+        "mini_batches": 1,
+        "skip_zero_advantage": True,
+        "overlong_filtering": False,
+        "critic_warmup": 0,
+        "probe_rollouts": 1,
+        "max_logprob_gap": 1.0,
+    }
+    return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
+
+
+def drawn(groups: Sequence[Group]) -> list[Drawn]:
+    """Every rollout of the groups as a sample of a three-token prompt."""
+    return [
+        Drawn(
+            position,
+            index,
+            Sample(torch.arange(3 + len(r.token_ids)), 3, None, {"rollout_logprobs": torch.tensor(r.logprobs)}),
+        )
+        for position, g in enumerate(groups)
+        for index, r in enumerate(g.rollouts)
+    ]
+
+
+def test_a_group_without_signal_is_not_computed_but_counts_in_the_mean_over_sequences() -> None:
+    groups = [group([1.0, 0.0], [2, 4]), group([1.0, 1.0], [3, 3])]
+    samples = drawn(groups)
+    CompletionAdvantages("grpo")(groups, samples)
+    batch = batches()._step_batch(trainer(), groups, samples)
+    assert [len(sample) for sample in batch.samples] == [5, 7]
+    assert batch.mass == 4
+    assert batch.samples[1].token_fields["weights"].tolist() == [0.25] * 4
+    whole = batches(skip_zero_advantage=False)._step_batch(trainer(), groups, samples)
+    assert len(whole.samples) == 4
+    assert whole.mass == 4
+
+
+def test_overlong_filtering_leaves_cut_completions_out_of_sum_and_denominator() -> None:
+    groups = [Group(0, [rollout(2), rollout(9, stop="length")], [1.0, 0.0], 3, 1)]
+    samples = drawn(groups)
+    CompletionAdvantages("grpo")(groups, samples)
+    batch = batches(overlong_filtering=True, aggregation=Aggregation("token_mean"))._step_batch(
+        trainer(), groups, samples
+    )
+    assert [len(sample) for sample in batch.samples] == [5]
+    assert batch.mass == 2
+
+
+def test_mini_batches_are_the_same_groups_however_many_came() -> None:
+    assert batches(mini_batches=2)._parts(8) == [range(4), range(4, 8)]
+    assert batches(mini_batches=4)._parts(6) == [range(1), range(1, 3), range(3, 4), range(4, 6)]
+    assert batches(mini_batches=2)._parts(0) == [range(0), range(0)]
+
+
+def test_a_kl_penalty_in_the_reward_moves_the_advantages() -> None:
+    groups = [group([1.0, 1.0], [2, 1])]
+    samples = drawn(groups)
+    for d, reference in zip(samples, (-0.5, -1.5), strict=True):
+        d.sample.token_fields["reference_logprobs"] = torch.full((d.sample.completion_length,), reference)
+    CompletionAdvantages("dr_grpo", kl_coef=0.1)(groups, samples)
+    # k1 = log policy - log reference: 0 for the first, 1 for the second; rewards 1 and 0.9, mean 0.95
+    values = [d.sample.token_fields["advantages"].tolist() for d in samples]
+    assert values[0] == pytest.approx([0.05, 0.05])
+    assert values[1] == pytest.approx([-0.05])
+
+
+def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
+    groups = [group([1.0, 0.0], [2, 1])]
+    samples = drawn(groups)
+    samples[0].sample.token_fields["old_values"] = torch.tensor([0.5, 0.8])
+    samples[1].sample.token_fields["old_values"] = torch.tensor([0.4])
+    CriticAdvantages(gamma=1.0, lam=1.0)(groups, samples)
+    assert samples[0].sample.token_fields["returns"].tolist() == pytest.approx([1.0, 1.0])
+    assert samples[1].sample.token_fields["returns"].tolist() == pytest.approx([0.0])
+    # raw advantages 0.5, 0.2, -0.4: mean 0.1, deviation sqrt(0.14)
+    whitened = torch.cat([d.sample.token_fields["advantages"] for d in samples])
+    expected = (torch.tensor([0.5, 0.2, -0.4]) - 0.1) / 0.14**0.5
+    torch.testing.assert_close(whitened, expected, atol=1e-5, rtol=0)
+
+
+def test_a_prompt_s_size_counts_its_visual_tokens(encoder: Encoder) -> None:
+    content = [{"type": "image"}, {"type": "text", "text": "Hi"}]
+    row = {"id": "1", "prompt": [{"role": "user", "content": content}], "images": [picture(0)]}
+    tokens, visual = encoder.prompt_size(encoder.prompt(row))
+    assert visual == 4
+    assert tokens == len(encoder.prompt_inputs(encoder.prompt(row))[0])

@@ -1,0 +1,206 @@
+"""The one trainer: its step doesn't depend on packing, ZeRO stage, offload or checkpointing, and survives bad steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture, question
+
+from sail_rl.contracts import Rollout
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.losses import LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
+from sail_rl.models.tiny import load_model
+from sail_rl.pipeline.stage import training_arguments
+from sail_rl.recipe import load_recipe
+from sail_rl.trainer.distributed import join_process_group
+from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.trainer import StepBatch, Trainer
+from sail_rl.trainer.weights import whole_weights
+
+STEPS = 2
+
+
+@dataclass
+class Trained:
+    """The weights after the last step, and the first step's loss and gradient norm (which Adam would hide)."""
+
+    weights: dict[str, torch.Tensor]
+    loss: float
+    grad_norm: float | None
+
+
+class FixedBatches:
+    """The same samples in every step."""
+
+    def __init__(self, samples: list[Sample], aggregation: Aggregation) -> None:
+        self.score_options: dict[str, Any] = {}
+        for sample in samples:
+            weight = aggregation.token_weight(sample.completion_length)
+            sample.token_fields["weights"] = torch.full((sample.completion_length,), weight)
+        self.batch = StepBatch(samples, sum(aggregation.mass(sample.completion_length) for sample in samples))
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+        for _ in count(start_step):
+            yield self.batch
+
+
+@pytest.fixture
+def samples(encoder: Encoder) -> list[Sample]:
+    """Seven samples of all kinds: text only, one image, two images, an image of two tiles with a thumbnail."""
+    pictures = [[], [picture(0)], [picture(1), picture(2)], [picture(3, 112, 56)], [], [picture(4)], [picture(5)]]
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for number, images in enumerate(pictures):
+        tokens = torch.randint(20, 200, (3 + 5 * number % 11,), generator=generator).tolist()
+        rollout = Rollout("p", 0, tokens, [-5.0] * len(tokens), "", "stop", 1)
+        (sample,) = encoder.rollout_samples(question(encoder, str(number), images), [rollout])
+        sample.token_fields["advantages"] = torch.full((len(tokens),), float(number - 3))
+        made.append(sample)
+    return made
+
+
+@pytest.fixture
+def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Callable[..., Trained]:
+    """`train(samples, …)`: two optimiser steps of a tiny model."""
+
+    def run(
+        samples: list[Sample],
+        *,
+        overrides: tuple[str, ...] = (),
+        loss: LossFunction | None = None,
+        aggregation: str = "sequence_mean",
+        steps: int = STEPS,
+        llm: str = "qwen3",
+        limit: int = 3,
+    ) -> Trained:
+        join_process_group()
+        recipe = load_recipe(
+            Path("recipes/quickstart.yaml"),
+            [f"stages.rlvr.steps={steps}", "stages.rlvr.warmup_steps=0", "stages.rlvr.learning_rate=1e-3", *overrides],
+        )
+        config = recipe.stages[1]
+        args = training_arguments(recipe, config, tmp_path)
+        args.save_strategy = "no"
+        trainer = Trainer(
+            load_model(tiny_dir(llm)),
+            args,
+            source=FixedBatches(samples, Aggregation(aggregation, 16)),  # type: ignore[arg-type]
+            loss=loss or PolicyLoss(),
+            encoder=encoder,
+            row_tokens=config.row_tokens,
+            guard=StepGuard(tmp_path, limit=limit),
+        )
+        trainer.train()
+        logged = trainer.state.log_history[0]
+        with whole_weights(trainer.model) as tensors:
+            return Trained({name: t.detach().clone() for name, t in tensors}, logged["loss"], logged.get("grad_norm"))
+
+    return run
+
+
+def assert_equal(left: Trained, right: Trained) -> None:
+    """Equal weights on average; single ones may differ more: Adam's first steps amplify tiny gradients' signs."""
+    assert left.loss == pytest.approx(right.loss, abs=1e-6)
+    if left.grad_norm is not None:  # DeepSpeed reports none without ZeRO
+        assert left.grad_norm == pytest.approx(right.grad_norm, rel=1e-5)
+    assert left.weights.keys() == right.weights.keys()
+    gaps = torch.cat([(left.weights[name] - right.weights[name]).abs().flatten() for name in left.weights])
+    assert gaps.mean().item() <= 1e-7
+    assert gaps.max().item() <= 1e-3, "the learning rate"
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "fixed_length"])
+def test_results_don_t_depend_on_the_packing(
+    aggregation: str, train: Callable[..., Any], samples: list[Sample]
+) -> None:
+    """Rows of one sample each, of a few, and one row of all: the same weights after two steps."""
+    runs = [
+        train(samples, aggregation=aggregation, overrides=(f"stages.rlvr.row_tokens={tokens}",))
+        for tokens in (1, 80, 4096)
+    ]
+    assert_equal(runs[0], runs[1])
+    assert_equal(runs[0], runs[2])
+
+
+def test_the_step_equals_plain_autograd_on_one_sample_at_a_time(
+    train: Callable[..., Any], samples: list[Sample], tiny_dir: Callable[..., Path], encoder: Encoder
+) -> None:
+    """An independent AdamW loop in plain torch, unpacked, without the trainer."""
+    model = load_model(tiny_dir())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+    rates = [1e-3, 0.5e-3]  # cosine over two steps
+    losses, norms = [], []
+    tokens = sum(sample.completion_length for sample in samples)
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for sample in samples:
+            logits = model(input_ids=sample.input_ids[None], pixel_values=sample.pixel_values).logits[0]
+            logprobs = logits[sample.prompt_length - 1 : -1].log_softmax(-1)
+            picked = logprobs.gather(1, sample.input_ids[sample.prompt_length :, None])
+            loss = -picked.sum() / tokens
+            loss.backward()
+            losses[-1] += loss.item()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+    expected = Trained(dict(model.named_parameters()), losses[0], norms[0])
+    assert_equal(train(samples, loss=cross_entropy, aggregation="token_mean"), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("deepspeed.zero_stage=0",),
+        ("deepspeed.zero_stage=1",),
+        ("deepspeed.zero_stage=3",),
+        ("deepspeed.offload_optimizer=true",),
+        ("stages.rlvr.gradient_checkpointing=true",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_results_don_t_depend_on_how_memory_is_saved(
+    overrides: tuple[str, ...], train: Callable[..., Any], samples: list[Sample]
+) -> None:
+    assert_equal(train(samples, overrides=overrides), train(samples))
+
+
+# Bad steps
+
+
+class NaNInSomeSteps:
+    """Cross-entropy that is NaN in the steps (counted from 1) it is told; rows aren't split in these tests."""
+
+    def __init__(self, *bad: int) -> None:
+        self.bad = bad
+        self.calls = 0
+
+    def __call__(self, scores: Scored, fields: Any) -> TokenLoss:
+        self.calls += 1
+        return TokenLoss(-scores.logprobs * (float("nan") if self.calls in self.bad else 1.0))
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_step_that_is_not_finite_is_skipped_counted_and_saved(
+    zero_stage: int, train: Callable[..., Any], samples: list[Sample], tmp_path: Path
+) -> None:
+    stage = f"deepspeed.zero_stage={zero_stage}"
+    constant = ("stages.rlvr.schedule=constant", stage)
+    skipped = train(samples, loss=NaNInSomeSteps(1), steps=2, overrides=constant).weights
+    plain = train(samples, loss=cross_entropy, steps=1, overrides=constant).weights
+    assert all(torch.equal(skipped[name], plain[name]) for name in plain)
+    saved = torch.load(tmp_path / "nonfinite/step-1-rank-0.pt", weights_only=False)
+    assert [sample.input_ids.tolist() for sample in saved.samples] == [s.input_ids.tolist() for s in samples]
+
+
+def test_after_a_few_such_steps_in_a_row_the_run_stops(train: Callable[..., Any], samples: list[Sample]) -> None:
+    with pytest.raises(FloatingPointError, match="2 steps in a row had a gradient that is not finite"):
+        train(samples, loss=NaNInSomeSteps(1, 3, 4), steps=6, limit=2)
