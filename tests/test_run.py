@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import picture
@@ -40,6 +42,9 @@ REWARD = """
 def length(completions, answer, images, **_):
     assert all(len(pictures) == 1 for pictures in images)
     return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
+
+def rare(completions, **_):
+    return [float(len(completion[0]["content"]) % 3 == 0) for completion in completions]
 """
 
 
@@ -172,6 +177,61 @@ def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
     (folder / "stages/rlvr/checkpoint-4").mkdir(exist_ok=True)  # at worst, the kill leaves half a checkpoint
     run(folder)
     assert_same_course(finished("qwen3"), folder, tolerance=1e-6)
+
+
+@pytest.mark.timeout(700)
+def test_killed_at_ten_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """With dynamic sampling and several mini-batches, so that surplus groups and the cursor have to survive."""
+    overrides = ["stages.rlvr.dynamic_sampling={max_rounds: 2}", "stages.rlvr.mini_batches=2", "stages.rlvr.steps=8"]
+    overrides.append(f"stages.rlvr.rewards.length={{path: '{tmp_path}/my_reward.py:rare'}}")
+    straight, folder = run(tmp_path / "straight", *overrides), tmp_path / "killed"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    moments = random.Random(4)
+    kills = 0
+    for _ in range(10):
+        with subprocess.Popen(command(folder, *overrides), env=environment) as process:
+            try:
+                assert process.wait(timeout=moments.uniform(8, 16)) == 0
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+    run(folder, *overrides)
+    assert kills >= 3, "this machine is too fast for these moments"
+    assert_same_course(straight, folder, tolerance=1e-6)
+    assert {r["sampling/surplus"] for r in steps(straight).values() if "sampling/surplus" in r} != {0}
+
+
+def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
+    finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    # The model fits (10 MB), a checkpoint's optimiser states don't.
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20,) * 2); import runpy; "
+    arguments = command(folder)[3:]
+    program = f"{limit} sys.argv = ['sail-rl', *{arguments!r}]; runpy.run_module('sail_rl.cli', run_name='__main__')"
+    stopped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert stopped.returncode != 0
+    assert "GiB are free there. The checkpoint before it is intact" in stopped.stderr
+    assert not list(folder.glob("stages/*/checkpoint-*/COMPLETE"))
+    assert_same_course(finished("qwen3"), run(folder), tolerance=1e-6)
+
+
+def test_a_rank_that_dies_takes_the_job_down_at_once(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    folder = tmp_path / "run"
+    with subprocess.Popen(command(folder, ranks=2), env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        ranks = [child for child in psutil.Process(process.pid).children() if "sail_rl.cli" in child.cmdline()]
+        assert len(ranks) == 2
+        ranks[1].send_signal(signal.SIGKILL)
+        stderr = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert "Signal 9 (SIGKILL)" in stderr
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
 
 
 @pytest.mark.timeout(600)

@@ -148,7 +148,7 @@ class _Records:
 
     def begin(self, number: int, folder: Path) -> None:
         """Forget what a killed run wrote after its newest checkpoint: those steps happen again."""
-        checkpoints.remove_incomplete(folder)
+        checkpoints.remove_unusable(folder)
         checkpoint = checkpoints.newest_checkpoint(folder)
         stage = self.recipe.stages[number]
         done = checkpoint[1] if checkpoint else 0

@@ -1,30 +1,57 @@
-"""Which checkpoints can be resumed from: a folder counts only once its marker, written last, is there."""
+"""Which checkpoints can be resumed from: those with a marker, written last, whose files all have the sizes it names."""
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import shutil
 from pathlib import Path
 
+from sail_rl.files import write_whole
+
+logger = logging.getLogger(__name__)
 MARKER = "COMPLETE"
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Write the marker; everything else in the folder is on disk by now."""
-    (checkpoint / MARKER).touch()
+    """Write the marker, with the size of every file; everything else in the folder is on disk by now."""
+    write_whole(checkpoint / MARKER, json.dumps(_sizes(checkpoint), indent=1))
 
 
 def newest_checkpoint(stage_dir: Path) -> tuple[Path, int] | None:
-    """The newest complete checkpoint and its step, or None."""
-    complete = [(path, step) for path, step in _checkpoints(stage_dir) if (path / MARKER).exists()]
-    return max(complete, key=lambda found: found[1], default=None)
+    """The newest whole checkpoint and its step, or None."""
+    whole = [(path, step) for path, step in _checkpoints(stage_dir) if not _damage(path)]
+    return max(whole, key=lambda found: found[1], default=None)
 
 
-def remove_incomplete(stage_dir: Path) -> None:
-    """Delete checkpoints that a killed run left half-written."""
+def remove_unusable(stage_dir: Path) -> None:
+    """Delete checkpoints that a killed run left half-written, and damaged ones, and say so."""
     for path, _ in _checkpoints(stage_dir):
-        if not (path / MARKER).exists():
+        if problem := _damage(path):
+            logger.warning("%s is not used, and deleted: %s", path, problem)
             shutil.rmtree(path)
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint can't be used, or None."""
+    try:
+        expected = json.loads((checkpoint / MARKER).read_text())
+    except (OSError, ValueError):
+        return "it was not written to its end"
+    found = _sizes(checkpoint)
+    for name, size in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != size:
+            return f"{name} has {found[name]} bytes instead of {size}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file by its path within the folder, the marker aside."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def _checkpoints(stage_dir: Path) -> list[tuple[Path, int]]:

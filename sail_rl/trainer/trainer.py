@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -233,12 +234,19 @@ class Trainer(transformers.Trainer):
         return optimizer
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            self.on_checkpoint(folder)
-            mark_complete(folder)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.on_checkpoint(folder)
+                mark_complete(folder)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            free = shutil.disk_usage(self.args.output_dir).free / 2**30
+            raise OSError(
+                f"{folder} could not be written ({error}); {free:.1f} GiB are free there. The checkpoint before it is "
+                "intact: make room and run the same command again"
+            ) from error
 
     def _get_num_items_in_batch(self, *_: Any) -> None:
         """Not transformers' business: the step has a denominator of its own."""
