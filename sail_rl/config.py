@@ -125,6 +125,11 @@ class StageConfig(Strict):
     row_tokens: PositiveInt = 2048
     """Tokens of a packed row, that is of one micro-batch on one rank. Changes speed and memory, not results."""
     gradient_checkpointing: bool = False
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
+    With several rows a rank it costs a forward pass without gradients for each row but the first; 0 does without."""
+    router_z_loss_coef: NonNegativeFloat = 1e-3
+    """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
     """Optimiser steps between checkpoints."""
 

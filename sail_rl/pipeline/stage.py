@@ -22,6 +22,7 @@ from sail_rl.files import write_whole
 from sail_rl.maths.losses import ClippedPolicyLoss, LossFunction, cross_entropy
 from sail_rl.models.tiny import load_model
 from sail_rl.trainer import checkpoints
+from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.rl import RolloutBatches, RolloutObserver
 from sail_rl.trainer.sft import SupervisedBatches
@@ -136,6 +137,7 @@ class Stage:
             loss=loss,
             encoder=encoder,
             row_tokens=config.row_tokens,
+            router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
         )
 

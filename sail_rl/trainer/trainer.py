@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from sail_rl.data.packing import PackedRow, collate, pack
 from sail_rl.maths.losses import LossFunction
 from sail_rl.models import SailVLForConditionalGeneration, TokenScores
 
+from .balance import ExpertBalance, RouterCoefficients
 from .checkpoints import mark_complete
 from .stopwatch import Stopwatch
 from .weights import whole_weights
@@ -49,6 +49,7 @@ class Trainer(transformers.Trainer):
         loss: per-token loss; averaged over the labelled tokens of the whole step and all ranks.
         encoder: the model's processor and the length limit.
         row_tokens: tokens of a packed row, that is of one micro-batch.
+        router: coefficients of an MoE's router losses; None for a dense model, and only for one.
         on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
     """
 
@@ -61,13 +62,16 @@ class Trainer(transformers.Trainer):
         loss: LossFunction,
         encoder: Encoder,
         row_tokens: int,
+        router: RouterCoefficients | None = None,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         super().__init__(model=model, args=args, processing_class=encoder.processor)
+        assert (router is not None) == model.config.is_moe
         self.source = source
         self.loss = loss
         self.encoder = encoder
         self.row_tokens = row_tokens
+        self.router = router
         self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
         self._filler = encoder.filler()
@@ -87,6 +91,7 @@ class Trainer(transformers.Trainer):
         model.train()
         with self.stopwatch.measure("time/train"):
             rows, tokens, positions = self._rows_of_step(samples)
+            balance = self._balance(model, rows, positions)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
             for index, row in enumerate(rows):
@@ -98,11 +103,8 @@ class Trainer(transformers.Trainer):
                 _add(sums, "entropy", scores.entropies.sum() / tokens)
                 for name, values in token_loss.metrics.items():
                     _add(sums, name, values.sum() / tokens)
-                if scores.aux_loss is not None and scores.expert_load is not None:
-                    share = row.input_ids.numel() / positions if row.labelled else 0.0
-                    loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
-                    _add(sums, "moe/aux_loss", share * scores.aux_loss.detach())
-                    _add(sums, "moe/load", share * scores.expert_load)
+                if balance:
+                    loss = loss + balance.loss(row, scores)
                 if not torch.isfinite(loss):  # before it reaches the weights
                     raise FloatingPointError(
                         f"step {self.state.global_step + 1}, row {index}: the loss is {loss.item()}; the newest "
@@ -110,29 +112,40 @@ class Trainer(transformers.Trainer):
                     )
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
-        self.record(self._reduced(sums))
+        self.record({name: self._all_sum(value).item() for name, value in sorted(sums.items())})
+        self.record(balance.metrics() if balance else {})
         self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
         return total
 
     def _rows_of_step(self, samples: list[Sample]) -> tuple[list[PackedRow], int, int]:
-        """Pack this rank's samples; returns its rows, and the labelled tokens and the positions of all ranks.
+        """Pack this rank's samples; returns its rows, and of all ranks the labelled tokens and the samples' positions.
 
         Every rank gets as many rows: unequal numbers of forwards hang collectives. Those with fewer repeat their first
         one with nothing to score.
         """
         rows = pack(samples, row_tokens=self.row_tokens, filler=self._filler)
-        labelled, positions = sum(row.labelled for row in rows), sum(row.input_ids.numel() for row in rows)
+        labelled, positions = sum(row.labelled for row in rows), sum(int(row.scored.sum()) for row in rows)
         counts = torch.tensor([[len(rows), labelled, positions]], device=self.args.device)
         counts = self.accelerator.gather(counts)
         rows += [rows[0].fully_masked()] * (int(counts[:, 0].max()) - len(rows))
         # Without any labelled token (no group has a signal) the loss and its gradient are 0.
         return rows, max(1, int(counts[:, 1].sum())), int(counts[:, 2].sum())
 
-    def _reduced(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Sum metrics over the ranks and name the parts of those that are tables."""
-        reduced = {name: self.accelerator.reduce(value, "sum").cpu() for name, value in sorted(sums.items())}
-        load = reduced.pop("moe/load", None)
-        return {name: value.item() for name, value in reduced.items()} | ({} if load is None else expert_metrics(load))
+    def _balance(self, model: torch.nn.Module, rows: list[PackedRow], positions: int) -> ExpertBalance | None:
+        """The step's expert balance, its rows but the first already counted; None for a dense model."""
+        if self.router is None:
+            return None
+        experts_per_token = self.model.config.text_config.num_experts_per_tok
+        balance = ExpertBalance(
+            self.router, experts_per_token=experts_per_token, tokens=positions, all_sum=self._all_sum
+        )
+        with self.stopwatch.measure("time/count_experts"):
+            balance.count_ahead(model, rows, self.args.device)
+        return balance
+
+    def _all_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the ranks."""
+        return self.accelerator.reduce(values, "sum")
 
     # What a batch source asks for
 
@@ -207,24 +220,6 @@ class _Steps:
     def __iter__(self) -> Iterator[list[Sample]]:
         done = self.trainer.state.global_step
         return islice(self.trainer.source.batches(self.trainer, start_step=done), len(self) - done)
-
-
-def expert_metrics(load: torch.Tensor) -> dict[str, float]:
-    """Balance of the experts from their load [layers, experts] (shares of the routed slots; rows sum to 1).
-
-    Maximal violation: the busiest expert's excess over the mean, relative (arXiv 2408.15664, section 4.1); entropy in
-    nats, averaged over layers; dead experts: those below a tenth of the mean load.
-    """
-    mean = 1 / load.shape[1]
-    metrics = {
-        "moe/load_max_violation": (load.max().item() - mean) / mean,
-        "moe/entropy": torch.special.entr(load).sum(-1).mean().item(),
-        "moe/dead_experts": float((load < 0.1 * mean).sum()),
-    }
-    for layer, shares in enumerate(load.tolist()):
-        metrics |= {f"moe/load/{layer}/{expert}": share for expert, share in enumerate(shares)}
-    assert all(math.isfinite(value) for value in metrics.values())
-    return metrics
 
 
 def _add(sums: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> None:
