@@ -1,4 +1,4 @@
-"""A data mixture in a file: YAML or JSON, one weight for each source, `{source: weight}`."""
+"""A data mixture in a file: YAML or JSON, `{source: weight}`, weights being shares of the tokens."""
 
 from __future__ import annotations
 

@@ -47,11 +47,13 @@ def router_sums(router_logits: Sequence[torch.Tensor], mask: torch.Tensor, *, ex
         experts_per_token: k; the choice is the router's own, the k largest float32 probabilities.
     """
     counts, probabilities, squares = [], [], []
+    positions = mask.nonzero()[:, 0]  # once: each look at the mask makes an accelerator wait
     for layer in router_logits:
-        logits = layer[mask].float()
+        logits = layer.index_select(0, positions).float()
         layer_probabilities = logits.softmax(-1)
         chosen = layer_probabilities.detach().topk(experts_per_token, dim=-1).indices.flatten()
-        counts.append(torch.bincount(chosen, minlength=logits.shape[1]).double())  # float32 stops counting at 2^24
+        slots = torch.ones_like(chosen, dtype=torch.float64)  # float32 would stop counting at 2^24
+        counts.append(slots.new_zeros(logits.shape[1]).scatter_add_(0, chosen, slots))
         probabilities.append(layer_probabilities.sum(0))
         squares.append(logits.logsumexp(-1).square().sum())
     return RouterSums(torch.stack(counts), torch.stack(probabilities), torch.stack(squares))

@@ -20,7 +20,8 @@ from .source import Activation
 class Calibration:
     """A calibrated mixture and what it gains.
 
-    `weights` by language source sum to 1; `gap`: no allowed mixture has an entropy above its own + `gap` (nats);
+    `weights` by language source are shares of the tokens and sum to 1; `gap`: no allowed mixture has an entropy more
+    than `gap` nats above its own;
     `entropies` maps a mixture's name ("uniform", "by tokens", "calibrated") to its mean entropy over layers in nats, of
     the language sources alone ("text") and together with the multimodal ones, these by their tokens and the language
     sources with the tokens they have ("all"; only when there are multimodal ones).
