@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, `sail-rl check RECIPE`, `sail-rl report RUN`."""
+"""The command line: `sail-rl run RECIPE [key=value …]`, `check RECIPE`, `report RUN`, `moe probe|calibrate`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+from .moe.command import add_parser as add_moe_parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html and the curves of a run again")
     report.add_argument("run", type=Path)
     report.set_defaults(command=_report)
+
+    add_moe_parser(commands)
     return parser
 
 

@@ -127,6 +127,11 @@ class StageConfig(Strict):
     gradient_checkpointing: bool = False
     max_skipped_steps: PositiveInt = 3
     """Stop after so many optimiser steps in a row whose gradient isn't finite."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
+    With several rows a rank it costs a forward pass without gradients for each row but the first; 0 does without."""
+    router_z_loss_coef: NonNegativeFloat = 1e-3
+    """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
     """Optimiser steps between checkpoints."""
 

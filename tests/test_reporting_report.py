@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -45,6 +46,8 @@ def write_metrics(run_dir: Path, *, experts: bool = False) -> None:
                 metrics |= {"rollout/logprob_diff_max": 1e-5 * (step - 1)}
             if step and experts:
                 metrics |= {f"moe/load/{layer}/{expert}": 0.25 for layer in range(2) for expert in range(4)}
+                metrics |= {f"moe/entropy/{layer}": 1.3 for layer in range(2)}
+                metrics |= {"moe/aux_loss": 1.0 + 1 / step, "moe/z_loss": 4.0}
             append_jsonl(
                 run_dir / "metrics.jsonl", {"stage": stage, "step": step, "global_step": offset + step, **metrics}
             )
@@ -121,7 +124,8 @@ def test_smoothing_does_not_mix_stages(tmp_path: Path) -> None:
 def test_each_panel_with_data_is_a_picture_and_all_are_in_the_overview(tmp_path: Path) -> None:
     write_metrics(tmp_path, experts=True)
     paths = write_curves(tmp_path)
-    assert list(paths) == ["overview", "accuracy", "reward", "length", "entropy", "logprobs", "loss", "experts"]
+    curves = ["accuracy", "reward", "length", "entropy", "logprobs", "loss"]
+    assert list(paths) == ["overview", *curves, "experts", "expert_map", "balance", "router"]
     assert paths["overview"] == tmp_path / "curves.png"
     assert paths["loss"] == tmp_path / "curves" / "loss.png"
     sizes = {name: Image.open(path).size for name, path in paths.items()}
@@ -137,7 +141,22 @@ def test_panels_without_data_are_not_drawn(tmp_path: Path) -> None:
 
 
 def test_every_panel_is_a_panel_of_the_schema() -> None:
-    assert {panel.name for panel in PANELS} <= {metric.panel for metric in METRICS}
+    second_views = {"expert_map"}  # of "experts"
+    assert {panel.name for panel in PANELS} - second_views <= {metric.panel for metric in METRICS}
+
+
+def test_the_expert_map_has_a_row_a_layer_and_a_column_an_expert_and_shows_the_last_tenth(tmp_path: Path) -> None:
+    for step in range(1, 21):
+        loads = {f"moe/load/{layer}/{expert}": 0.25 for layer in range(3) for expert in range(4)}
+        loads |= {"moe/load/2/3": 0.5 if step > 18 else 0.9, "moe/load/2/0": 0.0}
+        append_jsonl(tmp_path / "metrics.jsonl", {"stage": "rlvr", "step": step, "global_step": step, **loads})
+    axes = Figure().add_subplot()
+    panel = next(panel for panel in PANELS if panel.name == "expert_map")
+    panel.draw(axes, RunCurves.read(tmp_path / "metrics.jsonl"))
+    heat = axes.collections[0].get_array()
+    assert heat is not None
+    numpy.testing.assert_allclose(heat, [[1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 2]])
+    assert axes.get_xlabel() == "expert"
 
 
 # The report
@@ -149,7 +168,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     html = write_report(tmp_path).read_text()
     page = Page(html)
-    assert len(page.sources) == 7 + 1, "a curve for each panel and the trace's image"
+    assert len(page.sources) == 10 + 1, "a curve for each panel and the trace's image"
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "script" not in page.tags
     assert "link" not in page.tags

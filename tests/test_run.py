@@ -88,6 +88,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 COURSE = {"loss", "grad_norm", "entropy", "reward/total/mean", "rollout/length_mean", "eval/heldout/length_mean"}
+COURSE |= {"moe/aux_loss", "moe/z_loss", "moe/entropy", "moe/dead_experts/1", "moe/load/3/7"}
 
 
 def steps(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -235,10 +236,10 @@ def test_a_rank_that_dies_takes_the_job_down_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_two_ranks_equal_one(zero_stage: int, finished: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = run(tmp_path / "run", f"deepspeed.zero_stage={zero_stage}", ranks=2)
-    assert_same_course(finished("qwen3"), folder, tolerance=1e-4)
+@pytest.mark.parametrize(("llm", "zero_stage"), [("qwen3", 2), ("qwen3", 3), ("qwen3_moe", 2)])
+def test_two_ranks_equal_one(llm: str, zero_stage: int, finished: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", f"model.llm={llm}", f"deepspeed.zero_stage={zero_stage}", ranks=2)
+    assert_same_course(finished(llm), folder, tolerance=1e-4)
 
 
 def test_a_finished_run_is_reported_again_and_another_recipe_is_refused(finished: Callable[[str], Path]) -> None:

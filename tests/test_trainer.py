@@ -19,9 +19,10 @@ from sail_rl.maths.losses import LossFunction, PolicyLoss, Scored, TokenLoss, cr
 from sail_rl.models.tiny import load_model
 from sail_rl.pipeline.stage import training_arguments
 from sail_rl.recipe import load_recipe
+from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
-from sail_rl.trainer.trainer import StepBatch, Trainer
+from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import whole_weights
 
 STEPS = 2

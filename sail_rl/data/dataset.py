@@ -106,7 +106,8 @@ def _load(path: Path) -> Dataset:
         raise ValueError(f"{path}: unknown ending {path.suffix!r}; give one of {', '.join(LOADERS)}")
     if not path.is_file():
         raise ValueError(f"{path}: no such dataset file")
-    dataset = LOADERS[path.suffix](str(path), keep_in_memory=True)
+    # datasets fails on a file of no bytes with an internal error
+    dataset = LOADERS[path.suffix](str(path), keep_in_memory=True) if path.stat().st_size else Dataset.from_dict({})
     assert isinstance(dataset, Dataset)
     if len(dataset) == 0:
         raise ValueError(f"{path}: the dataset has no rows")

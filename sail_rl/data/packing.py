@@ -39,6 +39,12 @@ class PackedRow:
         """L, the number of scored tokens."""
         return len(self.segments)
 
+    @property
+    def scored(self) -> torch.Tensor:
+        """[T], true at the positions of samples that have labelled tokens: whatever else is there only fills up."""
+        lengths = self.cu_seq_lens.diff()
+        return torch.isin(torch.repeat_interleave(torch.arange(len(lengths)), lengths), self.segments)
+
     def model_inputs(self, device: torch.device) -> dict[str, torch.Tensor | int]:
         """Keyword arguments of the model's forward (FlashAttention's varlen names for the boundaries)."""
         boundaries = self.cu_seq_lens.to(device)
@@ -53,6 +59,18 @@ class PackedRow:
             "max_length_q": longest,
             "max_length_k": longest,
         }
+
+    def fully_masked(self) -> PackedRow:
+        """The same row with nothing to score."""
+        return PackedRow(
+            self.input_ids,
+            self.position_ids,
+            torch.full_like(self.targets, IGNORE),
+            self.cu_seq_lens,
+            self.pixel_values,
+            {name: values[:0] for name, values in self.token_fields.items()},
+            self.segments[:0],
+        )
 
 
 def assign_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:

@@ -23,16 +23,15 @@ from .token_scores import token_scores
 class TokenScores:
     """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
 
-    `logprobs` [N] nats, differentiable; `entropies` [N] nats, detached; MoE only: `aux_loss` (scalar, the
-    load-balancing loss, not yet multiplied by its coefficient) and `expert_load` [layers, experts] (share of the
-    routed token slots; each row sums to 1); with a critic `values` [N], its estimates of the return at each token.
+    `logprobs` [N] nats, differentiable; `entropies` [N] nats, detached; with a critic: `values` [N], its estimates of
+    the return at each token; MoE only: `router_logits`, one tensor [T, experts] for each layer, of *all* positions of
+    the row and differentiable.
     """
 
     logprobs: torch.Tensor
     entropies: torch.Tensor
     values: torch.Tensor | None = None
-    aux_loss: torch.Tensor | None = None
-    expert_load: torch.Tensor | None = None
+    router_logits: tuple[torch.Tensor, ...] | None = None
 
     def split(self, lengths: list[int]) -> list[TokenScores]:
         """Log-probs, entropies and values of each of a row's samples (with `lengths` labelled tokens), on the CPU."""
@@ -249,24 +248,10 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             temperature=temperature,
             banned_token_ids=banned_token_ids,
         )
-        router_logits = getattr(outputs, "router_logits", None)
-        if not router_logits:
-            return TokenScores(logprobs, entropies, values)
-        load = expert_load(router_logits, self.config.text_config.num_experts_per_tok)
-        return TokenScores(logprobs, entropies, values, self._load_balancing_loss(router_logits, None), load)
+        return TokenScores(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
 
     def _load_balancing_loss(
         self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         text = self.config.text_config
         return load_balancing_loss_func(router_logits, text.num_experts, text.num_experts_per_tok, attention_mask)
-
-
-@torch.no_grad()
-def expert_load(router_logits: tuple[torch.Tensor, ...], experts_per_token: int) -> torch.Tensor:
-    """Share of the routed token slots that each expert gets: [layers, experts] from logits [T, experts] per layer."""
-    loads = []
-    for logits in router_logits:
-        chosen = logits.topk(experts_per_token, dim=-1).indices.flatten()
-        loads.append(torch.bincount(chosen, minlength=logits.shape[-1]).float() / len(chosen))
-    return torch.stack(loads)

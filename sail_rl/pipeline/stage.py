@@ -23,11 +23,13 @@ from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.models import SailVLConfig
 from sail_rl.models.tiny import load_model
 from sail_rl.trainer import checkpoints
+from sail_rl.trainer.balance import router_coefficients
+from sail_rl.trainer.batches import BatchSource
 from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import SupervisedBatches
-from sail_rl.trainer.trainer import BatchSource, Trainer
+from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import start_critic
 
 from .algorithms import make_batches, make_loss
@@ -144,6 +146,7 @@ class Stage:
             encoder=encoder,
             row_tokens=config.row_tokens,
             guard=StepGuard(self.folder, limit=config.max_skipped_steps),
+            router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
         )
 

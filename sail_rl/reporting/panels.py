@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib import colormaps
+from matplotlib.colors import TwoSlopeNorm, to_hex
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 
 from .series import RunCurves, Series, StageSpan
 
@@ -23,7 +25,10 @@ RIGHT_COLOUR, WRONG_COLOUR = "#059669", "#dc2626"
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture. `name` is its panel in the schema; `pattern` matches the metrics it draws."""
+    """One picture. `name` is its panel in the schema, or a second view of one; `pattern` matches the metrics it draws.
+
+    The horizontal axis is the global step; with `over_steps` false the body has its own.
+    """
 
     name: str
     title: str
@@ -31,6 +36,7 @@ class Panel:
     pattern: str
     body: Callable[[Axes, dict[str, Series]], None]
     wide: bool = False
+    over_steps: bool = True
 
     def data(self, run: RunCurves) -> dict[str, Series]:
         """The panel's series that have values."""
@@ -39,8 +45,10 @@ class Panel:
     def draw(self, axes: Axes, run: RunCurves) -> None:
         """Draw the panel into `axes`."""
         data = self.data(run)
-        numbers = {int(stage) for series in data.values() for stage in series.stages}
-        _dress(axes, self, list(enumerate(run.stages))[min(numbers) : max(numbers) + 1])
+        _dress(axes, self)
+        if self.over_steps:
+            numbers = {int(stage) for series in data.values() for stage in series.stages}
+            _mark_stages(axes, list(enumerate(run.stages))[min(numbers) : max(numbers) + 1])
         self.body(axes, data)
         handles, labels = axes.get_legend_handles_labels()
         if len(labels) > 1 or (labels and self.wide):
@@ -52,11 +60,10 @@ def panels_of(run: RunCurves) -> list[Panel]:
     return [panel for panel in PANELS if panel.data(run)]
 
 
-def _dress(axes: Axes, panel: Panel, stages: list[tuple[int, StageSpan]]) -> None:
-    """Title, units, grid, and the stages that have data: each with its name on top, every second one shaded."""
+def _dress(axes: Axes, panel: Panel) -> None:
+    """Title, units and grid."""
     axes.set_title(panel.title, fontsize=11, fontweight="bold", color=INK, loc="left", pad=16)
     axes.set_ylabel(panel.unit, fontsize=9, color=FAINT)
-    axes.set_xlabel("global step", fontsize=9, color=FAINT)
     axes.tick_params(which="both", colors=FAINT, labelsize=8.5, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID, linewidth=0.8)
@@ -64,6 +71,11 @@ def _dress(axes: Axes, panel: Panel, stages: list[tuple[int, StageSpan]]) -> Non
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
+
+
+def _mark_stages(axes: Axes, stages: list[tuple[int, StageSpan]]) -> None:
+    """Global steps, and the stages that have data: each with its name on top, every second one shaded."""
+    axes.set_xlabel("global step", fontsize=9, color=FAINT)
     start = stages[0][1].start
     end = max(stages[-1][1].end, start + 1)
     axes.set_xlim(start - 0.01 * (end - start), end + 0.01 * (end - start))
@@ -135,6 +147,11 @@ def _single(axes: Axes, data: dict[str, Series]) -> None:
         _line(axes, series, label=name, colour=PALETTE[0])
 
 
+def _router_losses(axes: Axes, data: dict[str, Series]) -> None:
+    for (name, series), colour in zip(data.items(), PALETTE, strict=False):
+        _line(axes, series, label=name.removeprefix("moe/").removesuffix("_loss"), colour=colour)
+
+
 def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
     """Logarithmic; an exact zero has no place there and is left out."""
     for (name, series), colour in zip(data.items(), (PALETTE[4], PALETTE[0]), strict=False):
@@ -145,30 +162,63 @@ def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
     axes.set_yscale("log")
 
 
-def _experts(axes: Axes, data: dict[str, Series]) -> None:
-    """Heat-map over steps; a row is an expert, a band a layer; 1 is an equal share of its layer's tokens."""
-    places = {name: tuple(map(int, name.split("/")[2:])) for name in data}
-    names = sorted(data, key=places.__getitem__)
-    experts = 1 + max(expert for _, expert in places.values())
-    steps = numpy.unique(numpy.concatenate([series.steps for series in data.values()]))
-    heat = numpy.full((len(names), len(steps)), numpy.nan)
-    for row, name in enumerate(names):
-        heat[row, numpy.searchsorted(steps, data[name].steps)] = data[name].values * experts
-    edges = numpy.append(steps - 0.5, steps[-1] + 0.5)
+def _by_layer(axes: Axes, data: dict[str, Series]) -> None:
+    """A line for each layer, dark at the bottom of the model and light at its top."""
+    names = sorted(data, key=lambda name: int(name.rsplit("/", 1)[1]))
+    for number, name in enumerate(names):
+        colour = to_hex(colormaps["viridis"](0.9 * number / max(1, len(names) - 1)))
+        few = len(names) <= 8 or number in (0, len(names) - 1)
+        _line(axes, data[name], label=f"layer {name.rsplit('/', 1)[1]}" if few else "_", colour=colour)
+
+
+def _places(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Layer and expert of the names `moe/load/LAYER/EXPERT`, in their order."""
+    places = {name: (int(name.split("/")[2]), int(name.split("/")[3])) for name in names}
+    return dict(sorted(places.items(), key=lambda item: item[1]))
+
+
+def _load_map(axes: Axes, x_edges: ArrayLike, y_edges: ArrayLike, heat: numpy.ndarray) -> None:
+    """Heat-map of loads [rows, columns], multiples of an equal share: white at 1, with a colour bar; rows go down."""
     axes.grid(visible=False)
     norm = TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=max(2.0, float(numpy.nanpercentile(heat, 99.5))))
-    mesh = axes.pcolormesh(edges, numpy.arange(len(names) + 1), heat, cmap="RdBu_r", norm=norm, rasterized=True)
-    starts = [row for row, name in enumerate(names) if row == 0 or places[name][0] != places[names[row - 1]][0]]
-    for row in starts[1:]:
-        axes.axhline(row, color="white", linewidth=1.5)
-    middles = [(low + high) / 2 for low, high in pairwise([*starts, len(names)])]
-    every = -(-len(starts) // 12)  # at most a dozen labels
-    axes.set_yticks(middles[::every], [f"layer {places[names[row]][0]}" for row in starts[::every]])
+    mesh = axes.pcolormesh(x_edges, y_edges, heat, cmap="RdBu_r", norm=norm, rasterized=True)
     axes.invert_yaxis()
     bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=25)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=FAINT, length=0)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+
+
+def _experts(axes: Axes, data: dict[str, Series]) -> None:
+    """Loads over steps; a row is an expert, a band a layer."""
+    places = _places(data)
+    layers = [layer for layer, _ in places.values()]
+    experts = 1 + max(expert for _, expert in places.values())
+    steps = numpy.unique(numpy.concatenate([series.steps for series in data.values()]))
+    heat = numpy.full((len(places), len(steps)), numpy.nan)
+    for row, name in enumerate(places):
+        heat[row, numpy.searchsorted(steps, data[name].steps)] = data[name].values * experts
+    _load_map(axes, numpy.append(steps - 0.5, steps[-1] + 0.5), range(len(places) + 1), heat)
+    starts = [row for row, layer in enumerate(layers) if row == 0 or layer != layers[row - 1]]
+    for row in starts[1:]:
+        axes.axhline(row, color="white", linewidth=1.5)
+    middles = [(low + high) / 2 for low, high in pairwise([*starts, len(places)])]
+    every = -(-len(starts) // 12)  # at most a dozen labels
+    axes.set_yticks(middles[::every], [f"layer {layers[row]}" for row in starts[::every]])
+
+
+def _expert_map(axes: Axes, data: dict[str, Series]) -> None:
+    """Mean load over the last tenth of the logged steps: a row is a layer, a column an expert."""
+    places = _places(data)
+    layers, experts = (1 + max(numbers) for numbers in zip(*places.values(), strict=True))
+    heat = numpy.full((layers, experts), numpy.nan)
+    for name, place in places.items():
+        heat[place] = data[name].values[-max(1, len(data[name]) // 10) :].mean() * experts
+    _load_map(axes, range(experts + 1), range(layers + 1), heat)
+    axes.set_xlabel("expert", fontsize=9, color=FAINT)
+    for axis, number in ((axes.xaxis, experts), (axes.yaxis, layers)):
+        every = -(-number // 16)
+        axis.set_ticks([n + 0.5 for n in range(0, number, every)], [str(n) for n in range(0, number, every)])
 
 
 PANELS = (
@@ -179,4 +229,7 @@ PANELS = (
     Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),
     Panel("experts", "Expert load (1× = equal share)", "", r"moe/load/\d+/\d+", _experts, wide=True),
+    Panel("expert_map", "Expert load at the end", "layer", r"moe/load/\d+/\d+", _expert_map, over_steps=False),
+    Panel("balance", "Entropy of the expert load", "nats", r"moe/entropy/\d+", _by_layer),
+    Panel("router", "Router losses, before coefficients", "loss", r"moe/(aux|z)_loss", _router_losses),
 )

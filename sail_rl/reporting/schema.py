@@ -66,14 +66,23 @@ METRICS = (
     Metric(
         "moe/load/{layer}/{expert}", "share", "share of a layer's routed token slots that one expert got", "experts"
     ),
-    Metric("moe/load_max_violation", "—", "busiest expert's load over the mean, minus 1 (0: balanced)", "experts"),
-    Metric("moe/entropy", "nats", "entropy of the load over experts, mean of layers", "experts"),
-    Metric("moe/dead_experts", "experts", "experts with less than a tenth of the mean load, all layers", "experts"),
-    Metric("moe/aux_loss", "—", "load-balancing loss, before its coefficient", "experts"),
+    Metric("moe/load_max_violation", "—", "largest of the layers' violations", "balance"),
+    Metric(
+        "moe/load_max_violation/{layer}", "—", "busiest expert's load over the mean, minus 1 (0: balanced)", "balance"
+    ),
+    Metric("moe/entropy", "nats", "mean of the layers' entropies", "balance"),
+    Metric("moe/entropy/{layer}", "nats", "entropy of a layer's load over its experts (log experts: even)", "balance"),
+    Metric("moe/dead_experts", "experts", "dead experts of all layers", "balance"),
+    Metric("moe/dead_experts/{layer}", "experts", "experts with less than a tenth of the mean load", "balance"),
+    Metric("moe/aux_loss", "—", "mean of the layers' load-balancing losses, before its coefficient", "router"),
+    Metric("moe/aux_loss/{layer}", "—", "load-balancing loss of the whole step (1: balanced)", "router"),
+    Metric("moe/z_loss", "nats²", "mean of the layers' router z-losses, before its coefficient", "router"),
+    Metric("moe/z_loss/{layer}", "nats²", "mean squared log-partition function of the router", "router"),
     Metric("time/step", "s", "the whole step", "time"),
     Metric("time/generate", "s", "sampling rollouts", "time"),
     Metric("time/score", "s", "computing rewards", "time"),
     Metric("time/train", "s", "forward and backward passes", "time"),
+    Metric("time/count_experts", "s", "passes that count the experts' load ahead, part of time/train", "time"),
     Metric("time/sync", "s", "pushing weights into the rollout engine", "time"),
     Metric("time/probe", "s", "comparing log-probs of trainer and engine", "time"),
     Metric("time/evaluate", "s", "held-out evaluation", "time"),

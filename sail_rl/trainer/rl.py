@@ -15,11 +15,12 @@ from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
 
 from .annotate import Annotator
+from .batches import StepBatch
 from .distributed import gather_objects, rank, world_size
 from .estimators import AdvantageEstimator, Drawn
 from .groups import Group
 from .sampling import GroupSampler
-from .trainer import StepBatch, Trainer
+from .trainer import Trainer
 
 
 @dataclass

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-import torch
-
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 
-from .trainer import StepBatch, Trainer
+from .batches import StepBatch
+from .trainer import Trainer
 
 
 class SupervisedBatches:
@@ -25,7 +24,4 @@ class SupervisedBatches:
     def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the samples of each optimiser step from `start_step` on."""
         for step in count(start_step):
-            samples = [self.encoder.sft_sample(row) for row in self.stream.batch(step)]
-            for sample in samples:
-                sample.token_fields["weights"] = torch.ones(sample.completion_length)
-            yield StepBatch(samples, mass=float(sum(sample.completion_length for sample in samples)))
+            yield StepBatch.token_mean([self.encoder.sft_sample(row) for row in self.stream.batch(step)])

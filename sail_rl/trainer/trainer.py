@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
@@ -16,41 +14,16 @@ import transformers
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import PackedRow, assign_rows, collate, pack
-from sail_rl.maths.importance import effective_sample_share
 from sail_rl.maths.losses import LossFunction
 from sail_rl.models import SailVLForConditionalGeneration, TokenScores
 
+from .balance import ExpertBalance, RouterCoefficients
+from .batches import BatchSource, StepBatch, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
 from .guard import StepGuard
 from .stopwatch import Stopwatch
 from .weights import whole_weights
-
-
-@dataclass(frozen=True, slots=True)
-class StepBatch:
-    """This rank's part of one optimiser step.
-
-    Each sample has the token field "weights"; the loss is the sum of weight x token loss over all ranks' samples,
-    divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
-    `samples` and still count in `mass`.
-    """
-
-    samples: list[Sample]
-    mass: float
-
-
-class BatchSource(Protocol):
-    """Where the samples of each optimiser step come from."""
-
-    @property
-    def score_options(self) -> dict[str, Any]:
-        """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
-        ...
-
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
-        """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
-        ...
 
 
 class LogprobMismatchError(RuntimeError):
@@ -68,6 +41,7 @@ class Trainer(transformers.Trainer):
         encoder: the model's processor and the length limit.
         row_tokens: tokens of a packed row, that is of one micro-batch.
         guard: watches for steps that were skipped because their gradient isn't finite.
+        router: coefficients of an MoE's router losses; None for a dense model, and only for one.
         on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
     """
 
@@ -81,14 +55,17 @@ class Trainer(transformers.Trainer):
         encoder: Encoder,
         row_tokens: int,
         guard: StepGuard,
+        router: RouterCoefficients | None = None,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         super().__init__(model=model, args=args, processing_class=encoder.processor)
+        assert (router is not None) == model.config.is_moe
         self.source = source
         self.loss = loss
         self.encoder = encoder
         self.row_tokens = row_tokens
         self.guard = guard
+        self.router = router
         self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
         self._filler = encoder.filler()
@@ -106,20 +83,19 @@ class Trainer(transformers.Trainer):
         model.train()
         with self.stopwatch.measure("time/train"):
             rows, mass, tokens, positions = self._rows_of_step(batch)
+            balance = self._balance(model, rows, positions)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
             for index, row in enumerate(rows):
                 self.accelerator.gradient_state._set_sync_gradients(index == len(rows) - 1)
                 scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
                 loss = self._policy_loss(row, scores, sums, tokens) / mass
-                if scores.aux_loss is not None and scores.expert_load is not None:
-                    share = row.input_ids.numel() / positions if row.labelled else 0.0
-                    loss = loss + self.model.config.text_config.router_aux_loss_coef * share * scores.aux_loss
-                    sums["moe/aux_loss"] = sums.get("moe/aux_loss", 0) + share * scores.aux_loss.detach()
-                    sums["moe/load"] = sums.get("moe/load", 0) + share * scores.expert_load
+                if balance:
+                    loss = loss + balance.loss(row, scores)
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
-        self.record(self._reduced(sums))
+        self.record(summed_metrics(gather_objects([{name: value.item() for name, value in sums.items()}])))
+        self.record(balance.metrics() if balance else {})
         self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
         self.record(self.guard.check(batch, step=self.state.global_step + 1))
         return total
@@ -138,9 +114,9 @@ class Trainer(transformers.Trainer):
         return (token_loss.values * fields["weights"]).sum()
 
     def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
-        """Pack this rank's samples; returns its rows, and the mass, labelled tokens and positions of all ranks."""
+        """Pack this rank's samples; returns its rows, and of all ranks the mass, labelled tokens and positions."""
         rows = pack(batch.samples or [self._filler], row_tokens=self.row_tokens, filler=self._filler)
-        labelled, positions = sum(row.labelled for row in rows), sum(row.input_ids.numel() for row in rows)
+        labelled, positions = sum(row.labelled for row in rows), sum(int(row.scored.sum()) for row in rows)
         rows = self._equally_many(rows)
         own = torch.tensor([[batch.mass, labelled, positions]], dtype=torch.float64, device=self.args.device)
         mass, labelled, positions = self.accelerator.gather(own).sum(0).tolist()
@@ -152,18 +128,21 @@ class Trainer(transformers.Trainer):
         most = int(self.accelerator.gather(torch.tensor([len(rows)], device=self.args.device)).max())
         return rows + [collate([self._filler], filler=self._filler)] * (most - len(rows))
 
-    def _reduced(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Sum metrics over the ranks (one without labels has none) and name the parts of those that are tables."""
-        reduced: dict[str, torch.Tensor] = {}
-        for part in gather_objects([{name: value.cpu() for name, value in sums.items()}]):
-            reduced = {name: reduced.get(name, 0) + part.get(name, 0) for name in reduced | part}
-        load = reduced.pop("moe/load", None)
-        metrics = {name: value.item() for name, value in reduced.items()}
-        if "ratio/mean_square" in metrics:
-            metrics["ratio/effective_share"] = effective_sample_share(
-                metrics["ratio/mean"], metrics.pop("ratio/mean_square")
-            )
-        return metrics | ({} if load is None else expert_metrics(load))
+    def _balance(self, model: torch.nn.Module, rows: list[PackedRow], positions: int) -> ExpertBalance | None:
+        """The step's expert balance, its rows but the first already counted; None for a dense model."""
+        if self.router is None:
+            return None
+        experts_per_token = self.model.config.text_config.num_experts_per_tok
+        balance = ExpertBalance(
+            self.router, experts_per_token=experts_per_token, tokens=positions, all_sum=self._all_sum
+        )
+        with self.stopwatch.measure("time/count_experts"):
+            balance.count_ahead(model, rows, self.args.device)
+        return balance
+
+    def _all_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over the ranks."""
+        return self.accelerator.reduce(values, "sum")
 
     # What a batch source asks for
 
@@ -268,21 +247,3 @@ class _Steps:
     def __iter__(self) -> Iterator[StepBatch]:
         done = self.trainer.state.global_step
         return islice(self.trainer.source.batches(self.trainer, start_step=done), len(self) - done)
-
-
-def expert_metrics(load: torch.Tensor) -> dict[str, float]:
-    """Balance of the experts from their load [layers, experts] (shares of the routed slots; rows sum to 1).
-
-    Maximal violation: the busiest expert's excess over the mean, relative (arXiv 2408.15664, section 4.1); entropy in
-    nats, averaged over layers; dead experts: those below a tenth of the mean load.
-    """
-    mean = 1 / load.shape[1]
-    metrics = {
-        "moe/load_max_violation": (load.max().item() - mean) / mean,
-        "moe/entropy": torch.special.entr(load).sum(-1).mean().item(),
-        "moe/dead_experts": float((load < 0.1 * mean).sum()),
-    }
-    for layer, shares in enumerate(load.tolist()):
-        metrics |= {f"moe/load/{layer}/{expert}": share for expert, share in enumerate(shares)}
-    assert all(math.isfinite(value) for value in metrics.values())
-    return metrics

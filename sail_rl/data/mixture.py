@@ -1,0 +1,55 @@
+"""A data mixture in a file: YAML or JSON, `{source: weight}`, weights being shares of the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import yaml
+
+from sail_rl.files import write_whole
+
+SUM_TOLERANCE = 1e-6
+
+
+def write_mixture(path: Path, weights: Mapping[str, float]) -> None:
+    """Write weights that sum to 1 as YAML that `read_mixture` reads back unchanged."""
+    check_mixture(weights, where=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, yaml.safe_dump({name: float(weight) for name, weight in weights.items()}, sort_keys=False))
+
+
+def read_mixture(path: Path, *, sources: Collection[str]) -> dict[str, float]:
+    """Weights of the mixture at `path`, one for each of `sources`; they sum to 1.
+
+    Raises:
+        ValueError: no such file, not a mapping, a source that isn't known or isn't named, a bad weight or sum.
+    """
+    if not path.is_file():
+        raise ValueError(f"no mixture at {path}; `sail-rl moe calibrate` writes one")
+    try:
+        weights = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML or JSON: {error}") from None
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: a mixture is a mapping of source: weight, not {type(weights).__name__}")
+    for name in weights:
+        if name not in sources:
+            raise ValueError(f"{path}: unknown source {name!r}; the sources are {', '.join(sources)}")
+    missing = [name for name in sources if name not in weights]
+    if missing:
+        raise ValueError(f"{path}: no weight for {', '.join(missing)}; write 0 to leave a source out")
+    check_mixture(weights, where=str(path))
+    return {name: float(weights[name]) for name in sources}
+
+
+def check_mixture(weights: Mapping[str, object], *, where: str) -> None:
+    """ValueError unless the weights are numbers of 0 or more that sum to 1."""
+    total = 0.0
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"{where}: the weight of {name} is {weight!r}; give a number of 0 or more")
+        total += weight
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise ValueError(f"{where}: the weights sum to {total:.6g}; make them sum to 1")

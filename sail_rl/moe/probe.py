@@ -1,0 +1,161 @@
+"""Which experts each data source activates: packed forward passes without gradients over a sample of its rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoProcessor
+
+from sail_rl.data.dataset import Rows
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.packing import collate
+from sail_rl.files import write_whole
+from sail_rl.maths.balance import expert_shares, load_entropy, router_sums
+from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
+from sail_rl.models.tiny import load_model
+
+from .source import Activation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of each source is read, and how it is batched.
+
+    `rows` and `tokens`: at most so many of a source, whichever comes first, rows in an order drawn from `seed`;
+    `row_tokens`: tokens of a forward pass (a longer sample has one to itself).
+    """
+
+    rows: int
+    tokens: int
+    row_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "tokens", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+def probe(model_dir: Path, sources: Mapping[str, Path], *, limits: Limits, dtype: torch.dtype) -> dict[str, Any]:
+    """Measure expert activation by source; returns what `write_probe` writes.
+
+    Every source's file is read and checked before the model loads.
+
+    Raises:
+        ValueError: a dense model, a folder without a model, a source that is missing or empty.
+    """
+    config = _moe_config(model_dir)
+    rows = {name: Rows(path) for name, path in sources.items()}
+    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=config.text_config.max_position_embeddings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(model_dir, dtype=dtype).to(device).eval()
+    activations = {name: activation(model, own, encoder, limits=limits, name=name) for name, own in rows.items()}
+    return {
+        "model": str(model_dir),
+        "layers": config.text_config.num_hidden_layers,
+        "experts": config.text_config.num_experts,
+        "experts_per_token": config.text_config.num_experts_per_tok,
+        "sources": {
+            name: {"path": str(sources[name]), **found.as_dict(), "entropy": _entropies(found)}
+            for name, found in activations.items()
+        },
+    }
+
+
+@torch.no_grad()
+def activation(
+    model: SailVLForConditionalGeneration,
+    rows: Sequence[dict[str, Any]],
+    encoder: Encoder,
+    *,
+    limits: Limits,
+    name: str,
+) -> Activation:
+    """Count the routed slots of a source's samples; every token of prompt, images and completion counts."""
+    order = random.Random(limits.seed).sample(range(len(rows)), min(limits.rows, len(rows)))
+    filler = encoder.filler()
+    text = model.config.text_config
+    counts = torch.zeros(text.num_hidden_layers, text.num_experts, dtype=torch.float64)
+    used = tokens = pictured = 0
+    with _progress(name, len(order)) as progress:
+        task = progress.add_task(name, total=len(order))
+        for samples in _batches((_whole(encoder, rows[index]) for index in order), limits=limits):
+            row = collate(samples, filler=filler)
+            scores = model(**row.fully_masked().model_inputs(model.device))
+            assert scores.router_logits is not None
+            mask = row.scored.to(model.device)
+            counts += router_sums(scores.router_logits, mask, experts_per_token=text.num_experts_per_tok).counts.cpu()
+            used, tokens = used + len(samples), tokens + int(mask.sum())
+            pictured += sum(sample.pixel_values is not None for sample in samples)
+            progress.update(task, completed=used)
+    logger.info("%s: %d of %d rows, %d tokens", name, used, len(rows), tokens)
+    return Activation(rows=used, rows_with_images=pictured, tokens=tokens, counts=counts.numpy().astype(numpy.int64))
+
+
+def write_probe(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result of `probe` as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result) + "\n")
+
+
+def _moe_config(model_dir: Path) -> SailVLConfig:
+    if not (model_dir / "config.json").is_file():
+        raise ValueError(f"{model_dir} has no config.json; give the folder of a saved SAIL-VL2")
+    config = SailVLConfig.from_pretrained(model_dir)
+    if not config.is_moe:
+        raise ValueError(
+            f"{model_dir} is a dense model (text_config.model_type is {config.text_config.model_type!r}): it routes "
+            "nothing to experts, so there is nothing to probe; give one with 'qwen3_moe'"
+        )
+    return config
+
+
+def _whole(encoder: Encoder, row: dict[str, Any]) -> Sample:
+    """A row's tokens, its completion included if it has one, all of them marked as to be scored."""
+    if row.get("completion") is not None:
+        sample = encoder.sft_sample(row)
+        return Sample(sample.input_ids, 1, sample.pixel_values)
+    input_ids, pixel_values = encoder.prompt_inputs(encoder.prompt(row))
+    if len(input_ids) > encoder.max_length:
+        raise ValueError(f"row {row['id']} has {len(input_ids)} tokens, the model takes {encoder.max_length}")
+    return Sample(input_ids, 1, pixel_values)
+
+
+def _batches(samples: Iterator[Sample], *, limits: Limits) -> Iterator[list[Sample]]:
+    """Samples in order, at most `row_tokens` together, until `tokens` are reached."""
+    batch: list[Sample] = []
+    size = total = 0
+    for sample in samples:
+        if batch and size + len(sample) > limits.row_tokens:
+            yield batch
+            batch, size = [], 0
+        batch.append(sample)
+        size, total = size + len(sample), total + len(sample)
+        if total >= limits.tokens:
+            break
+    if batch:
+        yield batch
+
+
+def _entropies(found: Activation) -> list[float]:
+    """Entropy of the activation in each layer, in nats."""
+    return load_entropy(expert_shares(torch.from_numpy(found.counts).double())).tolist()
+
+
+def _progress(name: str, rows: int) -> Progress:
+    """A bar on a terminal, nothing elsewhere (the closing line is logged)."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,0 +1,58 @@
+"""What a batch source gives the trainer: the samples of a step, and what their losses are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from sail_rl.data.encoding import Sample
+from sail_rl.maths.importance import effective_sample_share
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """This rank's part of one optimiser step.
+
+    Each sample has the token field "weights"; the loss is the sum of weight x token loss over all ranks' samples,
+    divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
+    `samples` and still count in `mass`.
+    """
+
+    samples: list[Sample]
+    mass: float
+
+    @classmethod
+    def token_mean(cls, samples: list[Sample]) -> StepBatch:
+        """Samples whose labelled tokens all count alike."""
+        for sample in samples:
+            sample.token_fields["weights"] = torch.ones(sample.completion_length)
+        return cls(samples, mass=float(sum(sample.completion_length for sample in samples)))
+
+
+class BatchSource(Protocol):
+    """Where the samples of each optimiser step come from."""
+
+    @property
+    def score_options(self) -> dict[str, Any]:
+        """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
+        ...
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+        """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
+        ...
+
+
+def summed_metrics(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Add up the ranks' parts of the token means (a rank without labels has none) and derive what follows from them."""
+    names = sorted({name for part in parts for name in part})
+    metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+    if "ratio/mean_square" in metrics:
+        square = metrics.pop("ratio/mean_square")
+        metrics["ratio/effective_share"] = effective_sample_share(metrics["ratio/mean"], square)
+    return metrics

@@ -1,0 +1,82 @@
+"""One optimiser step of an MoE as its own job, started by test_moe.py: writes the whole gradients of the step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_moe import samples_of
+from transformers import AutoProcessor
+
+from sail_rl.config import Recipe
+from sail_rl.data.encoding import Encoder
+from sail_rl.maths.losses import cross_entropy
+from sail_rl.models.tiny import load_model
+from sail_rl.pipeline.stage import training_arguments
+from sail_rl.trainer.balance import RouterCoefficients
+from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.distributed import join_process_group, leave_process_group, rank, world_size
+from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.trainer import Trainer
+from sail_rl.trainer.weights import whole_weights
+
+
+class Batches:
+    """Six samples a step, dealt to the ranks unevenly: of two, one gets four."""
+
+    score_options: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, encoder: Encoder) -> None:
+        samples = samples_of(encoder, 6)
+        self.own = samples if world_size() == 1 else (samples[:4], samples[4:])[rank()]
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+        while True:
+            yield StepBatch.token_mean(self.own)
+
+
+def main(model_dir: str, folder: str, zero_stage: str, row_tokens: str, checkpointing: str) -> None:
+    """Take one step and write its gradients to `folder`/gradients.pt (rank 0)."""
+    join_process_group(timeout_minutes=2)
+    stage = {"name": "s", "kind": "sft", "data": "d", "steps": 1, "batch_size": 6, "learning_rate": 1.0}
+    recipe = Recipe.model_validate(
+        {
+            "name": "step",
+            "output_dir": folder,
+            "data": {"files": {"d": "unused.jsonl"}},
+            "evaluation": {"data": "d", "rewards": {"accuracy": {"path": "rewards.answer:math_answer"}}},
+            "deepspeed": {"zero_stage": int(zero_stage)},
+            "stages": [
+                stage
+                | {"gradient_checkpointing": bool(int(checkpointing)), "max_grad_norm": 1e9, "schedule": "constant"}
+            ],
+        }
+    )
+    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=256)
+    # Read first: with ZeRO-3's arguments around, a loaded model is partitioned.
+    before = {name: weight.detach() for name, weight in load_model(Path(model_dir)).named_parameters()}
+    args = training_arguments(recipe, recipe.stages[0], Path(folder) / "stage")
+    args.optim = "sgd"  # with a learning rate of 1 the weights lose exactly their gradient
+    trainer = Trainer(
+        load_model(Path(model_dir)),
+        args,
+        source=Batches(encoder),
+        loss=cross_entropy,
+        encoder=encoder,
+        row_tokens=int(row_tokens),
+        guard=StepGuard(Path(folder)),
+        router=RouterCoefficients(0.5, 0.1),
+    )
+    trainer.train()
+    with whole_weights(trainer.model) as after:
+        if rank() == 0:
+            gradients = {name: before[name] - weight.cpu() for name, weight in after}
+            torch.save(gradients, Path(folder) / "gradients.pt")
+    leave_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
