@@ -46,6 +46,10 @@ class DataConfig(Strict):
     files: dict[str, Path] = {}
     builder: str | None = None
     kwargs: dict[str, Any] = {}
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
+    video_frames: PositiveInt = 8
+    """Frames to sample, evenly, from each row's `video`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
