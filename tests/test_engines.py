@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def test_every_kind_of_input_has_equal_logprobs_in_vllm(
         for (kind, prompt), group in zip(kinds.items(), groups, strict=True)
     }
     assert max(gaps.values()) < 1e-5, gaps
+
+    # The measure would notice a wrong picture: another one of the same size is far off.
+    swapped = dataclasses.replace(kinds["wide"], images=[picture(99, 201, 31)])
+    assert gap(model, encoder, [swapped], [groups[list(kinds).index("wide")]]) > 1e-4
 
     info = MULTIMODAL_REGISTRY.create_processor(engine._llm.llm_engine.model_config).info
     largest = max(encoder.processor.image_tokens(h, w) for h in range(7, 400, 14) for w in range(7, 400, 14))

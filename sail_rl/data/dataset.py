@@ -20,6 +20,7 @@ from trl.data_utils import prepare_multimodal_messages
 from sail_rl.contracts import Message
 from sail_rl.models.processing import image_tokens_in
 
+from .encoding import texts_of
 from .images import Size, checked_size, open_picture
 from .video import frame_sizes, read_frames, with_frames
 
@@ -87,7 +88,7 @@ class Rows(Sequence[dict[str, Any]]):
         """All prompt and completion texts, for training a tokenizer."""
         for row in self._dataset.select_columns([c for c in ("prompt", "completion") if c in self.columns]):
             for messages in row.values():
-                yield from _texts(messages)
+                yield from texts_of(_as_messages(messages))
 
     @property
     def columns(self) -> list[str]:
@@ -115,7 +116,7 @@ class Rows(Sequence[dict[str, Any]]):
             if row[name] is None or row[name] == "" or row[name] == []:
                 raise ValueError(f"{name!r} is empty")
         for name in ("prompt", "completion"):
-            for text in _texts(row.get(name) or ""):
+            for text in texts_of(_as_messages(row.get(name) or "")):
                 if written := image_tokens_in(text):
                     raise ValueError(
                         f"{name!r} has {', '.join(written)} in its text, which the model would take for an image; give "
@@ -166,16 +167,6 @@ def _has_video(row: dict[str, Any]) -> bool:
 
 def _as_messages(prompt: str | list[Message]) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _texts(messages: str | list[Message]) -> Iterator[str]:
-    """Every text in a prompt or completion."""
-    for message in _as_messages(messages):
-        content = message["content"]
-        if isinstance(content, str):
-            yield content
-        else:
-            yield from (part["text"] for part in content if part["type"] == "text")
 
 
 def _placeholders(prompt: str | list[Message]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout
-from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor
+from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
 
 
 @dataclass(slots=True)
@@ -100,8 +100,11 @@ class Encoder:
 
     def _text(self, row: dict[str, Any]) -> str:
         """The chat template applied to a row's messages, with one placeholder for each image."""
-        text: str = self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
-        return text
+        for text in texts_of(row["prompt"]):
+            if written := image_tokens_in(text):
+                raise ValueError(f"prompt {row['id']} has {', '.join(written)} in its text; give images as parts")
+        rendered: str = self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+        return rendered
 
     def _frame(self, frame: Image.Image) -> Image.Image:
         height, width = self.processor.image_processor.frame_size(frame.height, frame.width)
@@ -125,3 +128,13 @@ def _text(completion: str | list[Message]) -> str:
     if len(completion) != 1:
         raise ValueError(f"completion has {len(completion)} messages; give exactly one assistant message")
     return completion[0]["content"]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """Every text of the messages; images and other parts left out."""
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            yield content
+        else:
+            yield from (part["text"] for part in content if part["type"] == "text")

@@ -5,6 +5,8 @@ A video is a list of frames (pictures or their paths), or a file; files need PyA
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +39,17 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
         return [open_picture(video[index], folder) for index in sample_indices(len(video), count)]
     total, _ = _probe(folder / video)
     wanted = set(sample_indices(total, count))
-    frames = []
+    frames: list[Image.Image] = []
+    seen = 0
     with _container(folder / video) as container:
-        try:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index in wanted:
-                    frames.append(frame.to_image().convert("RGB"))
-                if len(frames) == len(wanted):
-                    break
-        except OSError as error:  # PyAV's errors are OSErrors
-            raise ValueError(f"video {video!r} does not decode: {error}") from error
+        for index, frame in enumerate(container.decode(video=0)):
+            seen = index + 1
+            if index in wanted:
+                frames.append(frame.to_image().convert("RGB"))
+            if len(frames) == len(wanted):
+                break
     if len(frames) < len(wanted):
-        raise ValueError(f"video {video!r} ends after {index + 1} of its {total} frames; it is cut short")
+        raise ValueError(f"video {video!r} ends after {seen} of its {total} frames; it is cut short")
     return frames
 
 
@@ -92,7 +93,9 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _container(path: Path) -> Any:
+@contextmanager
+def _container(path: Path) -> Iterator[Any]:
+    """The opened file; whatever PyAV finds wrong with it inside the context becomes a ValueError that names it."""
     try:
         import av
     except ImportError as error:
@@ -100,8 +103,9 @@ def _container(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"video {path.name!r} is missing (looked for {path}); paths are relative to the dataset file")
     try:
-        return av.open(str(path))
-    except OSError as error:
+        with av.open(str(path)) as container:
+            yield container
+    except av.FFmpegError as error:
         raise ValueError(f"video {path.name!r} does not decode: {error}") from error
 
 
