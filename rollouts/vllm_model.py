@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 from vllm.config import VllmConfig
 from vllm.model_executor.models.interfaces import MultiModalEmbeddings, SupportsLoRA, SupportsMultiModal, SupportsPP
@@ -26,7 +25,7 @@ from vllm.multimodal.parse import ImageSize
 from vllm.sequence import IntermediateTensors
 
 import sail_rl.models  # noqa: F401  (registers config and processor with transformers)
-from sail_rl.models.modeling import pixel_shuffle
+from sail_rl.models.vision import SailViT, encode_images
 
 LANGUAGE_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 
@@ -42,10 +41,9 @@ class SailVLProcessingInfo(MultiModalProcessingInfo):
     """Sizes for vLLM's memory planning."""
 
     def get_image_size_with_most_features(self) -> ImageSize:
-        """An image whose tiling uses as many tiles as the processor allows."""
-        processor = self.get_hf_processor().image_processor
-        tiles = processor.max_patches if processor.crop_to_patches else 1
-        return ImageSize(width=processor.size["width"] * tiles, height=processor.size["height"])
+        """An image that has as many visual tokens as the processor allows."""
+        height, width = self.get_hf_processor().image_processor.largest_size()
+        return ImageSize(width=width, height=height)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -72,14 +70,14 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         """The text that stands for one image in a chat message."""
         if modality == "image":
             return "<IMG_CONTEXT>"
-        raise ValueError(f"modality {modality!r}: SAIL-VL2 takes images only (give video as a list of frames)")
+        raise ValueError(f"modality {modality!r}: SAIL-VL2 takes images only (a video is a list of frames)")
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
         self.config = config
         with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
-            self.vision_tower = AutoModel.from_config(config.vision_config, attn_implementation="sdpa")
+            self.vision_tower = SailViT._from_config(config.vision_config, attn_implementation="sdpa")
             self.multi_modal_projector = InternVLMultiModalProjector(config)
         with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model: Any = init_vllm_registered_model(
@@ -93,17 +91,16 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
     def embed_multimodal(
         self,
         pixel_values: torch.Tensor | None = None,
-        num_image_patches: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
         **kwargs: object,
     ) -> MultiModalEmbeddings:
-        """Visual tokens of each image: tiles [N, 3, H, W] → one [tiles x tokens per tile, hidden] tensor an image."""
-        if pixel_values is None or num_image_patches is None:
+        """Visual tokens [tokens, hidden] of each image; `pixel_values` [P, 3 x patch²] and `image_grid_thw` [N, 3]."""
+        if pixel_values is None or image_grid_thw is None:
             return []
-        dtype = self.multi_modal_projector.linear_1.weight.dtype
-        patches = self.vision_tower(pixel_values=pixel_values.to(dtype)).last_hidden_state
-        features = self.multi_modal_projector(pixel_shuffle(patches, self.config.shuffle))
-        tiles = num_image_patches.flatten().tolist()
-        return tuple(image.flatten(0, 1) for image in features.split(tiles))
+        features = encode_images(
+            self.vision_tower, self.multi_modal_projector, self.config, pixel_values, image_grid_thw.reshape(-1, 3)
+        )
+        return tuple(features)
 
     def forward(
         self,

@@ -34,11 +34,16 @@ VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe"
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny_dir(llm, tied)`: folder of a tiny model, built once."""
+    """`tiny_dir(llm, tied, resolution)`: folder of a tiny model, built once; AnyRes images have up to 8x8 patches."""
 
     @cache
-    def build(llm: str = "qwen3", tied: bool = True) -> Path:
-        return build_tiny(tmp_path_factory.mktemp(f"{llm}-{tied}"), TEXTS, llm=llm, seed=1, tied=tied)
+    def build(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> Path:
+        folder = build_tiny(tmp_path_factory.mktemp(f"{llm}-{tied}"), TEXTS, llm=llm, seed=1, tied=tied)
+        processor = AutoProcessor.from_pretrained(folder)
+        processor.image_processor.resolution = resolution
+        processor.image_processor.max_pixels = 112 * 112
+        processor.save_pretrained(folder)
+        return folder
 
     return build
 
@@ -67,20 +72,21 @@ def moe(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
 
 @pytest.fixture(scope="session")
 def vllm_engine(tiny_dir: Callable[..., Path]) -> Iterator[Callable[..., VLLMEngine]]:
-    """`vllm_engine(llm, tied)`: a live engine of that kind; push weights before you generate.
+    """`vllm_engine(llm, tied, resolution)`: a live engine of that kind; push weights before you generate.
 
     One lives at a time, and asking for the same kind again gives the same one.
     """
     join_process_group()
-    live: dict[tuple[str, bool], VLLMEngine] = {}
+    live: dict[tuple[str, bool, str], VLLMEngine] = {}
 
-    def engine(llm: str = "qwen3", tied: bool = True) -> VLLMEngine:
-        if (llm, tied) not in live:
+    def engine(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> VLLMEngine:
+        kind = (llm, tied, resolution)
+        if kind not in live:
             for other in live.values():
                 other.close()
             live.clear()
-            live[llm, tied] = VLLMEngine(tiny_dir(llm, tied), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
-        return live[llm, tied]
+            live[kind] = VLLMEngine(tiny_dir(*kind), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
+        return live[kind]
 
     yield engine
     for last in live.values():

@@ -26,10 +26,11 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def sample(length: int, prompt_length: int, pixels: int = 1, **fields: torch.Tensor) -> Sample:
-    return Sample(torch.arange(length) + 100, prompt_length, torch.full((pixels, 3, 2, 2), length), fields)
+    images = torch.full((4 * pixels, 12), length), torch.tensor([[1, 2, 2]] * pixels)
+    return Sample(torch.arange(length) + 100, prompt_length, *images, fields)
 
 
-FILLER = Sample(torch.tensor([7, 7]), 2, torch.zeros(1, 3, 2, 2))
+FILLER = Sample(torch.tensor([7, 7]), 2, torch.zeros(4, 12), torch.tensor([[1, 2, 2]]))
 
 
 class TestDigits:
@@ -96,9 +97,9 @@ class TestRows:
 
     def test_an_image_that_does_not_decode_names_its_row(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"not a picture")
-        rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x", "images": ["a.png"]}]))
+        path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x", "images": ["a.png"]}])
         with pytest.raises(ValueError, match=r"row 0: image 'a.png' does not decode"):
-            rows[0]
+            Rows(path)
 
     def test_text_only_rows_need_no_images_column(self, tmp_path: Path) -> None:
         rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "What?", "answer": 3}]))
@@ -189,7 +190,8 @@ class TestPacking:
         row = collate([text], filler=FILLER)
         assert row.input_ids.tolist() == [[1, 2, 3, 7, 7]]
         assert row.labelled == 2
-        assert row.pixel_values.shape == (1, 3, 2, 2)
+        assert row.pixel_values.shape == (4, 12)
+        assert row.image_grid_thw.tolist() == [[1, 2, 2]]
 
     def test_packing_loses_nothing(self) -> None:
         samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]

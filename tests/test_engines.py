@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import VARIANTS, perturb, picture, question
+from transformers import AutoProcessor
+from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from rollouts.hf import HFEngine
 from rollouts.vllm_engine import VLLMEngine
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.packing import collate
+from sail_rl.data.video import with_frames
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.tiny import load_model
 
@@ -41,6 +45,51 @@ def gap(
     banned = tuple(encoder.processor.image_token_ids)
     scores = model(**row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned)
     return (scores.logprobs - row.token_fields["rollout_logprobs"]).abs().max().item()
+
+
+def prompts_of_every_kind(encoder: Encoder) -> dict[str, Prompt]:
+    """Prompts that differ in what they show: nothing, sizes and shapes, several images, a video."""
+    frames = [picture(10 + n, 90, 50) for n in range(4)]
+    video = with_frames([{"role": "user", "content": "What moves?"}], len(frames))
+    return {
+        "text": question(encoder, "text", []),
+        "one tile": question(encoder, "one tile", [picture(0)]),
+        "tiles": question(encoder, "tiles", [picture(1, 168, 112)]),
+        "wide": question(encoder, "wide", [picture(2, 201, 31)]),
+        "tall": question(encoder, "tall", [picture(3, 23, 97)]),
+        "too large": question(encoder, "too large", [picture(4, 500, 333)]),
+        "several": question(encoder, "several", [picture(5, 60, 90), picture(6), picture(7, 100, 40)]),
+        "video": encoder.prompt({"id": "video", "prompt": video, "images": [], "video": frames}),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resolution", ["tiles", "anyres", "padded"])
+@pytest.mark.parametrize(("llm", "tied"), VARIANTS)
+def test_every_kind_of_input_has_equal_logprobs_in_vllm(
+    llm: str, tied: bool, resolution: str, tiny_dir: Callable[..., Path], vllm_engine: Callable[..., VLLMEngine]
+) -> None:
+    if resolution == "padded" and (llm, tied) != ("qwen3", True):
+        pytest.skip("padded tiles reach the language model as fixed ones do")
+    folder, engine = tiny_dir(llm, tied, resolution), vllm_engine(llm, tied, resolution)
+    model, encoder = load_model(folder).eval(), Encoder(AutoProcessor.from_pretrained(folder), max_length=256)
+    perturb(model, seed=7)
+    engine.push_weights(1, model.named_parameters())
+    kinds = prompts_of_every_kind(encoder)
+    groups = engine.generate(list(kinds.values()), SAMPLING)
+    gaps = {
+        kind: gap(model, encoder, [prompt], [group])
+        for (kind, prompt), group in zip(kinds.items(), groups, strict=True)
+    }
+    assert max(gaps.values()) < 1e-5, gaps
+
+    # The measure would notice a wrong picture: another one of the same size is far off.
+    swapped = dataclasses.replace(kinds["wide"], images=[picture(99, 201, 31)])
+    assert gap(model, encoder, [swapped], [groups[list(kinds).index("wide")]]) > 1e-4
+
+    info = MULTIMODAL_REGISTRY.create_processor(engine._llm.llm_engine.model_config).info
+    largest = max(encoder.processor.image_tokens(h, w) for h in range(7, 400, 14) for w in range(7, 400, 14))
+    assert info.get_max_image_tokens() == largest  # the memory that vLLM plans for is what an image may need
 
 
 @pytest.mark.slow

@@ -13,20 +13,20 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
-from sail_rl.models.modeling import pixel_shuffle
 from sail_rl.models.tiny import load_model
 
 
 def completion(encoder: Encoder, name: str, images: int, length: int) -> Sample:
     """A sample with this many images and a completion of `length` arbitrary text tokens."""
-    prompt_ids, pixels = encoder.prompt_inputs(question(encoder, name, [picture(i) for i in range(images)]))
+    prompt_ids, pictures = encoder.prompt_inputs(question(encoder, name, [picture(i) for i in range(images)]))
     tokens = torch.arange(length) + 20
-    return Sample(torch.cat([prompt_ids, tokens]), len(prompt_ids), pixels)
+    return Sample(torch.cat([prompt_ids, tokens]), len(prompt_ids), **pictures)
 
 
 def unpacked_logprobs(model: SailVLForConditionalGeneration, sample: Sample) -> torch.Tensor:
     """Log-probs of a sample's completion, from the full logits of a plain forward."""
-    logits = model(input_ids=sample.input_ids[None], pixel_values=sample.pixel_values).logits[0].log_softmax(-1)
+    images = {"pixel_values": sample.pixel_values, "image_grid_thw": sample.image_grid_thw}
+    logits = model(input_ids=sample.input_ids[None], **images).logits[0].log_softmax(-1)
     scored = slice(sample.prompt_length, None)
     return logits[sample.prompt_length - 1 : -1].gather(1, sample.input_ids[scored, None])[:, 0]
 
@@ -55,6 +55,7 @@ def test_processor_survives_saving(processor: SailVLProcessor, tmp_path: Path) -
     after = loaded(images=[picture(0, 100, 50)], text=text, return_tensors="pt")
     assert torch.equal(before["input_ids"], after["input_ids"])
     assert torch.equal(before["pixel_values"], after["pixel_values"])
+    assert torch.equal(before["image_grid_thw"], after["image_grid_thw"])
 
 
 def test_tiny_models_have_two_to_five_million_parameters(tiny_dir: Callable[..., Path]) -> None:
@@ -64,7 +65,8 @@ def test_tiny_models_have_two_to_five_million_parameters(tiny_dir: Callable[...,
 
 def test_wide_image_becomes_tiles_and_a_thumbnail(processor: SailVLProcessor) -> None:
     inputs = processor(images=[picture(0, 112, 56)], text="<IMG_CONTEXT>", return_tensors="pt")
-    assert inputs["pixel_values"].shape == (3, 3, 56, 56)  # two tiles, one thumbnail
+    assert inputs["image_grid_thw"].tolist() == [[3, 4, 4]]  # two tiles, one thumbnail
+    assert inputs["pixel_values"].shape == (3 * 16, 3 * 14 * 14)
     assert (inputs["input_ids"] == processor.image_token_id).sum() == 3 * 4
 
 
@@ -74,17 +76,11 @@ def test_wrong_number_of_placeholders_is_an_error_before_the_forward(processor: 
         processor(images=[picture(i) for i in range(images)], text="<IMG_CONTEXT> what?")
 
 
-def test_pixel_shuffle_joins_squares_of_patches() -> None:
-    patches = torch.arange(16).reshape(1, 16, 1)  # a 4x4 grid, one channel: patch (row, column) is 4 row + column
-    shuffled = pixel_shuffle(patches, 2)
-    assert shuffled.tolist() == [[[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]]
-
-
 @pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
 def test_generation_with_cache_equals_without(llm: str, tiny_dir: Callable[..., Path], encoder: Encoder) -> None:
     model = load_model(tiny_dir(llm)).eval()
-    ids, pixels = encoder.prompt_inputs(question(encoder, "a", [picture(0)]))
-    kwargs = {"pixel_values": pixels, "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    ids, images = encoder.prompt_inputs(question(encoder, "a", [picture(0)]))
+    kwargs = {**images, "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
     kwargs["suppress_tokens"] = encoder.processor.image_token_ids
     cached = model.generate(ids[None], use_cache=True, **kwargs)
     assert torch.equal(cached, model.generate(ids[None], use_cache=False, **kwargs))
@@ -103,8 +99,8 @@ def test_mixed_padded_batch_equals_one_row_at_a_time(
     position_ids = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     logits = model(**batch, position_ids=position_ids).logits
     for row, prompt in enumerate(prompts):
-        ids, pixels = encoder.prompt_inputs(prompt)
-        alone = model(input_ids=ids[None], pixel_values=pixels).logits[0]
+        ids, images = encoder.prompt_inputs(prompt)
+        alone = model(input_ids=ids[None], **images).logits[0]
         torch.testing.assert_close(logits[row, -len(ids) :], alone, atol=2e-5, rtol=1e-4)
 
 
@@ -130,17 +126,17 @@ def test_text_only_row_gets_an_image_that_changes_nothing(
 ) -> None:
     sample = completion(encoder, "text", images=0, length=9)
     row = collate([sample], filler=encoder.filler())
-    assert row.pixel_values.shape[0] == 1
+    assert row.image_grid_thw.tolist() == [[1, 4, 4]]
     assert row.labelled == 9
     scores = model(**row.model_inputs(torch.device("cpu")))
     torch.testing.assert_close(scores.logprobs, unpacked_logprobs(model, sample), atol=2e-6, rtol=1e-5)
 
 
 def test_moe_loss_contains_the_load_balancing_loss(moe: SailVLForConditionalGeneration, encoder: Encoder) -> None:
-    ids, pixels = encoder.prompt_inputs(question(encoder, "a", [picture(0)]))
+    ids, images = encoder.prompt_inputs(question(encoder, "a", [picture(0)]))
     labels = ids.clone()
     labels[labels == encoder.processor.image_token_id] = -100
-    output = moe(input_ids=ids[None], pixel_values=pixels, labels=labels[None])
+    output = moe(input_ids=ids[None], **images, labels=labels[None])
     shifted = output.logits[0, :-1]
     plain = torch.nn.functional.cross_entropy(shifted, labels[1:], ignore_index=-100)
     assert output.aux_loss > 1  # its minimum, at perfect balance, is experts_per_token = 2 for the sum over the top 2

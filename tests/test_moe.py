@@ -37,7 +37,7 @@ def samples_of(encoder: Encoder, number: int = 5) -> list[Sample]:
     for n in range(number):
         prompt_ids, pixels = encoder.prompt_inputs(question(encoder, str(n), [picture(i) for i in range(n % 3)]))
         tokens = (torch.arange(4 + 5 * n) * 7 + n) % 200 + 20
-        samples.append(Sample(torch.cat([prompt_ids, tokens]), len(prompt_ids), pixels))
+        samples.append(Sample(torch.cat([prompt_ids, tokens]), len(prompt_ids), **pixels))
     return samples
 
 
@@ -128,8 +128,11 @@ def test_losses_of_a_packed_step_equal_transformers_on_all_its_tokens(
     moe: SailVLForConditionalGeneration, encoder: Encoder
 ) -> None:
     samples = samples_of(encoder)
-    alone = [moe.model(input_ids=s.input_ids[None], pixel_values=s.pixel_values, output_router_logits=True)
-             for s in samples]  # fmt: skip
+    pictures = [{"pixel_values": s.pixel_values, "image_grid_thw": s.image_grid_thw} for s in samples]
+    alone = [
+        moe.model(input_ids=s.input_ids[None], output_router_logits=True, **images)
+        for s, images in zip(samples, pictures, strict=True)
+    ]
     layers = [torch.cat(parts) for parts in zip(*(output.router_logits for output in alone), strict=True)]
     aux = torch.stack([load_balancing_loss_func((layer,), 8, 2) / 2 for layer in layers])
     z = torch.stack([layer.logsumexp(-1).square().mean() for layer in layers])
@@ -197,7 +200,13 @@ def reference(tiny_dir: Callable[..., Path], encoder: Encoder) -> dict[str, torc
     """Gradients of one step by plain autograd on unpacked samples with transformers' own functions."""
     model, samples = load_model(tiny_dir("qwen3_moe")).train(), samples_of(encoder, 6)
     outputs = [
-        model(input_ids=s.input_ids[None], pixel_values=s.pixel_values, output_router_logits=True) for s in samples
+        model(
+            input_ids=s.input_ids[None],
+            pixel_values=s.pixel_values,
+            image_grid_thw=s.image_grid_thw,
+            output_router_logits=True,
+        )
+        for s in samples
     ]
     scored = [
         output.logits[0, s.prompt_length - 1 : -1].log_softmax(-1).gather(1, s.input_ids[s.prompt_length :, None])

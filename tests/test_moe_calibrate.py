@@ -229,7 +229,7 @@ def expected_counts(model_dir: Path, path: Path) -> numpy.ndarray:
         if row.get("completion") is not None:
             ids = encoder.sft_sample(row).input_ids
         with torch.no_grad():
-            model(input_ids=ids[None], pixel_values=pixels)
+            model(input_ids=ids[None], **pixels)
     return counts
 
 

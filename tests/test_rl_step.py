@@ -189,7 +189,7 @@ def drawn(groups: Sequence[Group]) -> list[Drawn]:
         Drawn(
             position,
             index,
-            Sample(torch.arange(3 + len(r.token_ids)), 3, None, {"rollout_logprobs": torch.tensor(r.logprobs)}),
+            Sample(torch.arange(3 + len(r.token_ids)), 3, token_fields={"rollout_logprobs": torch.tensor(r.logprobs)}),
         )
         for position, g in enumerate(groups)
         for index, r in enumerate(g.rollouts)

@@ -144,7 +144,9 @@ def test_the_step_equals_plain_autograd_on_one_sample_at_a_time(
         optimizer.zero_grad()
         losses.append(0.0)
         for sample in samples:
-            logits = model(input_ids=sample.input_ids[None], pixel_values=sample.pixel_values).logits[0]
+            logits = model(
+                input_ids=sample.input_ids[None], pixel_values=sample.pixel_values, image_grid_thw=sample.image_grid_thw
+            ).logits[0]
             logprobs = logits[sample.prompt_length - 1 : -1].log_softmax(-1)
             picked = logprobs.gather(1, sample.input_ids[sample.prompt_length :, None])
             loss = -picked.sum() / tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,20 +10,22 @@ import torch
 from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout
-from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor
+from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
 
 
 @dataclass(slots=True)
 class Sample:
     """One sequence to train on: a prompt of `prompt_length` tokens, then the completion that is scored.
 
-    `input_ids` [T]; `pixel_values` [tiles, 3, H, W] or None; `token_fields` maps a name to a float tensor with one
+    `input_ids` [T]; `pixel_values` [P, 3 x patch²] and `image_grid_thw` [images, 3]
+    (see `models.vision`) or None; `token_fields` maps a name to a float tensor with one
     value for each completion token [T - prompt_length] (RL: "advantages", "rollout_logprobs").
     """
 
     input_ids: torch.Tensor
     prompt_length: int
     pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
     token_fields: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,10 +50,20 @@ class Encoder:
         self.max_length = max_length
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
-        """The prompt of a dataset row (see `data.dataset.Rows`)."""
-        text = self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
-        columns = {name: value for name, value in row.items() if name not in ("prompt", "images", "completion")}
-        return Prompt(id=row["id"], messages=row["prompt"], text=text, images=row["images"], columns=columns)
+        """The prompt of a dataset row (see `data.dataset.Rows`); the frames of a video become images of one tile."""
+        images = [self._frame(frame) for frame in row.get("video") or ()] or row["images"]
+        columns = {
+            name: value for name, value in row.items() if name not in ("prompt", "images", "video", "completion")
+        }
+        return Prompt(id=row["id"], messages=row["prompt"], text=self._text(row), images=images, columns=columns)
+
+    def length(self, outline: dict[str, Any], *, completion: bool) -> int:
+        """Tokens of a row's prompt (and `completion`) from its `Rows.outline`: no pixel is touched."""
+        image_processor = self.processor.image_processor
+        sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
+        text = self._text(outline) + (_text(outline["completion"]) + TURN_END if completion else "")
+        tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return len(tokens) + sum(self.processor.image_tokens(*size) - 1 for size in sizes)
 
     def sft_sample(self, row: dict[str, Any]) -> Sample:
         """Prompt and reference completion; the loss covers the completion and its end-of-turn token."""
@@ -69,31 +81,48 @@ class Encoder:
         return samples
 
     def prompt_size(self, prompt: Prompt) -> tuple[int, int]:
-        """Tokens of the expanded prompt, and how many of them are visual."""
-        ids, _ = self.prompt_inputs(prompt)
-        return len(ids), int((ids == self.processor.image_token_id).sum())
+        """Tokens of the expanded prompt, and how many of them are visual; no pixel is touched."""
+        text = self.processor.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        images = [self.processor.image_tokens(image.height, image.width) for image in prompt.images]
+        # An image's tokens stand for one placeholder, and two of them are its start and end.
+        return len(text) + sum(images) - len(images), sum(images) - 2 * len(images)
 
-    def prompt_inputs(self, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Expanded token ids [T] and tiles [N, 3, H, W] (None without images) of a prompt."""
+    def prompt_inputs(self, prompt: Prompt) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Expanded token ids [T] of a prompt, and its images by the names of the model's arguments (maybe none)."""
         inputs = self.processor(images=prompt.images or None, text=prompt.text, return_tensors="pt")
-        return inputs["input_ids"][0], inputs.get("pixel_values")
+        names = self.processor.image_processor.model_input_names
+        return inputs["input_ids"][0], {name: inputs[name] for name in names if name in inputs}
 
     def filler(self) -> Sample:
-        """One black tile without anything to score, for rows that have no image (see `packing.collate`)."""
-        size = self.processor.image_processor.size
-        image = Image.new("RGB", (size["width"], size["height"]))
-        inputs = self.processor(images=[image], text=IMAGE_TOKEN, return_tensors="pt")
-        return Sample(inputs["input_ids"][0], len(inputs["input_ids"][0]), inputs["pixel_values"])
+        """A small black image without anything to score, for rows that have no image (see `packing.collate`)."""
+        side = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
+        inputs = self.processor(images=[Image.new("RGB", (side, side))], text=IMAGE_TOKEN, return_tensors="pt")
+        ids = inputs["input_ids"][0]
+        return Sample(ids, len(ids), inputs["pixel_values"], inputs["image_grid_thw"])
 
-    def _sample(self, name: str, inputs: tuple[torch.Tensor, torch.Tensor | None], completion: Sequence[int]) -> Sample:
-        prompt_ids, pixel_values = inputs
+    def _text(self, row: dict[str, Any]) -> str:
+        """The chat template applied to a row's messages, with one placeholder for each image."""
+        for text in texts_of(row["prompt"]):
+            if written := image_tokens_in(text):
+                raise ValueError(f"prompt {row['id']} has {', '.join(written)} in its text; give images as parts")
+        rendered: str = self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True)
+        return rendered
+
+    def _frame(self, frame: Image.Image) -> Image.Image:
+        height, width = self.processor.image_processor.frame_size(frame.height, frame.width)
+        return frame.resize((width, height), Image.Resampling.BICUBIC)
+
+    def _sample(
+        self, name: str, inputs: tuple[torch.Tensor, dict[str, torch.Tensor]], completion: Sequence[int]
+    ) -> Sample:
+        prompt_ids, images = inputs
         input_ids = torch.cat([prompt_ids, torch.tensor(completion, dtype=torch.long)])
         if len(input_ids) > self.max_length:
             raise ValueError(
                 f"sample {name} has {len(input_ids)} tokens ({len(prompt_ids)} of them prompt) but max_length is "
                 f"{self.max_length}; raise max_length or drop the row (it is never cut)"
             )
-        return Sample(input_ids, len(prompt_ids), pixel_values)
+        return Sample(input_ids, len(prompt_ids), images.get("pixel_values"), images.get("image_grid_thw"))
 
 
 def _text(completion: str | list[Message]) -> str:
@@ -103,3 +132,13 @@ def _text(completion: str | list[Message]) -> str:
     if len(completion) != 1:
         raise ValueError(f"completion has {len(completion)} messages; give exactly one assistant message")
     return completion[0]["content"]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """Every text of the messages; images and other parts left out."""
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            yield content
+        else:
+            yield from (part["text"] for part in content if part["type"] == "text")

@@ -7,7 +7,7 @@ nothing but speed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,8 +22,8 @@ class PackedRow:
 
     `input_ids`, `position_ids` and `targets` are [1, T]; `targets` are shifted within each segment (`targets[0, t]`
     follows `input_ids[0, t]`, IGNORE where nothing is scored); `cu_seq_lens` [S + 1] are the segments' boundaries;
-    `pixel_values` [tiles, 3, H, W]; each of `token_fields` is [L], in the order of the labelled tokens; `segments` [L]
-    says which of the row's samples a labelled token belongs to.
+    `pixel_values` [P, 3 x patch²], `image_grid_thw` [images, 3] as in `models.vision`; each of `token_fields` is [L],
+    in the order of the labelled tokens; `segments` [L] says which of the row's samples a labelled token belongs to.
     """
 
     input_ids: torch.Tensor
@@ -31,6 +31,7 @@ class PackedRow:
     targets: torch.Tensor
     cu_seq_lens: torch.Tensor
     pixel_values: torch.Tensor
+    image_grid_thw: torch.Tensor
     token_fields: dict[str, torch.Tensor]
     segments: torch.Tensor
 
@@ -54,6 +55,7 @@ class PackedRow:
             "position_ids": self.position_ids.to(device),
             "targets": self.targets.to(device),
             "pixel_values": self.pixel_values.to(device),
+            "image_grid_thw": self.image_grid_thw,  # read on the CPU
             "cu_seq_lens_q": boundaries,
             "cu_seq_lens_k": boundaries,
             "max_length_q": longest,
@@ -62,14 +64,11 @@ class PackedRow:
 
     def fully_masked(self) -> PackedRow:
         """The same row with nothing to score."""
-        return PackedRow(
-            self.input_ids,
-            self.position_ids,
-            torch.full_like(self.targets, IGNORE),
-            self.cu_seq_lens,
-            self.pixel_values,
-            {name: values[:0] for name, values in self.token_fields.items()},
-            self.segments[:0],
+        return replace(
+            self,
+            targets=torch.full_like(self.targets, IGNORE),
+            token_fields={name: values[:0] for name, values in self.token_fields.items()},
+            segments=self.segments[:0],
         )
 
 
@@ -116,6 +115,7 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         targets=torch.cat(targets)[None],
         cu_seq_lens=lengths.cumsum(0).to(torch.int32),
         pixel_values=torch.cat([sample.pixel_values for sample in parts if sample.pixel_values is not None]),
+        image_grid_thw=torch.cat([sample.image_grid_thw for sample in parts if sample.image_grid_thw is not None]),
         token_fields={name: torch.cat([sample.token_fields[name] for sample in samples]) for name in fields},
         segments=torch.cat(segments),
     )

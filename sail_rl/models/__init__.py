@@ -6,9 +6,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration import SailVLConfig
+from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenScores
 from .packed_attention import PACKED_ATTENTION
-from .processing import SailVLImageProcessor, SailVLProcessor
+from .processing import SailVLProcessor
 
 AutoConfig.register(SailVLConfig.model_type, SailVLConfig)
 AutoModel.register(SailVLConfig, SailVLModel)

@@ -17,6 +17,7 @@ from .configuration import SailVLConfig
 from .critic import Critic
 from .packed_attention import PACKED_ATTENTION
 from .token_scores import token_scores
+from .vision import SailViT, encode_images, repeat_images
 
 
 @dataclass  # without slots: ZeRO-3 looks for tensors in an output's __dict__
@@ -38,23 +39,6 @@ class TokenScores:
         values = [None] * len(lengths) if self.values is None else self.values.cpu().split(lengths)
         parts = zip(self.logprobs.cpu().split(lengths), self.entropies.cpu().split(lengths), values, strict=True)
         return [TokenScores(*part) for part in parts]
-
-
-def pixel_shuffle(features: torch.Tensor, side: int) -> torch.Tensor:
-    """Join each `side` x `side` square of patches into one feature vector.
-
-    Args:
-        features: [tiles, patches, channels] with patches in row-major order of a square grid.
-        side: 2 in every published model.
-
-    Returns:
-        [tiles, patches / side², channels x side²], row-major.
-    """
-    tiles, patches, channels = features.shape
-    grid = int(patches**0.5)
-    features = features.reshape(tiles, grid // side, side, grid // side, side, channels)
-    # Within one visual token the order is (row, column, channel) of the square, as in InternVL's pixel shuffle v2.
-    return features.permute(0, 1, 3, 2, 4, 5).reshape(tiles, patches // side**2, channels * side**2)
 
 
 class LanguageModelHead(nn.Linear):
@@ -98,7 +82,7 @@ class SailVLModel(SailVLPreTrainedModel):
 
     def __init__(self, config: SailVLConfig) -> None:
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = SailViT._from_config(config.vision_config)
         self.multi_modal_projector = InternVLMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -109,28 +93,31 @@ class SailVLModel(SailVLPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn tiles [N, 3, H, W] into visual tokens [N, tokens per tile, hidden size of the language model]."""
-        patches = self.vision_tower(pixel_values=pixel_values.to(self.dtype)).last_hidden_state
-        return self.multi_modal_projector(pixel_shuffle(patches, self.config.shuffle))
+    def get_image_features(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
+        """Visual tokens [tokens, hidden size of the language model] of each image; see `vision` for the arguments."""
+        return encode_images(self.vision_tower, self.multi_modal_projector, self.config, pixel_values, image_grid_thw)
 
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
-        """Encode text with images; `pixel_values` [tiles, 3, H, W] fill the image tokens of `input_ids` in order."""
+        """Encode text with images: those of `pixel_values` [P, 3 x patch²] with `image_grid_thw` [images, 3] (see
+        `vision`) fill the image tokens of `input_ids` in order."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
-            features = self.get_image_features(pixel_values).to(inputs_embeds.dtype)
+            if image_grid_thw is None:
+                raise ValueError("pixel_values came without image_grid_thw; pass on both of the processor's outputs")
+            features = torch.cat(self.get_image_features(pixel_values, image_grid_thw)).to(inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds=inputs_embeds, image_features=features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)  # type: ignore[assignment]
         return self.language_model(
@@ -167,6 +154,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         targets: torch.LongTensor | None = None,
@@ -178,7 +166,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         """Return logits (and a loss with `labels`), or the scores of a packed row's labelled tokens with `targets`.
 
         Args:
-            input_ids: [B, T]; `pixel_values`: [tiles, 3, H, W] in the order of the image tokens.
+            input_ids: [B, T]; `pixel_values`, `image_grid_thw`: images in the order of the image tokens, see `vision`.
             labels: [B, T] as everywhere in transformers (shifted inside); the loss includes the MoE auxiliary loss.
             targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
                 -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
@@ -189,8 +177,15 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         if not self.config.is_moe:
             kwargs.pop("output_router_logits")
         if targets is not None:
-            return self._score(input_ids, pixel_values, targets, temperature, banned_token_ids, **kwargs)
-        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, **kwargs)
+            images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
+            return self._score(input_ids, targets, temperature, banned_token_ids, **images, **kwargs)
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = aux_loss = None
@@ -214,21 +209,23 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
-        """Repeat each row with *all* of its tiles; transformers would repeat tile by tile and mix them up."""
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        if pixel_values is not None:
-            tokens = (input_ids == self.config.image_token_id).sum(dim=1)
-            tiles = pixel_values.split((tokens // self.config.tokens_per_tile).tolist())
-            pixel_values = torch.cat([row for row in tiles for _ in range(expand_size)])
+        """Repeat each row with *all* of its images; transformers would repeat patch by patch and mix them up."""
+        images = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "image_grid_thw")}
+        if images["pixel_values"] is not None and expand_size > 1:
+            images = repeat_images(
+                **images,
+                tokens=(input_ids == self.config.image_token_id).sum(dim=1).tolist(),
+                side=self.config.shuffle,
+                times=expand_size,
+            )
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
-        return input_ids, model_kwargs | ({} if pixel_values is None else {"pixel_values": pixel_values})
+        return input_ids, model_kwargs | {name: value for name, value in images.items() if value is not None}
 
     def _score(
         self,
         input_ids: torch.LongTensor | None,
-        pixel_values: torch.FloatTensor | None,
         targets: torch.LongTensor,
         temperature: float,
         banned_token_ids: tuple[int, ...],
@@ -238,7 +235,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
             # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
             kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)
-        inputs = {"input_ids": input_ids, "pixel_values": pixel_values, "use_cache": False, **kwargs}
+        inputs = {"input_ids": input_ids, "use_cache": False, **kwargs}
         outputs = self.model(**inputs)
         labelled = targets[0] != -100
         values = self.critic(labelled, outputs.last_hidden_state, inputs) if self.config.critic else None

@@ -1,13 +1,13 @@
-"""The processor: tiles images, expands each image placeholder into its visual tokens, applies the ChatML template."""
+"""The processor: images as patches, placeholders expanded into their visual tokens, the ChatML template."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from transformers import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
+
+from .images import SailVLImageProcessor
 
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -28,21 +28,6 @@ CHAT_TEMPLATE = (
 )
 
 
-class SailVLImageProcessor(GotOcr2ImageProcessorPil):
-    """InternVL-style tiling without torchvision: bicubic tiles of `size`, ImageNet statistics, plus a thumbnail.
-
-    `max_patches` limits the tiles of an image (transformers' name: a "patch" here is a tile).
-    """
-
-    image_mean = IMAGENET_DEFAULT_MEAN
-    image_std = IMAGENET_DEFAULT_STD
-    size = {"height": 448, "width": 448}  # noqa: RUF012
-    crop_to_patches = True
-    min_patches = 1
-    max_patches = 12
-    model_input_names = ["pixel_values"]  # noqa: RUF012
-
-
 class SailVLProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """Defaults of the processor's keyword arguments."""
 
@@ -50,27 +35,23 @@ class SailVLProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call
 
 
 class SailVLProcessor(ProcessorMixin):
-    """Text with one `<IMG_CONTEXT>` an image, and the images → `input_ids`, `attention_mask`, `pixel_values`.
+    """Text with one `<IMG_CONTEXT>` an image, and the images → the model's inputs (`model_input_names`).
 
     Args:
         image_processor: a `SailVLImageProcessor`.
         tokenizer: a tokenizer whose vocabulary has `<img>`, `<IMG_CONTEXT>` and `</img>`.
-        tokens_per_tile: visual tokens of one tile (`SailVLConfig.tokens_per_tile`).
         chat_template: Jinja template; the published ChatML by default.
     """
 
     valid_processor_kwargs = SailVLProcessorKwargs
-    unused_input_names = ["num_patches"]  # noqa: RUF012
 
     def __init__(
         self,
         image_processor: SailVLImageProcessor | None = None,
         tokenizer: Any = None,
-        tokens_per_tile: int = 256,
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.tokens_per_tile = tokens_per_tile
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.image_start_id = tokenizer.convert_tokens_to_ids(IMAGE_START)
@@ -83,7 +64,7 @@ class SailVLProcessor(ProcessorMixin):
         return [self.image_token_id, self.image_start_id, self.image_end_id]
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Tokenize text and tile images; as many placeholders as images, else ValueError before any forward."""
+        """Tokenize text and process images; as many placeholders as images, else ValueError before any forward."""
         if text is None:
             raise ValueError("text is None: give the prompt text, with one <IMG_CONTEXT> for each image")
         texts = [text] if isinstance(text, str) else list(text)
@@ -97,24 +78,33 @@ class SailVLProcessor(ProcessorMixin):
         return super().__call__(images=images if count else None, text=texts, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """The expansion of one placeholder: `<img>`, tokens per tile x tiles context tokens, `</img>`."""
-        tiles = int(image_inputs["num_patches"][image_idx])
-        return IMAGE_START + IMAGE_TOKEN * (self.tokens_per_tile * tiles) + IMAGE_END
+        """The expansion of one placeholder: `<img>`, a context token for each visual token, `</img>`."""
+        tiles, rows, columns = image_inputs["image_grid_thw"][image_idx]
+        tokens = int(tiles * rows * columns) // self.image_processor.merge_size**2
+        return IMAGE_START + IMAGE_TOKEN * tokens + IMAGE_END
+
+    def image_tokens(self, height: int, width: int) -> int:
+        """Tokens that an image of this size takes in a prompt, `<img>` and `</img>` included; no pixel is touched."""
+        return 2 + self.image_processor.get_number_of_image_patches(height, width) // self.image_processor.merge_size**2
 
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Tokens (with start and end) and tiles for images of these (height, width); vLLM plans memory with it."""
+        """Tokens (with start and end) and patches for images of these (height, width); vLLM plans memory with it."""
         if image_sizes is None:
             return MultiModalData()
-        tiles = [self.image_processor.get_number_of_image_patches(*size, kwargs) for size in image_sizes]
-        return MultiModalData(
-            num_image_tokens=[2 + self.tokens_per_tile * count for count in tiles], num_image_patches=tiles
-        )
+        patches = [self.image_processor.get_number_of_image_patches(*size, kwargs) for size in image_sizes]
+        merged = kwargs.get("merge_size", self.image_processor.merge_size) ** 2
+        return MultiModalData(num_image_tokens=[2 + count // merged for count in patches], num_image_patches=patches)
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values"]
+        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
+
+
+def image_tokens_in(text: str) -> list[str]:
+    """The image tokens that are written out in a text: as words of a user they would be taken for images."""
+    return [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END) if token in text]
 
 
 def _count_images(images: Any) -> int:

@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
 from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 
 from .configuration import SailVLConfig
+from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
 from .packed_attention import PACKED_ATTENTION
-from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TURN_END, TURN_START, SailVLImageProcessor, SailVLProcessor
+from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TURN_END, TURN_START, SailVLProcessor
 
 # Wider than the usual 0.02, which is meant for wide layers: the tiny model learns to look at its image sooner.
 INITIALIZER_RANGE = 0.05
@@ -117,7 +118,7 @@ def build_tiny(
     )
     side = config.vision_config.image_size
     image_processor = SailVLImageProcessor(size={"height": side, "width": side})
-    processor = SailVLProcessor(image_processor, tokenizer, tokens_per_tile=config.tokens_per_tile)
+    processor = SailVLProcessor(image_processor, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SailVLForConditionalGeneration(config)

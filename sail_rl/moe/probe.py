@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,11 @@ def _moe_config(model_dir: Path) -> SailVLConfig:
 def _whole(encoder: Encoder, row: dict[str, Any]) -> Sample:
     """A row's tokens, its completion included if it has one, all of them marked as to be scored."""
     if row.get("completion") is not None:
-        sample = encoder.sft_sample(row)
-        return Sample(sample.input_ids, 1, sample.pixel_values)
-    input_ids, pixel_values = encoder.prompt_inputs(encoder.prompt(row))
+        return replace(encoder.sft_sample(row), prompt_length=1)
+    input_ids, images = encoder.prompt_inputs(encoder.prompt(row))
     if len(input_ids) > encoder.max_length:
         raise ValueError(f"row {row['id']} has {len(input_ids)} tokens, the model takes {encoder.max_length}")
-    return Sample(input_ids, 1, pixel_values)
+    return Sample(input_ids, 1, images.get("pixel_values"), images.get("image_grid_thw"))
 
 
 def _batches(samples: Iterator[Sample], *, limits: Limits) -> Iterator[list[Sample]]:

@@ -7,13 +7,16 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoProcessor
 
 from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
 from sail_rl.contracts import RewardTerm, Scorer
 from sail_rl.data.dataset import Rows
+from sail_rl.data.encoding import Encoder
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
@@ -82,13 +85,40 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     unknown = sorted(set(needs) - set(paths))
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
-    return {name: Rows(paths[name], needs=sorted(columns)) for name, columns in needs.items()}
+    frames = recipe.data.video_frames
+    return {name: Rows(paths[name], needs=sorted(columns), video_frames=frames) for name, columns in needs.items()}
 
 
 def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     """Check everything; builds data if need be, loads no model."""
     algebra = check_code(recipe, world_size=world_size)
-    return Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+    plan = Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+    return fit_to_context(plan, recipe.model.path) if recipe.model.path else plan
+
+
+def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
+    """The plan with datasets that fit `model.max_length` as this model's processor counts; `data.overlong` decides.
+
+    A prompt must leave room for one token; a stage that trains on completions needs room for them whole.
+    """
+    recipe = plan.recipe
+    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=recipe.model.max_length)
+    supervised = {stage.data for stage in recipe.stages if isinstance(stage, SFTStage)}
+    fitting = {}
+    for name, rows in plan.datasets.items():
+        limit = encoder.max_length - (name not in supervised)
+        lengths = [encoder.length(rows.outline(i), completion=name in supervised) for i in range(len(rows))]
+        overlong = [index for index, length in enumerate(lengths) if length > limit]
+        if overlong and (recipe.data.overlong == "error" or len(overlong) == len(rows)):
+            raise ValueError(
+                f"{rows.path}: {len(overlong)} of {len(rows)} rows are too long, first row {rows.number(overlong[0])} "
+                f"with {lengths[overlong[0]]} tokens where {limit} fit; raise model.max_length, or leave such rows out "
+                "with data.overlong=drop (they are never cut)"
+            )
+        if overlong:
+            logger.warning("%s: dropped %d of %d rows, longer than %d tokens", name, len(overlong), len(rows), limit)
+        fitting[name] = rows.without(overlong)
+    return replace(plan, datasets=fitting)
 
 
 def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:

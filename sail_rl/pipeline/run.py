@@ -30,7 +30,7 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
 from .evaluate import Evaluator
-from .prepare import Plan, build_base, check_code, engine_options, make_plan, make_scorer
+from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan, make_scorer
 from .stage import Stage, StageResult
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ def _run_stages(plan: Plan) -> list[StageResult]:
         build_base(recipe, plan.datasets)
     distributed.barrier()
     parent = build_base(recipe, plan.datasets)
+    if recipe.model.path is None:  # otherwise make_plan has done it
+        plan = fit_to_context(plan, parent)
     engine = resolve(recipe.engine.path)(parent, **engine_options(recipe))
     evaluator = _evaluator(plan, engine, parent)
     records = _Records(plan) if rank() == 0 else None

@@ -1,0 +1,39 @@
+"""A recipe: one YAML file parsed into these models. Each value has one home, and unknown keys are errors.
+
+Paths in a recipe are relative to the working directory. Code is named by `module:name` or `file.py:name`.
+"""
+
+from .recipe import Recipe
+from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, RLStage
+from .sections import (
+    DEFAULT_SCORER,
+    DataConfig,
+    DeepSpeedConfig,
+    EngineConfig,
+    EvaluationConfig,
+    LoggingConfig,
+    ModelConfig,
+    RewardConfig,
+    Strict,
+)
+from .stages import SFTStage, StageConfig
+
+__all__ = [
+    "DEFAULT_SCORER",
+    "CriticConfig",
+    "DataConfig",
+    "DeepSpeedConfig",
+    "DynamicSamplingConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "ImportanceConfig",
+    "KLConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "RLStage",
+    "Recipe",
+    "RewardConfig",
+    "SFTStage",
+    "StageConfig",
+    "Strict",
+]

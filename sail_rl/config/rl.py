@@ -1,0 +1,133 @@
+"""The stage of reinforcement learning: every algorithm is a choice of these settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from .sections import DEFAULT_SCORER, RewardConfig, Strict
+from .stages import StageConfig
+
+
+class KLConfig(Strict):
+    """A penalty on the distance from the stage's starting model."""
+
+    coef: PositiveFloat
+    kind: Literal["k1", "k2", "k3"] = "k3"
+    """Estimate of the divergence in the loss (see `maths.kl`); in the reward it is always k1."""
+    place: Literal["loss", "reward"] = "loss"
+
+
+class ImportanceConfig(Strict):
+    """Correction for rollouts that another policy sampled (see `maths.importance`)."""
+
+    mode: Literal["truncate", "mask"] = "truncate"
+    level: Literal["token", "sequence"] = "token"
+    high: PositiveFloat = 2.0
+    low: NonNegativeFloat = 0.0
+
+
+class DynamicSamplingConfig(Strict):
+    """Groups without a signal are replaced (DAPO)."""
+
+    max_rounds: PositiveInt = 3
+    """Batches of `prompts_per_step` prompts that one batch of rollouts may use up. 1: dropped, never replaced."""
+
+
+class CriticConfig(Strict):
+    """PPO's critic, for `advantages: gae`."""
+
+    kind: Literal["head", "model"] = "head"
+    """A value head on the policy, or a second model of its own."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    value_coef: PositiveFloat = 0.5
+    value_clip: PositiveFloat = 0.2
+    warmup_steps: NonNegativeInt = 0
+    """Optimiser steps at the start in which only the critic learns."""
+
+
+class RLStage(StageConfig):
+    """Reinforcement learning; the defaults are GRPO's advantages with DAPO's token-level clipped loss."""
+
+    kind: Literal["rl"]
+    rewards: dict[str, RewardConfig]
+    scorer: str = DEFAULT_SCORER
+    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`."""
+    prompts_per_step: PositiveInt
+    """Prompts of one batch of rollouts, over all ranks."""
+    samples_per_prompt: PositiveInt
+    mini_batches: PositiveInt = 1
+    """Optimiser steps for each batch of rollouts."""
+    max_tokens: PositiveInt = 256
+    """Longest completion in tokens."""
+    temperature: PositiveFloat = 1.0
+    advantages: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = "grpo"
+    """Estimator of advantages (see `maths.advantages`)."""
+    surrogate: Literal["clip", "gspo", "gspo_token", "cispo"] = "clip"
+    """Policy objective (see `maths.losses`)."""
+    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
+    """How token losses become one number (see `maths.aggregation`)."""
+    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.20
+    clip_high: PositiveFloat = 0.28
+    kl: KLConfig | None = None
+    entropy_coef: NonNegativeFloat = 0.0
+    old_logprobs: Literal["rollout", "trainer"] = "rollout"
+    """Whose log-probs the ratio divides by: the engine's, or the trainer's before the first update (recomputed)."""
+    importance: ImportanceConfig | None = None
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    overlong_filtering: bool = False
+    """Leave completions that were cut at `max_tokens` out of the loss (DAPO)."""
+    critic: CriticConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.critic is not None) != (self.advantages == "gae"):
+            raise ValueError(f"stage {self.name}: `advantages: gae` and `critic` belong together; give both or neither")
+        if self.advantages not in ("gae", "reinforce_pp") and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"stage {self.name}: samples_per_prompt is 1, but advantages {self.advantages!r} compare a "
+                "prompt's samples; give 2 or more"
+            )
+        if self.dynamic_sampling and self.samples_per_prompt < 2:
+            raise ValueError(f"stage {self.name}: dynamic_sampling compares the samples of a prompt; give 2 or more")
+        if self.importance and self.old_logprobs != "trainer":
+            raise ValueError(
+                f"stage {self.name}: importance corrects from the engine's to the trainer's log-probs; set "
+                "old_logprobs: trainer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Self:
+        if not any(reward.weight for reward in self.rewards.values()):
+            raise ValueError(f"stage {self.name}: no reward has a weight, so there is nothing to learn from")
+        return self
+
+    def check_algebra(self, world_size: int) -> str:
+        """The batch algebra in one line; ValueError if it doesn't come out even."""
+        for count, unit in ((world_size, "ranks"), (self.mini_batches, "mini_batches")):
+            if self.prompts_per_step % count:
+                raise ValueError(
+                    f"stage {self.name}: prompts_per_step {self.prompts_per_step} / {count} {unit} = "
+                    f"{self.prompts_per_step / count:g} prompts; make prompts_per_step a multiple of {count}"
+                )
+        for field in ("steps", "save_every"):
+            if getattr(self, field) % self.mini_batches:
+                raise ValueError(
+                    f"stage {self.name}: {field} {getattr(self, field)} / {self.mini_batches} mini_batches is not "
+                    f"whole: {field} counts optimiser steps; make it a multiple of mini_batches"
+                )
+        rollouts = self.prompts_per_step * self.samples_per_prompt
+        return (
+            f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples = {rollouts} rollouts -> "
+            f"{self.mini_batches} optimiser step(s) of {rollouts // self.mini_batches}, on {world_size} rank(s)"
+        )

@@ -1,0 +1,108 @@
+"""The sections of a recipe that aren't stages: model, data, engine, evaluation, DeepSpeed, logging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+DEFAULT_SCORER = "rewards.compose:WeightedSum"
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses keys it doesn't know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Strict):
+    """The base model: a checkpoint folder, or by default a tiny SAIL-VL2 made on the spot."""
+
+    path: Path | None = None
+    """Folder of a saved SAIL-VL2; None builds the tiny one."""
+    llm: Literal["qwen3", "qwen3_moe"] = "qwen3"
+    """Language model of the tiny SAIL-VL2 (not read when `path` is given)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_length: PositiveInt = 1024
+    """Longest sequence in tokens, prompt and completion together."""
+
+
+class DataConfig(Strict):
+    """Datasets by name: files, or a builder that writes files (`builder(output_dir, seed=…, **kwargs)`)."""
+
+    files: dict[str, Path] = {}
+    builder: str | None = None
+    kwargs: dict[str, Any] = {}
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
+    video_frames: PositiveInt = 8
+    """Frames to sample, evenly, from each row's `video`."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.files) == bool(self.builder):
+            raise ValueError("give either `files` (name: path) or `builder` (module:function), and not both")
+        return self
+
+
+class EngineConfig(Strict):
+    """The rollout engine: `path(model_dir, max_model_len=…, dtype=…, **kwargs)`."""
+
+    path: str = "rollouts.vllm_engine:VLLMEngine"
+    kwargs: dict[str, Any] = {}
+    probe_rollouts: PositiveInt = 8
+    """Rollouts whose log-probs the trainer recomputes after each weight push."""
+    max_logprob_gap: PositiveFloat = 1e-3
+    """Stop the run when one of these differs by more (nats). Float32: below 1e-4; bfloat16: about 0.05."""
+
+
+class RewardConfig(Strict):
+    """One reward: a function with TRL's signature, or a class that makes one from `kwargs`."""
+
+    path: str
+    weight: float = 1.0
+    """Weight in the total; 0 logs only."""
+    kwargs: dict[str, Any] = {}
+
+
+class EvaluationConfig(Strict):
+    """Evaluation on a held-out dataset, before and after each stage and every `every` steps of it."""
+
+    data: str
+    rewards: dict[str, RewardConfig]
+    """The reward named `accuracy` gives the held-out accuracy of the summary."""
+    scorer: str = DEFAULT_SCORER
+    max_tokens: PositiveInt = 256
+    temperature: NonNegativeFloat = 0.0
+    """0: greedy. Above: pass@1 of one seeded sample for each prompt."""
+    every: PositiveInt = 20
+
+    @model_validator(mode="after")
+    def _has_accuracy(self) -> Self:
+        if "accuracy" not in self.rewards:
+            raise ValueError(f"evaluation.rewards has {', '.join(self.rewards) or 'none'} but no `accuracy`")
+        return self
+
+
+class DeepSpeedConfig(Strict):
+    """What is passed on to DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    """Keep optimiser states in CPU memory (the report's choice for the MoE, with ZeRO-2)."""
+
+
+class LoggingConfig(Strict):
+    """Weights & Biases and traces."""
+
+    wandb_project: str = "sail-rl"
+    traces_per_step: NonNegativeInt = 2

@@ -1,0 +1,60 @@
+"""What all stages share, and the stage of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from .sections import Strict
+
+
+class StageConfig(Strict):
+    """What all stages share: data, steps and optimiser."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    data: str
+    """Name of a dataset in `data`."""
+    steps: PositiveInt
+    """Optimiser steps."""
+    learning_rate: PositiveFloat
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    max_grad_norm: PositiveFloat = 1.0
+    row_tokens: PositiveInt = 2048
+    """Tokens of a packed row, that is of one micro-batch on one rank. Changes speed and memory, not results."""
+    gradient_checkpointing: bool = False
+    max_skipped_steps: PositiveInt = 3
+    """Stop after so many optimiser steps in a row whose gradient isn't finite."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
+    With several rows a rank it costs a forward pass without gradients for each row but the first; 0 does without."""
+    router_z_loss_coef: NonNegativeFloat = 1e-3
+    """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
+    save_every: PositiveInt = 50
+    """Optimiser steps between checkpoints."""
+
+
+class SFTStage(StageConfig):
+    """Supervised fine-tuning on prompt/completion rows."""
+
+    kind: Literal["sft"]
+    batch_size: PositiveInt
+    """Rows of one optimiser step, over all ranks."""
+
+    def check_algebra(self, world_size: int) -> str:
+        """The batch algebra in one line; ValueError if it doesn't come out even."""
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"stage {self.name}: batch_size {self.batch_size} / {world_size} ranks = "
+                f"{self.batch_size / world_size:g} rows a rank; make batch_size a multiple of {world_size}"
+            )
+        return f"{self.batch_size} rows a step = {world_size} rank(s) x {self.batch_size // world_size} rows"

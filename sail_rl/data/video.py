@@ -1,0 +1,124 @@
+"""Video as frames: uniformly sampled pictures, each labelled "Frame n: " in the prompt.
+
+A video is a list of frames (pictures or their paths), or a file; files need PyAV: `pip install sail-rl[video]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sail_rl.contracts import Message
+
+from .images import Size, checked_size, open_picture
+
+
+def sample_indices(total: int, count: int) -> list[int]:
+    """Which `count` of `total` frames to take: the middle of each of `count` equal parts; all if there are fewer."""
+    if total <= count:
+        return list(range(total))
+    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
+
+
+def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
+    """At most `count` frames of a video.
+
+    Args:
+        video: a list of frames, or the path of a file relative to `folder`.
+        folder: where relative paths start.
+        count: how many frames to sample.
+
+    Raises:
+        ValueError: for a frame or a file that is missing or does not decode.
+    """
+    if isinstance(video, list):
+        return [open_picture(video[index], folder) for index in sample_indices(len(video), count)]
+    total, _ = _probe(folder / video)
+    wanted = set(sample_indices(total, count))
+    frames: list[Image.Image] = []
+    seen = 0
+    with _container(folder / video) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            seen = index + 1
+            if index in wanted:
+                frames.append(frame.to_image().convert("RGB"))
+            if len(frames) == len(wanted):
+                break
+    if len(frames) < len(wanted):
+        raise ValueError(f"video {video!r} ends after {seen} of its {total} frames; it is cut short")
+    return frames
+
+
+def frame_sizes(video: Any, folder: Path, *, count: int) -> list[Size]:
+    """(height, width) of each frame that `read_frames` gives, without decoding one; the same errors."""
+    if isinstance(video, list):
+        if not video:
+            raise ValueError("the video is an empty list of frames")
+        return [checked_size(video[index], folder) for index in sample_indices(len(video), count)]
+    total, size = _probe(folder / video)
+    return [size] * min(total, count)
+
+
+def with_frames(messages: list[Message], frames: int) -> list[Message]:
+    """Messages with labelled image parts in the place of the `video` part (without one: first in the first user turn).
+
+    Raises:
+        ValueError: if there is more than one `video` part, or an image part beside it.
+    """
+    parts = [part["type"] for message in messages for part in _parts(message)]
+    if parts.count("video") > 1 or "image" in parts:
+        raise ValueError("a prompt with a video has one video part and no image part")
+    labelled = [
+        part
+        for number in range(1, frames + 1)
+        for part in ({"type": "text", "text": f"Frame {number}: "}, {"type": "image"})
+    ]
+    made, pending = [], "video" not in parts
+    for message in messages:
+        content = []
+        if pending and message["role"] == "user":
+            content, pending = list(labelled), False
+        for part in _parts(message):
+            content += labelled if part["type"] == "video" else [part]
+        made.append({**message, "content": content})
+    return made
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+@contextmanager
+def _container(path: Path) -> Iterator[Any]:
+    """The opened file; whatever PyAV finds wrong with it inside the context becomes a ValueError that names it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(f"{path}: reading video files needs PyAV: pip install 'sail-rl[video]'") from error
+    if not path.is_file():
+        raise ValueError(f"video {path.name!r} is missing (looked for {path}); paths are relative to the dataset file")
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except av.FFmpegError as error:
+        raise ValueError(f"video {path.name!r} does not decode: {error}") from error
+
+
+def _probe(path: Path) -> tuple[int, Size]:
+    """Number of frames and their (height, width)."""
+    with _container(path) as container:
+        if not container.streams.video:
+            raise ValueError(f"video {path.name!r} has no video stream")
+        stream = container.streams.video[0]
+        size = (stream.codec_context.height, stream.codec_context.width)
+        # Some formats don't say how many frames they hold; a packet holds one.
+        total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    limit = Image.MAX_IMAGE_PIXELS
+    if total == 0 or (limit and size[0] * size[1] > limit):
+        raise ValueError(f"video {path.name!r} has {total} frames of {size[1]} x {size[0]} pixels; it can't be used")
+    return total, size

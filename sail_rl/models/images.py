@@ -1,0 +1,152 @@
+"""The image processor: resize, normalise, cut into tiles and patches; fixed tiles, padded tiles or AnyRes."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any, Literal
+
+import numpy as np
+from transformers import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
+    GotOcr2ImageProcessorKwargs,
+    GotOcr2ImageProcessorPil,
+)
+
+from .resolution import Layout, Size, native, padded, tiled
+
+Resolution = Literal["tiles", "padded", "anyres"]
+
+
+class SailVLImageProcessorKwargs(GotOcr2ImageProcessorKwargs, total=False):  # type: ignore[call-arg]
+    """Options of `SailVLImageProcessor`, see there."""
+
+    resolution: Resolution
+    use_thumbnail: bool
+    max_pixels: int
+    patch_size: int
+    merge_size: int
+
+
+class SailVLImageProcessor(GotOcr2ImageProcessorPil):
+    """Images as flattened patches, without torchvision: bicubic, ImageNet statistics.
+
+    Args:
+        resolution: "tiles" stretches an image to a grid of tiles, "padded" keeps its aspect ratio and pads it to a
+            square of tiles, leaving out empty ones, "anyres" keeps its own size (see `resolution`).
+        size: `height` and `width` of a tile in pixels.
+        crop_to_patches: whether an image may have more than one tile (transformers' name; not for "anyres").
+        min_patches, max_patches: limits for the tiles of an image, thumbnail not counted (transformers' names: a
+            "patch" here is a tile).
+        use_thumbnail: whether the whole image in one tile follows when there are several.
+        max_pixels: with "anyres", shrink images above this; 1792 x 1792 = 16,384 patches in the report.
+        patch_size: pixels of the encoder's patches, a side.
+        merge_size: patches a side that make one visual token (`SailVLConfig.shuffle`).
+    """
+
+    valid_kwargs = SailVLImageProcessorKwargs
+    model_input_names = ["pixel_values", "image_grid_thw"]  # noqa: RUF012
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 448, "width": 448}  # noqa: RUF012
+    resolution = "tiles"
+    crop_to_patches = True
+    min_patches = 1
+    max_patches = 12
+    use_thumbnail = True
+    max_pixels = 1792 * 1792
+    patch_size = 14
+    merge_size = 2
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        factor = self.patch_size * self.merge_size
+        if self.resolution not in ("tiles", "padded", "anyres"):
+            raise ValueError(f"resolution is {self.resolution!r}; give 'tiles', 'padded' or 'anyres'")
+        if self.size["height"] % factor or self.size["width"] % factor:
+            raise ValueError(f"size is {dict(self.size)}; give multiples of patch_size x merge_size = {factor}")
+
+    def layout(self, height: int, width: int, **options: Any) -> Layout:
+        """How an image of this size is cut; `options` override the processor's own."""
+        option = {name: options.get(name, getattr(self, name)) for name in _LAYOUT_OPTIONS}
+        tile = (option["size"]["height"], option["size"]["width"])
+        if option["resolution"] == "anyres":
+            factor = option["patch_size"] * option["merge_size"]
+            return native((height, width), factor=factor, max_pixels=option["max_pixels"])
+        tiling = padded if option["resolution"] == "padded" else tiled
+        low, high = (option["min_patches"], option["max_patches"]) if option["crop_to_patches"] else (1, 1)
+        return tiling(
+            (height, width), tile=tile, min_tiles=low, max_tiles=max(low, high), thumbnail=option["use_thumbnail"]
+        )
+
+    def frame_size(self, height: int, width: int) -> Size:
+        """Size to give a video frame so that it takes no more than one tile (with `min_patches` 1)."""
+        area = self.size["height"] * self.size["width"]
+        return self.layout(height, width, min_patches=1, max_patches=1, max_pixels=min(area, self.max_pixels)).content
+
+    def largest_size(self) -> Size:
+        """A size (height, width) of image that has as many patches as these options allow."""
+        height, width = self.size["height"], self.size["width"]
+        if self.resolution == "anyres":
+            factor = self.patch_size * self.merge_size
+            return factor, self.max_pixels // factor**2 * factor
+        tiles = max(self.min_patches, self.max_patches) if self.crop_to_patches else 1
+        if self.resolution == "padded":
+            return height * isqrt(tiles), width * isqrt(tiles)
+        return height, width * tiles
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
+        """Patches (before the pixel shuffle) of an image of this size: arithmetic alone."""
+        options = images_kwargs or {}
+        layout = self.layout(height, width, **options)
+        return layout.tiles * layout.tile[0] * layout.tile[1] // options.get("patch_size", self.patch_size) ** 2
+
+    def _preprocess(
+        self,
+        images: list[np.ndarray],
+        *,
+        resample: PILImageResampling | None,
+        rescale_factor: float,
+        image_mean: list[float],
+        image_std: list[float],
+        return_tensors: str | None,
+        patch_size: int,
+        **options: Any,
+    ) -> BatchFeature:
+        """`pixel_values` [P, 3 x patch²] and `image_grid_thw` [images, 3] of channel-first images."""
+        patches, grids = [], []
+        for image in images:
+            layout = self.layout(*image.shape[1:], patch_size=patch_size, **options)
+
+            def normalised(content: Size, image: np.ndarray = image) -> np.ndarray:
+                resized = self.resize(image, SizeDict(height=content[0], width=content[1]), resample)
+                return self.normalize(self.rescale(resized, rescale_factor), image_mean, image_std)
+
+            tiles = cut(normalised(layout.content), layout.tile)
+            if layout.thumbnail:
+                tiles += cut(normalised(layout.thumbnail), layout.tile)
+            patches += [flatten_patches(tile, patch_size) for tile in tiles]
+            grids.append([len(tiles), layout.tile[0] // patch_size, layout.tile[1] // patch_size])
+        data = {"pixel_values": np.concatenate(patches), "image_grid_thw": np.array(grids)}
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+_LAYOUT_OPTIONS = (
+    *("resolution", "size", "crop_to_patches", "min_patches", "max_patches"),
+    *("use_thumbnail", "max_pixels", "patch_size", "merge_size"),
+)
+
+
+def cut(image: np.ndarray, tile: Size) -> list[np.ndarray]:
+    """Tiles [3, *tile] of a normalised image [3, H, W], row by row, padded at right and bottom with the mean colour."""
+    rows, columns = -(-image.shape[1] // tile[0]), -(-image.shape[2] // tile[1])
+    margin = (rows * tile[0] - image.shape[1], columns * tile[1] - image.shape[2])
+    image = np.pad(image, ((0, 0), (0, margin[0]), (0, margin[1])))  # 0 is the mean colour
+    return [part for row in np.split(image, rows, axis=1) for part in np.split(row, columns, axis=2)]
+
+
+def flatten_patches(tile: np.ndarray, patch_size: int) -> np.ndarray:
+    """Patches [rows x columns, 3 x patch²] of a tile [3, H, W], each in the order of a convolution's weight."""
+    channels, height, width = tile.shape
+    squares = tile.reshape(channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return squares.transpose(1, 3, 0, 2, 4).reshape(-1, channels * patch_size**2)
