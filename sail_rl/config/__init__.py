@@ -16,10 +16,11 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import SFTStage, StageConfig
+from .stages import AdaLRSConfig, SFTStage, StageConfig
 
 __all__ = [
     "DEFAULT_SCORER",
+    "AdaLRSConfig",
     "CriticConfig",
     "DataConfig",
     "DeepSpeedConfig",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from .sections import Strict
@@ -43,12 +44,35 @@ class StageConfig(Strict):
     """Optimiser steps between checkpoints."""
 
 
+class AdaLRSConfig(Strict):
+    """A line search for the learning rate (AdaLRS, see `maths.adalrs`)."""
+
+    window: Annotated[int, Field(ge=3)] = 10
+    """Steps whose loss slope is measured; `save_every` must be a multiple of it."""
+    alpha: Annotated[float, Field(gt=1)] = 2.0
+    """A trial multiplies the learning rate by it."""
+    beta: Annotated[float, Field(gt=1)] = 2.0
+    """After a bad trial the learning rate is divided by it."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Both shrink by it with each trial, until the search ends."""
+
+
 class SFTStage(StageConfig):
     """Supervised fine-tuning on prompt/completion rows."""
 
     kind: Literal["sft"]
     batch_size: PositiveInt
     """Rows of one optimiser step, over all ranks."""
+    adalrs: AdaLRSConfig | None = None
+
+    @model_validator(mode="after")
+    def _windows(self) -> Self:
+        if self.adalrs and self.save_every % self.adalrs.window:
+            raise ValueError(
+                f"stage {self.name}: save_every {self.save_every} must be a multiple of adalrs.window "
+                f"{self.adalrs.window}: checkpoints fall on the ends of its windows"
+            )
+        return self
 
     def check_algebra(self, world_size: int) -> str:
         """The batch algebra in one line; ValueError if it doesn't come out even."""

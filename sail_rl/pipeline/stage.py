@@ -19,6 +19,7 @@ from sail_rl.contracts import RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.files import write_whole
+from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.models import SailVLConfig
 from sail_rl.models.tiny import load_model
@@ -27,6 +28,7 @@ from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource
 from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.line_search import LineSearchCallback
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
@@ -80,6 +82,7 @@ class Stage:
     observer: RolloutObserver
     progress: StageProgress = field(default_factory=StageProgress)
     sampler: GroupSampler | None = None
+    search: LineSearch | None = None
     _evaluated: tuple[int, dict[str, float]] | None = None
 
     @property
@@ -97,11 +100,19 @@ class Stage:
         trainer = self._trainer(args)
         if checkpoint and self.sampler:
             self.sampler.load_state(saved["sampler"])
+        if isinstance(self.config, SFTStage) and self.config.adalrs:
+            state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
+            self.search = LineSearch(**state)
+            trainer.add_callback(LineSearchCallback(self.search, trainer, self.folder / "adalrs"))
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(_StageCallback(self, trainer))
-        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-        accuracy = self.evaluate(trainer)[self.accuracy_name]
-        self._save_model(trainer)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+            accuracy = self.evaluate(trainer)[self.accuracy_name]
+            self._save_model(trainer)
+        finally:
+            if self.sampler:
+                self.sampler.scorer.close()
         assert self.progress.heldout_accuracy_before is not None
         result = StageResult(
             self.config.name, self.progress.seconds / 60, self.progress.heldout_accuracy_before, accuracy
@@ -126,7 +137,11 @@ class Stage:
 
     def save_progress(self, checkpoint: Path) -> None:
         """Write what the stage remembers into a checkpoint."""
-        state = {"progress": asdict(self.progress), "sampler": self.sampler.state() if self.sampler else None}
+        state = {
+            "progress": asdict(self.progress),
+            "sampler": self.sampler.state() if self.sampler else None,
+            "search": asdict(self.search) if self.search else None,
+        }
         (checkpoint / "stage.json").write_text(json.dumps(state))
 
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:

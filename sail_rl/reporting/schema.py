@@ -61,6 +61,7 @@ METRICS = (
     Metric("grad_norm", "—", "norm of the whole gradient before clipping", "loss"),
     Metric("learning_rate", "—", "learning rate of the step", "loss"),
     Metric("train/tokens", "tokens", "labelled tokens of the step, all ranks", "loss"),
+    Metric("train/rate_scale", "—", "AdaLRS: learning rate over the scheduled one, after a decision", "loss"),
     Metric("train/skipped_steps", "steps", "optimiser steps skipped so far: gradient not finite", "loss"),
     Metric("train/micro_batches", "rows", "packed rows (forward passes) of one rank in the step", "loss"),
     Metric(

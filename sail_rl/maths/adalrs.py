@@ -1,0 +1,80 @@
+"""AdaLRS: a backtracking line search for the learning rate on the slope of the loss (arXiv 2506.13274)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy
+
+Decision = Literal["go on", "try", "keep", "return", "roll back"]
+
+
+def descent(losses: Sequence[float]) -> tuple[float, float]:
+    """How fast the loss falls a step (least squares), and the standard error of that number."""
+    steps = numpy.arange(len(losses), dtype=float)
+    (slope, _), covariance = numpy.polyfit(steps, losses, 1, cov="unscaled")
+    residuals = losses - numpy.polyval(numpy.polyfit(steps, losses, 1), steps)
+    variance = float(residuals @ residuals) / max(1, len(losses) - 2)
+    return -float(slope), float(numpy.sqrt(variance * covariance[0, 0]))
+
+
+@dataclass
+class LineSearch:
+    """Decides after each window of steps what becomes of the learning rate.
+
+    One window measures the descent v at the present rate η; the next tries α'η. With e the standard error of the
+    difference: keep α'η if v(α'η) > v(η) + 2e; if v(α'η) < v(η) - 2e, roll weights and optimiser back and go on with
+    β'η; otherwise return to η. α' = max(λ^t α, 1) and β' = 1 / max(λ^t β, 1) after t trials: the search narrows, and
+    ends when α' is 1.
+
+    Args:
+        window: steps of a window, at least 3.
+        alpha, beta, decay: α and β (above 1) and λ (below 1).
+        scale: η over the scheduled learning rate; `trial` is that of the window under way, if it is a trial.
+        trials: t, `measured`: descent and error at η, `losses`: of the window under way. With `scale` and `trial`, all
+            that a resumed run must know.
+    """
+
+    window: int
+    alpha: float = 2.0
+    beta: float = 2.0
+    decay: float = 0.9
+    scale: float = 1.0
+    trial: float | None = None
+    trials: int = 0
+    measured: tuple[float, float] | None = None
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """What the scheduled learning rate is multiplied by now."""
+        return self.scale if self.trial is None else self.trial
+
+    def observe(self, loss: float) -> Decision:
+        """Take a step's loss. "try" and "keep" begin a trial: what it starts from must be remembered."""
+        step_up = max(self.decay**self.trials * self.alpha, 1.0)
+        if step_up == 1.0:
+            return "go on"
+        self.losses.append(loss)
+        if len(self.losses) < self.window:
+            return "go on"
+        found, self.losses = descent(self.losses), []
+        if self.trial is None or self.measured is None:
+            self.measured, self.trial = found, self.scale * step_up
+            return "try"
+        gain, error = found[0] - self.measured[0], (found[1] ** 2 + self.measured[1] ** 2) ** 0.5
+        tried, self.trial = self.trial, None
+        step_down = 1 / max(self.decay**self.trials * self.beta, 1.0)
+        self.trials += 1
+        if gain > 2 * error:
+            self.scale, self.measured = tried, found
+            following = max(self.decay**self.trials * self.alpha, 1.0)
+            self.trial = self.scale * following if following > 1 else None
+            return "keep"
+        self.measured = None
+        if gain < -2 * error:
+            self.scale *= step_down
+            return "roll back"
+        return "return"

@@ -1,0 +1,77 @@
+"""AdaLRS in the trainer: scales the scheduled learning rate, and rolls weights and optimiser back after a bad trial."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from torch import distributed
+
+from sail_rl.maths.adalrs import LineSearch
+
+from .distributed import rank
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+TAG = "before-trial"
+
+
+class LineSearchCallback(transformers.TrainerCallback):
+    """Shows each step's loss to the search and carries its decisions out.
+
+    Weights and optimiser states before a trial are kept in `folder` by DeepSpeed's own checkpoints, so rolling back is
+    exact under every ZeRO stage. Checkpoints of the run fall on the ends of windows: one that begins a trial is itself
+    the state before it.
+    """
+
+    def __init__(self, search: LineSearch, trainer: Trainer, folder: Path) -> None:
+        self.search = search
+        self.trainer = trainer
+        self.folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        scheduler: Any = self.trainer.lr_scheduler
+        scheduler.lr_lambdas = [
+            lambda step, scheduled=scheduled: scheduled(step) * self.search.rate for scheduled in scheduler.lr_lambdas
+        ]
+        if self.search.trial is not None:  # resumed where a trial begins
+            self._remember()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" not in logs:
+            return
+        decision = self.search.observe(logs["loss"])
+        if decision == "go on":
+            return
+        if decision == "roll back":
+            self._engine.load_checkpoint(str(self.folder), tag=TAG, load_lr_scheduler_states=False)
+        if decision in ("try", "keep"):
+            self._remember()
+        self._set_rate()
+        logger.info("step %d: %s; learning rate x %.3g", state.global_step, decision, self.search.rate)
+        self.trainer.record({"train/rate_scale": self.search.rate})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if rank() == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _engine(self) -> Any:
+        return self.trainer.accelerator.deepspeed_engine_wrapped.engine
+
+    def _set_rate(self) -> None:
+        """The scheduler has computed the next step's learning rate already: do it again."""
+        scheduler: Any = self.trainer.lr_scheduler
+        groups = scheduler.optimizer.param_groups
+        for group, base, scheduled in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+            group["lr"] = base * scheduled(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in groups]
+
+    def _remember(self) -> None:
+        self._engine.save_checkpoint(str(self.folder), tag=TAG)
+        distributed.barrier()

@@ -1,0 +1,149 @@
+"""AdaLRS: the search by hand, and in the trainer, where a roll-back gives back weights and optimiser to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture, question
+
+from sail_rl.contracts import Rollout
+from sail_rl.data.encoding import Encoder
+from sail_rl.maths.adalrs import LineSearch, descent
+from sail_rl.maths.losses import cross_entropy
+from sail_rl.models.tiny import load_model
+from sail_rl.pipeline.stage import training_arguments
+from sail_rl.recipe import load_recipe
+from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.distributed import join_process_group
+from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.line_search import LineSearchCallback
+from sail_rl.trainer.trainer import Trainer
+from sail_rl.trainer.weights import whole_weights
+
+
+def window(fall: float, start: float = 5.0, size: int = 4) -> list[float]:
+    """Losses that fall by `fall` a step, with a little noise."""
+    return [start - fall * step + 0.001 * (-1) ** step for step in range(size)]
+
+
+def feed(search: LineSearch, losses: list[float]) -> str:
+    decisions = [search.observe(loss) for loss in losses]
+    assert set(decisions[:-1]) <= {"go on"}
+    return decisions[-1]
+
+
+def test_descent_is_the_slope_of_the_least_squares_line_and_its_error() -> None:
+    velocity, error = descent([3.0, 2.0, 1.0, 0.0])
+    assert velocity == pytest.approx(1.0)
+    assert error == pytest.approx(0.0, abs=1e-9)
+    # y = 0, 1, 0: slope 0; residuals -1/3, 2/3, -1/3; variance 2/3 over 1 degree of freedom, sum of squares of x is 2
+    assert descent([0.0, 1.0, 0.0]) == pytest.approx((0.0, (2 / 3 / 2) ** 0.5))
+
+
+def test_a_faster_descent_keeps_the_higher_rate_and_tries_on() -> None:
+    search = LineSearch(window=4, alpha=2.0, beta=2.0, decay=0.9)
+    assert feed(search, window(0.1)) == "try"
+    assert search.rate == 2.0
+    assert feed(search, window(0.2)) == "keep"
+    assert search.scale == 2.0
+    assert search.rate == pytest.approx(2.0 * 1.8)  # the next trial: alpha' = 0.9 * 2
+
+
+def test_a_slower_descent_rolls_back_and_lowers_the_rate() -> None:
+    search = LineSearch(window=4, alpha=2.0, beta=2.0, decay=0.9)
+    feed(search, window(0.1))
+    assert feed(search, window(-0.3)) == "roll back"
+    assert search.rate == search.scale == 0.5
+    assert feed(search, window(0.1)) == "try"
+    assert search.rate == pytest.approx(0.5 * 1.8)
+
+
+def test_no_clear_difference_returns_to_the_rate_before() -> None:
+    search = LineSearch(window=4)
+    feed(search, window(0.1))
+    assert feed(search, window(0.1)) == "return"
+    assert search.rate == 1.0
+
+
+def test_the_search_ends_when_its_steps_have_shrunk_to_nothing() -> None:
+    search = LineSearch(window=3, alpha=1.5, decay=0.5)
+    for _ in range(40):
+        search.observe(1.0)
+    assert search.trials == 1, "0.5 * 1.5 is below 1"
+    assert search.rate == 1.0
+
+
+class OneBatch:
+    score_options: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, batch: StepBatch) -> None:
+        self.batch = batch
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+        for _ in count(start_step):
+            yield self.batch
+
+
+class Scripted(LineSearch):
+    """Rolls back after a given step; remembers before step 2's."""
+
+    def observe(self, loss: float) -> Any:
+        self.losses.append(loss)
+        if len(self.losses) == 2:
+            self.trial = 50.0
+            return "try"
+        if len(self.losses) == 4:
+            self.trial, self.scale = None, 0.5
+            return "roll back"
+        return "go on"
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
+    zero_stage: int, tiny_dir: Any, encoder: Encoder, tmp_path: Path
+) -> None:
+    """Two steps, a trial of two more at 50 times the rate, rolled back, two at half: as if the trial had not been."""
+
+    def train(steps: int, search: LineSearch | None, rates: list[float]) -> dict[str, torch.Tensor]:
+        join_process_group()
+        recipe = load_recipe(
+            Path("recipes/quickstart.yaml"),
+            [
+                f"deepspeed.zero_stage={zero_stage}",
+                f"stages.longcot_sft.steps={steps}",
+                "stages.longcot_sft.warmup_steps=0",
+                "stages.longcot_sft.schedule=constant",
+            ],
+        )
+        args = training_arguments(recipe, recipe.stages[0], tmp_path)
+        args.save_strategy = "no"
+        rollout = Rollout("p", 0, [30, 40, 50], [0.0] * 3, "", "stop", 1)
+        samples = encoder.rollout_samples(question(encoder, "p", [picture(0)]), [rollout])
+        trainer = Trainer(
+            load_model(tiny_dir()),
+            args,
+            source=OneBatch(StepBatch.token_mean(samples)),
+            loss=cross_entropy,
+            encoder=encoder,
+            row_tokens=1024,
+            guard=StepGuard(tmp_path),
+        )
+        if search:
+            trainer.add_callback(LineSearchCallback(search, trainer, tmp_path / "adalrs"))
+        trainer.train()
+        rates += [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+        rates += trainer.lr_scheduler.get_last_lr()[:1]
+        with whole_weights(trainer.model) as tensors:
+            return {name: tensor.detach().clone() for name, tensor in tensors}
+
+    rates: list[float] = []
+    searched = train(4, Scripted(window=3), rates)
+    plain = train(2, None, [])
+    assert all(torch.equal(searched[name], plain[name]) for name in plain)
+    assert rates == pytest.approx([1e-3, 1e-3, 0.05, 0.05, 5e-4])
+    assert not (tmp_path / "adalrs").exists()
