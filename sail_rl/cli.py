@@ -98,7 +98,9 @@ def _configure_logging() -> None:
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    rank = os.environ.get("RANK", "0")  # rank 0 speaks for the job, the others only of trouble
+    level, who = (logging.INFO, "") if rank == "0" else (logging.WARNING, f" rank {rank}:")
+    logging.basicConfig(level=level, format=f"%(asctime)s{who} %(message)s", datefmt="%H:%M:%S")
     for name in ("DeepSpeed", "transformers", "datasets", "accelerate", "vllm", "torch", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")

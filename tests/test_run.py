@@ -182,8 +182,10 @@ def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
 
 @pytest.mark.timeout(700)
 def test_killed_at_ten_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """With dynamic sampling and several mini-batches, so that surplus groups and the cursor have to survive."""
+    """With all that has to survive: surplus groups, the prompts' cursor, the line search of a learning rate."""
     overrides = ["stages.rlvr.dynamic_sampling={max_rounds: 2}", "stages.rlvr.mini_batches=2", "stages.rlvr.steps=8"]
+    overrides += ["stages.longcot_sft.adalrs={window: 3}", "stages.longcot_sft.save_every=3"]
+    overrides += ["stages.longcot_sft.steps=9"]
     overrides.append(f"stages.rlvr.rewards.length={{path: '{tmp_path}/my_reward.py:rare'}}")
     straight, folder = run(tmp_path / "straight", *overrides), tmp_path / "killed"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}

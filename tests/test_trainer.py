@@ -15,10 +15,12 @@ from conftest import picture, question
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
-from sail_rl.maths.losses import LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
+from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
+from sail_rl.models import SailVLConfig
 from sail_rl.models.tiny import load_model
 from sail_rl.pipeline.stage import training_arguments
 from sail_rl.recipe import load_recipe
+from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
@@ -97,6 +99,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
             encoder=encoder,
             row_tokens=config.row_tokens,
             guard=StepGuard(tmp_path, limit=limit),
+            router=router_coefficients(SailVLConfig.from_pretrained(tiny_dir(llm)), aux=None, z=1e-3),
         )
         trainer.train()
         logged = trainer.state.log_history[0]
@@ -174,6 +177,23 @@ def test_results_don_t_depend_on_how_memory_is_saved(
     overrides: tuple[str, ...], train: Callable[..., Any], samples: list[Sample]
 ) -> None:
     assert_equal(train(samples, overrides=overrides), train(samples))
+
+
+GOLDEN = {
+    ("qwen3", "ce"): (6.003083, 12.52186),
+    ("qwen3", "grpo"): (0.2866701, 7.039339),
+    ("qwen3_moe", "grpo"): (0.3140882, 5.653870),
+}
+
+
+@pytest.mark.parametrize(("llm", "name"), GOLDEN)
+def test_a_seeded_step_gives_the_numbers_it_always_gave(
+    llm: str, name: str, train: Callable[..., Trained], samples: list[Sample]
+) -> None:
+    """Guards refactors: the first step's loss and gradient norm. If mathematics changes on purpose, change them."""
+    loss = {"ce": cross_entropy, "grpo": PolicyLoss(ClippedSurrogate(0.2, 0.28))}[name]
+    trained = train(samples, loss=loss, llm=llm, steps=1)
+    assert (trained.loss, trained.grad_norm) == pytest.approx(GOLDEN[llm, name], rel=1e-4)
 
 
 # Bad steps

@@ -48,6 +48,10 @@ PACKAGES = (
 )
 
 
+class RunError(RuntimeError):
+    """A run that had begun and broke: unlike a mistake in a recipe, shown with its traceback."""
+
+
 def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
     """Run or resume `recipe` in its output folder; returns the summary that is also in `summary.json`.
 
@@ -58,12 +62,13 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: for whatever is wrong with recipe, code or data, before any model loads; or when the output folder
             holds another recipe's run.
+        RunError: for what only shows while the run goes on, such as an image that doesn't decode.
     """
     if rank() == 0:
         check_code(recipe, world_size=world_size())  # before a folder is touched
         _claim_folder(recipe, fresh=fresh)
         make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
-    join_process_group()
+    join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
     distributed.barrier()
     plan = make_plan(recipe, world_size=world_size())
     for name, algebra in plan.algebra.items():
@@ -73,7 +78,10 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
         summary = json.loads(summary_path.read_text())
     else:
         # The engine's end takes the process group with it: no rank waits for another from here on.
-        results = _run_stages(plan)
+        try:
+            results = _run_stages(plan)
+        except ValueError as error:
+            raise RunError(str(error)) from error
         summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
     if rank() == 0:
         write_whole(summary_path, json.dumps(summary, indent=2) + "\n")
