@@ -32,6 +32,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "rloo": {"advantages": "rloo", "kl": {"coef": 0.01, "place": "reward"}},
     "reinforce_pp": {"advantages": "reinforce_pp", "samples_per_prompt": 1, "prompts_per_step": 8},
     "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "kl": {"coef": 0.01, "kind": "k2"}},
+    "two_epochs": {"mini_batches": 1, "epochs": 2},
     "tis": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01},
     "ppo_head": {"advantages": "gae", "critic": {"kind": "head", "warmup_steps": 1}},
     "ppo_model": {"advantages": "gae", "critic": {"kind": "model"}, "kl": {"coef": 0.01, "place": "reward"}},

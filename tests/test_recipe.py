@@ -47,6 +47,17 @@ def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path: Path) -
         load_recipe(path)
 
 
+def test_the_report_s_batch_algebra_is_expressible() -> None:
+    """2,048 rollouts, mini-batches of 512, 8 gradient updates (report, section 4.2)."""
+    overrides = ["prompts_per_step=256", "samples_per_prompt=8", "mini_batches=4", "epochs=2", "save_every=8"]
+    recipe = load_recipe(QUICKSTART, [f"stages.rlvr.{override}" for override in overrides])
+    said = check_code(recipe, world_size=8)["rlvr"]
+    assert said == (
+        "256 prompts x 8 samples = 2048 rollouts -> 8 optimiser step(s) of 512 (4 mini-batch(es) x 2 epoch(s)), "
+        "on 8 rank(s)"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -104,11 +115,15 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
             1,
             "prompts_per_step 6 / 4 mini_batches = 1.5 prompts; make prompts_per_step a multiple of 4",
         ),
-        (["stages.rlvr.mini_batches=4", "stages.rlvr.steps=90"], 1, "steps 90 / 4 mini_batches is not whole"),
+        (
+            ["stages.rlvr.mini_batches=4", "stages.rlvr.steps=90"],
+            1,
+            r"steps 90 / \(4 mini_batches x 1 epochs\) is not whole",
+        ),
         (
             ["stages.rlvr.mini_batches=2", "stages.rlvr.steps=80", "stages.rlvr.save_every=5"],
             1,
-            "save_every 5 / 2 mini_batches is not whole",
+            r"save_every 5 / \(2 mini_batches x 1 epochs\) is not whole",
         ),
     ],
 )

@@ -174,6 +174,7 @@ def batches(**settings: Any) -> RolloutBatches:
         "estimator": CompletionAdvantages("grpo"),
         "aggregation": Aggregation("sequence_mean"),
         "mini_batches": 1,
+        "epochs": 1,
         "skip_zero_advantage": True,
         "overlong_filtering": False,
         "critic_warmup": 0,

@@ -66,7 +66,9 @@ class RLStage(StageConfig):
     """Prompts of one batch of rollouts, over all ranks."""
     samples_per_prompt: PositiveInt
     mini_batches: PositiveInt = 1
-    """Optimiser steps for each batch of rollouts."""
+    """Parts that a batch of rollouts is cut into, an optimiser step each."""
+    epochs: PositiveInt = 1
+    """Passes over each batch of rollouts (TRL's num_iterations)."""
     max_tokens: PositiveInt = 256
     """Longest completion in tokens."""
     temperature: PositiveFloat = 1.0
@@ -121,13 +123,20 @@ class RLStage(StageConfig):
                     f"{self.prompts_per_step / count:g} prompts; make prompts_per_step a multiple of {count}"
                 )
         for field in ("steps", "save_every"):
-            if getattr(self, field) % self.mini_batches:
+            if getattr(self, field) % self.updates:
                 raise ValueError(
-                    f"stage {self.name}: {field} {getattr(self, field)} / {self.mini_batches} mini_batches is not "
-                    f"whole: {field} counts optimiser steps; make it a multiple of mini_batches"
+                    f"stage {self.name}: {field} {getattr(self, field)} / ({self.mini_batches} mini_batches x "
+                    f"{self.epochs} epochs) is not whole: {field} counts optimiser steps; make it a multiple of "
+                    f"{self.updates}"
                 )
         rollouts = self.prompts_per_step * self.samples_per_prompt
         return (
             f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples = {rollouts} rollouts -> "
-            f"{self.mini_batches} optimiser step(s) of {rollouts // self.mini_batches}, on {world_size} rank(s)"
+            f"{self.updates} optimiser step(s) of {rollouts // self.mini_batches} ({self.mini_batches} mini-batch(es) x "
+            f"{self.epochs} epoch(s)), on {world_size} rank(s)"
         )
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps for each batch of rollouts."""
+        return self.mini_batches * self.epochs

@@ -60,6 +60,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
         estimator=make_estimator(config),
         aggregation=Aggregation(config.aggregation, config.max_tokens),
         mini_batches=config.mini_batches,
+        epochs=config.epochs,
         skip_zero_advantage=not (config.critic or config.entropy_coef or (config.kl and config.kl.place == "loss")),
         overlong_filtering=config.overlong_filtering,
         critic_warmup=config.critic.warmup_steps if config.critic else 0,

@@ -32,7 +32,7 @@ class RolloutBatches:
         annotator: adds what the loss needs besides the sampler's log-probs.
         estimator: adds advantages.
         aggregation: how token losses become one number.
-        mini_batches: optimiser steps for each batch of rollouts.
+        mini_batches: parts of a batch of rollouts, an optimiser step each; `epochs`: passes over them.
         skip_zero_advantage: don't compute samples that can't have a gradient (there is no KL, entropy or value term).
         overlong_filtering: leave completions that were cut out of the loss (DAPO, arXiv 2503.14476, section 3.4).
         critic_warmup: optimiser steps in which only the critic learns.
@@ -45,6 +45,7 @@ class RolloutBatches:
     estimator: AdvantageEstimator
     aggregation: Aggregation
     mini_batches: int
+    epochs: int
     skip_zero_advantage: bool
     overlong_filtering: bool
     critic_warmup: int
@@ -61,7 +62,7 @@ class RolloutBatches:
 
     def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the mini-batches of each batch of rollouts; `start_step` begins a batch of rollouts."""
-        assert start_step % self.mini_batches == 0, "checkpoints are taken between batches of rollouts"
+        assert start_step % (self.mini_batches * self.epochs) == 0, "checkpoints are taken between batches of rollouts"
         for _ in count():
             groups = self.sampler.collect(trainer)
             drawn = [self._own_samples(groups, part) for part in self._parts(len(groups))]
@@ -70,7 +71,8 @@ class RolloutBatches:
             self._probe(trainer, groups, everything)
             self.estimator(groups, everything)
             self._record(trainer, everything)
-            yield from (self._step_batch(trainer, groups, part) for part in drawn)
+            for part in drawn * self.epochs:
+                yield self._step_batch(trainer, groups, part)
 
     def _parts(self, groups: int) -> list[range]:
         """The group numbers of each mini-batch: the same ones however many ranks there are."""
