@@ -132,16 +132,6 @@ def test_batches_that_don_t_come_out_even_show_the_algebra(overrides: list[str],
         check_code(load_recipe(QUICKSTART, overrides), world_size=world_size)
 
 
-def test_the_batch_algebra_of_the_report_is_spelled_out() -> None:
-    overrides = ["stages.rlvr.prompts_per_step=256", "stages.rlvr.mini_batches=4"]
-    overrides += ["stages.rlvr.save_every=20", "stages.rlvr.steps=80"]
-    stage = load_recipe(QUICKSTART, overrides).stages[1]
-    assert isinstance(stage, RLStage)
-    assert stage.check_algebra(world_size=8) == (
-        "256 prompts x 8 samples = 2048 rollouts -> 4 optimiser step(s) of 512, on 8 rank(s)"
-    )
-
-
 class TestNamedCode:
     def test_a_reward_file_that_does_not_import_shows_the_real_error(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text("import no_such_module\n")

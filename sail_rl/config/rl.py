@@ -132,8 +132,8 @@ class RLStage(StageConfig):
         rollouts = self.prompts_per_step * self.samples_per_prompt
         return (
             f"{self.prompts_per_step} prompts x {self.samples_per_prompt} samples = {rollouts} rollouts -> "
-            f"{self.updates} optimiser step(s) of {rollouts // self.mini_batches} ({self.mini_batches} mini-batch(es) x "
-            f"{self.epochs} epoch(s)), on {world_size} rank(s)"
+            f"{self.updates} optimiser step(s) of {rollouts // self.mini_batches} "
+            f"({self.mini_batches} mini-batch(es) x {self.epochs} epoch(s)), on {world_size} rank(s)"
         )
 
     @property
