@@ -1,0 +1,104 @@
+"""A worker process: one in-process vLLM engine that serves the trainer over a pipe, and never outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sail_rl.contracts import Prompt, Sampling
+
+from .shared_weights import SharedWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Be given the block that later pushes are written to."""
+
+    weights: SharedWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Load what is in the block now; it is version `version`."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Sample a group for each prompt."""
+
+    prompts: list[Prompt]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer to a message that was carried out; `result` are the groups of a Generate."""
+
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer to one that wasn't, with the traceback. `final`: the request is at fault, and would fail again."""
+
+    reason: str
+    final: bool = False
+
+
+def serve(connection: Connection, parent: int, model_dir: Path, options: dict[str, Any]) -> None:
+    """Build the engine, answer Done, then answer every message in order until the pipe closes.
+
+    Args:
+        connection: to the trainer.
+        parent: its process id; when it is gone, so is this process.
+        model_dir: checkpoint with config, tokenizer and processor.
+        options: keyword arguments of `VLLMEngine`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the trainer ends its workers itself
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)  # the trainer's job; the engine is a job of its own
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    from .vllm_engine import VLLMEngine
+
+    engine: VLLMEngine | None = None
+    weights: SharedWeights | None = None
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            try:
+                if engine is None:
+                    engine = VLLMEngine(model_dir, **options)
+                    answer: Done | Failed = Done()
+                else:
+                    match connection.recv():
+                        case Share(weights):
+                            answer = Done()
+                        case Push(version):
+                            assert weights is not None
+                            engine.push_weights(version, weights.tensors())
+                            answer = Done()
+                        case Generate(prompts, sampling):
+                            answer = Done(engine.generate(prompts, sampling))
+                        case message:
+                            answer = Failed(f"unknown message {message!r}")
+            except (EOFError, BrokenPipeError):
+                raise
+            except Exception as error:
+                answer = Failed(traceback.format_exc(), final=isinstance(error, ValueError))
+            connection.send(answer)
+    os._exit(0)  # vLLM's shutdown may wait for threads; nothing here is worth waiting for
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
