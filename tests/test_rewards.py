@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from trl.rewards import get_soft_overlong_punishment
 
 from rewards.answer import MathAnswer
 from rewards.equality import quick_equal
 from rewards.format import think_boxed
+from rewards.length import SoftOverlong
 from rewards.parsing import boxes, final_answer, split_thought
 
 TOWER = "9^{9^{9^{9}}}"
@@ -217,3 +219,13 @@ def test_format(text: str, score: float) -> None:
 
 def test_format_with_a_prefilled_thought() -> None:
     assert think_boxed([r"a</think>\boxed{1}", r"<think>a</think>\boxed{1}"], prefilled=True) == [1.0, 0.0]
+
+
+def test_soft_overlong_is_trl_s_punishment_and_dapo_s_equation() -> None:
+    lengths = [0, 48, 49, 56, 63, 64, 65, 500]
+    completions = [[7] * length for length in lengths]
+    punishments = SoftOverlong(max_tokens=64, buffer=16)(completion_ids=completions)
+    assert punishments == [0, 0, -1 / 16, -8 / 16, -15 / 16, -1, -1, -1]
+    assert punishments == get_soft_overlong_punishment(64, 16)(completion_ids=completions)
+    with pytest.raises(ValueError, match="buffer is 65"):
+        SoftOverlong(max_tokens=64, buffer=65)
