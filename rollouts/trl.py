@@ -1,0 +1,52 @@
+"""Our engines under TRL's GRPOTrainer: its `rollout_func`, with weights pushed before each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sail_rl.contracts import Message, Prompt, RolloutEngine, Sampling
+from sail_rl.models import SailVLProcessor
+from sail_rl.seeding import derive_seed
+
+
+def make_rollout_func(engine: RolloutEngine, processor: SailVLProcessor) -> Callable[[list[Any], Any], dict[str, Any]]:
+    """A function for `GRPOTrainer(rollout_func=…)` (TRL 1.16) that samples with `engine` and the trainer's weights.
+
+    TRL alone can't use vLLM on a CPU, because its weight sync fails there. Leave TRL's own `use_vllm` off. Sampling is
+    plain: `temperature` and `max_completion_length` of the trainer's arguments, no top-p or top-k.
+
+    Args:
+        engine: any rollout engine; it gets new weights whenever the trainer has taken a step.
+        processor: the model's.
+    """
+    pushed: list[int] = []
+
+    def rollout(prompts: list[list[Message]], trainer: Any) -> dict[str, Any]:
+        step = trainer.state.global_step
+        if pushed != [step]:
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            engine.push_weights(step + 1, model.named_parameters())
+            pushed[:] = [step]
+        asked = [_prompt(f"{step}/{number}", messages, processor) for number, messages in enumerate(prompts)]
+        sampling = Sampling(
+            max_tokens=trainer.max_completion_length,
+            temperature=trainer.temperature,
+            seed=derive_seed(trainer.args.seed, step, trainer.accelerator.process_index),
+        )
+        rollouts = [group[0] for group in engine.generate(asked, sampling)]
+        inputs = [processor(images=prompt.images or None, text=prompt.text) for prompt in asked]
+        return {
+            "prompt_ids": [list(row["input_ids"][0]) for row in inputs],
+            "completion_ids": [rollout.token_ids for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts],
+        }
+
+    return rollout
+
+
+def _prompt(name: str, messages: list[Message], processor: SailVLProcessor) -> Prompt:
+    """TRL's prompt, which carries its images in the messages, as ours."""
+    parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
+    images = [part["image"] for part in parts if part["type"] == "image"]
+    return Prompt(name, messages, processor.apply_chat_template(messages, add_generation_prompt=True), images)
