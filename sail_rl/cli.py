@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, `check RECIPE`, `report RUN`, `moe probe|calibrate`."""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts show|replay, moe …"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .moe.command import add_parser as add_moe_parser
+from .pipeline.rollouts_command import add_rollouts_parsers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     add_moe_parser(commands)
+    add_rollouts_parsers(commands)
     return parser
 
 

@@ -108,3 +108,6 @@ class LoggingConfig(Strict):
 
     wandb_project: str = "sail-rl"
     traces_per_step: NonNegativeInt = 2
+    """Rollouts of each step that the report shows, with their images."""
+    rollouts_gib: NonNegativeFloat = 4.0
+    """Room for all rollouts in Parquet files, each rank; above it the oldest are deleted. 0: none are written."""

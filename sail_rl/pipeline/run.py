@@ -25,6 +25,7 @@ from sail_rl.reporting.jsonl import append_jsonl
 from sail_rl.reporting.log import RunLogger
 from sail_rl.reporting.progress import StageDisplay
 from sail_rl.reporting.report import write_report
+from sail_rl.reporting.store import RolloutStore
 from sail_rl.reporting.traces import TraceWriter
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
@@ -101,6 +102,8 @@ def _run_stages(plan: Plan) -> list[StageResult]:
     engine = resolve(recipe.engine.path)(parent, **engine_options(recipe))
     evaluator = _evaluator(plan, engine, parent)
     records = _Records(plan) if rank() == 0 else None
+    limit = recipe.logging.rollouts_gib
+    store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit) if limit else None
     results = []
     try:
         for number, config in enumerate(recipe.stages):
@@ -111,7 +114,10 @@ def _run_stages(plan: Plan) -> list[StageResult]:
                 if records:
                     records.begin(number, folder)
                 distributed.barrier()
-                stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, config, number))
+                if store:
+                    found = checkpoints.newest_checkpoint(folder)
+                    store.rollback(config.name, found[1] if found else -1)
+                stage = Stage(plan, config, parent, engine, evaluator, *_sinks(records, store, config, number))
                 results.append(stage.run())
                 if records:
                     records.end()
@@ -126,7 +132,9 @@ def _run_stages(plan: Plan) -> list[StageResult]:
     return results
 
 
-def _sinks(records: _Records | None, config: SFTStage | RLStage, number: int) -> tuple[Callable, Callable]:
+def _sinks(
+    records: _Records | None, store: RolloutStore | None, config: SFTStage | RLStage, number: int
+) -> tuple[Callable, Callable]:
     """Where a stage's metrics and rollouts go; every rank takes part in gathering the prompts."""
 
     def log(metrics: dict[str, float], step: int) -> None:
@@ -134,6 +142,8 @@ def _sinks(records: _Records | None, config: SFTStage | RLStage, number: int) ->
             records.log(metrics, number, step)
 
     def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:
+        if store:
+            store.write(config.name, step, prompts, rollouts, scores)
         seen = gather_objects(list(dict.fromkeys(prompt.id for prompt in prompts)))
         if records:
             records.rollouts(config.name, step, seen, prompts, rollouts, scores)

@@ -1,0 +1,126 @@
+"""Every rollout of a run in Parquet files that `datasets` reads: `rollouts/STAGE/step-NNNNNN-rank-R-K.parquet`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from sail_rl.contracts import Prompt, Rollout, Scores
+
+logger = logging.getLogger(__name__)
+FOLDER = "rollouts"
+SHARD = re.compile(r"step-(\d+)-rank-(\d+)-(\d+)\.parquet")
+SCHEMA = pyarrow.schema(
+    [
+        ("stage", pyarrow.string()),
+        ("step", pyarrow.int64()),
+        ("prompt_id", pyarrow.string()),  # of the row in the stage's dataset, where its images are
+        ("sample", pyarrow.int64()),
+        ("prompt", pyarrow.string()),
+        ("answer", pyarrow.string()),
+        ("completion", pyarrow.string()),
+        ("token_ids", pyarrow.list_(pyarrow.int32())),
+        ("logprobs", pyarrow.list_(pyarrow.float32())),
+        ("stop_reason", pyarrow.string()),
+        ("weights_version", pyarrow.int64()),
+        ("total", pyarrow.float64()),
+        ("rewards", pyarrow.list_(pyarrow.struct([("name", pyarrow.string()), ("value", pyarrow.float64())]))),
+    ]
+)
+
+
+class RolloutStore:
+    """Writes one rank's rollouts, a file for each round of sampling; a kill leaves whole files only.
+
+    Args:
+        run_dir: the run's folder.
+        rank: this process's number.
+        max_gib: this rank's limit, in GiB; above it the oldest files are deleted, and that is said once.
+    """
+
+    def __init__(self, run_dir: Path, *, rank: int = 0, max_gib: float = 4.0) -> None:
+        self.folder = run_dir / FOLDER
+        self.rank = rank
+        self.max_bytes = int(max_gib * 2**30)
+        self._said = False
+
+    def write(
+        self, stage: str, step: int, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores
+    ) -> Path:
+        """Write the rollouts of one round; rollout `i` answers prompt `i`."""
+        rows = [self._row(stage, step, prompts[i], rollouts[i], scores, i) for i in range(len(rollouts))]
+        folder = self.folder / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"step-{step:06d}-rank-{self.rank}"
+        path = folder / f"{name}-{len(list(folder.glob(f'{name}-*.parquet')))}.parquet"
+        partial = path.with_suffix(".partial")
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
+        partial.replace(path)
+        self._shrink()
+        return path
+
+    def rollback(self, stage: str, step: int) -> None:
+        """Delete what this rank wrote of `stage` after `step`: it will happen again."""
+        for path, written, rank in _shards(self.folder / stage):
+            if written > step and rank == self.rank:
+                path.unlink()
+
+    def _row(
+        self, stage: str, step: int, prompt: Prompt, rollout: Rollout, scores: Scores, index: int
+    ) -> dict[str, Any]:
+        answer = prompt.columns.get("answer")
+        return {
+            "stage": stage,
+            "step": step,
+            "prompt_id": prompt.id,
+            "sample": rollout.sample,
+            "prompt": prompt.text,
+            "answer": None if answer is None else str(answer),
+            "completion": rollout.text,
+            "token_ids": rollout.token_ids,
+            "logprobs": rollout.logprobs,
+            "stop_reason": rollout.stop_reason,
+            "weights_version": rollout.weights_version,
+            "total": scores.total[index],
+            "rewards": [{"name": name, "value": values[index]} for name, values in scores.parts.items()],
+        }
+
+    def _shrink(self) -> None:
+        own = [path for path, _, rank in _shards(self.folder) if rank == self.rank]
+        own.sort(key=lambda path: path.stat().st_mtime)
+        size = sum(path.stat().st_size for path in own)
+        while size > self.max_bytes and len(own) > 1:
+            if not self._said:
+                logger.warning("%s is over its limit: the oldest rollouts are deleted from now on", self.folder)
+                self._said = True
+            size -= own[0].stat().st_size
+            own.pop(0).unlink()
+
+
+def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None = None) -> list[dict[str, Any]]:
+    """The stored rollouts of a run, of one stage or step if given, in order of stage folder, step and rank.
+
+    Raises:
+        ValueError: when there are none, naming what there is.
+    """
+    shards = sorted(_shards(run_dir / FOLDER), key=lambda shard: (shard[0].parent.name, shard[1], shard[0].name))
+    chosen = [path for path, written, _ in shards if stage in (None, path.parent.name) and step in (None, written)]
+    if not chosen:
+        there = sorted({(path.parent.name, written) for path, written, _ in shards})
+        known = (
+            f"; stored are steps {there[0][1]} to {there[-1][1]} of {', '.join({s for s, _ in there})}" if there else ""
+        )
+        raise ValueError(f"{run_dir} has no rollouts of stage {stage or 'any'}, step {step or 'any'}{known}")
+    return [row for path in chosen for row in parquet.read_table(path, schema=SCHEMA).to_pylist()]
+
+
+def _shards(folder: Path) -> list[tuple[Path, int, int]]:
+    """Path, step and rank of every file below `folder`."""
+    found = [(path, SHARD.fullmatch(path.name)) for path in folder.rglob("*.parquet")]
+    return [(path, int(match[1]), int(match[2])) for path, match in found if match]
