@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,30 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+
+
+HARMLESS = (
+    ("logging",),
+    ("engine", "max_logprob_gap"),
+    ("engine", "probe_rollouts"),
+    ("evaluation", "every"),
+    ("deepspeed", "timeout_minutes"),
+)
+HARMLESS_IN_STAGES = ("save_every", "row_tokens", "gradient_checkpointing", "max_skipped_steps")
+
+
+def essence(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe without what may change when a run goes on, because results don't depend on it."""
+    tree = copy.deepcopy(tree)
+    for *parents, last in HARMLESS:
+        node = tree
+        for name in parents:
+            node = node.get(name, {})
+        node.pop(last, None)
+    for stage in tree.get("stages", []):
+        for name in HARMLESS_IN_STAGES:
+            stage.pop(name, None)
+    return tree
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -11,7 +11,7 @@ import yaml
 from sail_rl.config import Recipe, RLStage
 from sail_rl.imports import resolve
 from sail_rl.pipeline.prepare import build_data, check_code, make_plan, make_terms
-from sail_rl.recipe import dump_recipe, load_recipe
+from sail_rl.recipe import dump_recipe, essence, load_recipe
 
 RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
 QUICKSTART = Path("recipes/quickstart.yaml")
@@ -71,6 +71,16 @@ def test_the_report_s_batch_algebra_is_expressible() -> None:
 def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_recipe(QUICKSTART, [f"stages.rlvr.{change}"])
+
+
+def test_a_run_may_go_on_with_another_setting_only_where_results_don_t_depend_on_it() -> None:
+    def tree(*overrides: str) -> dict[str, Any]:
+        return essence(yaml.safe_load(dump_recipe(load_recipe(QUICKSTART, ["output_dir=run", *overrides]))))
+
+    harmless = ["stages.rlvr.save_every=20", "engine.max_logprob_gap=1", "logging.traces_per_step=9"]
+    assert tree(*harmless) == tree()
+    for change in ("seed=1", "stages.rlvr.learning_rate=1", "stages.rlvr.rewards.answer.weight=0.1"):
+        assert tree(change) != tree()
 
 
 def test_variants_of_a_recipe_have_folders_of_their_own() -> None:

@@ -253,6 +253,11 @@ def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
     torch.testing.assert_close(whitened, expected, atol=1e-5, rtol=0)
 
 
+def test_a_rank_without_samples_takes_part_in_the_estimates() -> None:
+    for estimator in (CriticAdvantages(), CompletionAdvantages("grpo")):
+        estimator([group([1.0, 0.0])], [])
+
+
 def test_a_prompt_s_size_counts_its_visual_tokens(encoder: Encoder) -> None:
     content = [{"type": "image"}, {"type": "text", "text": "Hi"}]
     row = {"id": "1", "prompt": [{"role": "user", "content": content}], "images": [picture(0)]}

@@ -196,6 +196,17 @@ def test_a_seeded_step_gives_the_numbers_it_always_gave(
     assert (trained.loss, trained.grad_norm) == pytest.approx(GOLDEN[llm, name], rel=1e-4)
 
 
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_a_step_without_any_sample_has_no_gradient(
+    llm: str, train: Callable[..., Trained], tiny_dir: Callable[..., Path]
+) -> None:
+    trained = train([], llm=llm, steps=1)
+    assert trained.loss == 0
+    assert trained.grad_norm == 0
+    before = dict(load_model(tiny_dir(llm)).named_parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in trained.weights.items())
+
+
 # Bad steps
 
 

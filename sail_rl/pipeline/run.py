@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import distributed
 from transformers import AutoProcessor
 
@@ -20,7 +21,7 @@ from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
-from sail_rl.recipe import dump_recipe
+from sail_rl.recipe import dump_recipe, essence
 from sail_rl.reporting.jsonl import append_jsonl
 from sail_rl.reporting.log import RunLogger
 from sail_rl.reporting.progress import StageDisplay
@@ -222,7 +223,7 @@ def _claim_folder(recipe: Recipe, *, fresh: bool) -> None:
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if written.exists() and written.read_text() != resolved:
+    if written.exists() and essence(yaml.safe_load(written.read_text())) != essence(yaml.safe_load(resolved)):
         raise ValueError(
             f"{folder} holds a run of another recipe (see {written}); give output_dir=…, or --fresh to delete that run"
         )

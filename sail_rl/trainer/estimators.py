@@ -75,7 +75,7 @@ class CriticAdvantages:
     kl_coef: float = 0.0
 
     def __call__(self, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
-        longest = max((d.sample.completion_length for d in drawn), default=0)
+        longest = max((d.sample.completion_length for d in drawn), default=1)  # a rank may have none
         rewards, values = torch.zeros(len(drawn), longest), torch.zeros(len(drawn), longest)
         for row, d in enumerate(drawn):
             length, fields = d.sample.completion_length, d.sample.token_fields
