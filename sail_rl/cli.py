@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, `check RECIPE`, `report RUN`, `moe probe|calibrate`."""
+"""The command line: `sail-rl run RECIPE [key=value …]`, `check RECIPE`, `report RUN`, `moe …`, `model …`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .model_command import add_parser as add_model_parser
 from .moe.command import add_parser as add_moe_parser
 
 
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
 
     add_moe_parser(commands)
+    add_model_parser(commands)
     return parser
 
 

@@ -13,14 +13,14 @@ from .packed_attention import PACKED_ATTENTION
 
 
 def load_model(
-    model_dir: Path, *, dtype: torch.dtype = torch.float32, critic: str | None = None
+    model_dir: Path, *, dtype: torch.dtype | str = torch.float32, critic: str | None = None
 ) -> SailVLForConditionalGeneration:
     """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
 
     Args:
         model_dir: folder of a saved model, in this library's layout or the published one; a critic in it is used if
             `critic` asks for one, and otherwise left out.
-        dtype: of the weights.
+        dtype: of the weights; "auto": the files' own.
         critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
 
     Raises:
@@ -40,13 +40,13 @@ def load_model(
     return model
 
 
-def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any) -> None:
+def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any = None) -> None:
     """Refuse a model of which transformers would have left parts random, or files with more than the model has.
 
     Args:
         model_dir: the folder, for the message.
         found: transformers' loading information.
-        vision: the vision encoder's configuration.
+        vision: the vision encoder's configuration, if it has one.
 
     Raises:
         ValueError: naming tensors that are missing, unknown or of another shape than config.json says.

@@ -13,6 +13,8 @@ from .published import image_options
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+PAD = "<|endoftext|>"
+THINKING_TOKENS = ["<think>", "</think>"]
 
 # ChatML as in the published models: `<|im_end|>` directly followed by the next `<|im_start|>`, an image placeholder
 # followed by a newline.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "downsample_ratio": 0.5,
     "select_layer": -4,
     "ps_version": "v1",

@@ -13,13 +13,11 @@ from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from .configuration import SailVLConfig
 from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
-from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TURN_END, TURN_START, SailVLProcessor
+from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_END, TURN_START, SailVLProcessor
 
 # Wider than the usual 0.02, which is meant for wide layers: the tiny model learns to look at its image sooner.
 INITIALIZER_RANGE = 0.05
-PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
-THINKING_TOKENS = ["<think>", "</think>"]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
