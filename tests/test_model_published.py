@@ -31,6 +31,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration, SailVLProcessor
 from sail_rl.models.loading import load_model
 from sail_rl.models.sizes import SIZES, parameters_by_part, published_size
+from sail_rl.models.tensor_names import in_our_names
 
 VISION = {
     "model_type": "aimv2",
@@ -359,6 +360,17 @@ def test_both_layouts_are_written_whichever_was_read(
         assert_same(files_in(tmp_path / str(number)), source.tensors)
     again.save_pretrained(tmp_path / "ours-again")
     assert_same(files_in(tmp_path / "ours-again"), files_in(tmp_path / "ours"))
+
+
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_vllms_loader_sees_our_names_in_both_layouts(
+    llm: str, published: Callable[..., Published], tmp_path: Path
+) -> None:
+    source = published(llm, False)
+    SailVLForConditionalGeneration.from_pretrained(source.folder).save_pretrained(tmp_path / "ours")
+    ours = files_in(tmp_path / "ours")
+    assert_same(dict(in_our_names(source.tensors.items())), ours)
+    assert_same(dict(in_our_names(ours.items())), ours)
 
 
 def test_a_published_config_written_back_says_the_same(published: Callable[..., Published], tmp_path: Path) -> None:

@@ -8,11 +8,19 @@ language model.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from transformers.conversion_mapping import get_model_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming, WeightTransform
+from transformers.core_model_loading import (
+    Chunk,
+    ConversionOps,
+    WeightConverter,
+    WeightRenaming,
+    WeightTransform,
+    rename_source_key,
+)
 
 ENCODER = "model.vision_tower."
 BLOCK = {
@@ -91,3 +99,18 @@ def saving_names(model: Any, *, published: bool) -> list[WeightTransform]:
     """
     transforms = get_model_conversion_mapping(model, add_legacy=False)
     return [transform for transform in transforms if published or transform.scope_prefix is not None]
+
+
+def in_our_names(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Named tensors of a file in either layout, in ours: for readers other than transformers (vLLM)."""
+    transforms = published_names()
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    by_pattern = {converter.source_patterns[0]: converter for converter in converters}
+    for name, tensor in tensors:
+        renamed, pattern = rename_source_key(name, renamings, converters)
+        if pattern is None:
+            yield renamed, tensor
+        else:
+            by_pattern[pattern].add_tensor(renamed, name, pattern, tensor)
+            yield from by_pattern[pattern].convert(renamed).items()
