@@ -10,7 +10,7 @@ import torch
 from transformers import AutoProcessor
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.seeding import derive_seed
 
 

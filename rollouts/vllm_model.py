@@ -25,6 +25,7 @@ from vllm.multimodal.parse import ImageSize
 from vllm.sequence import IntermediateTensors
 
 import sail_rl.models  # noqa: F401  (registers config and processor with transformers)
+from sail_rl.models.tensor_names import in_our_names
 from sail_rl.models.vision import SailViT, encode_images
 
 LANGUAGE_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
@@ -125,8 +126,8 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         return self.language_model.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Load tensors named as in the trainer's checkpoint; returns the names that were loaded."""
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+        """Load tensors named as in the trainer's or a published checkpoint; returns the names that were loaded."""
+        return AutoWeightsLoader(self).load_weights(in_our_names(weights), mapper=self.hf_to_vllm_mapper)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which prefixes are language model, adapter and tower."""

@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts show|replay, moe …"""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts …, moe …, model …"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .model_command import add_parser as add_model_parser
 from .moe.command import add_parser as add_moe_parser
 from .pipeline.rollouts_command import add_rollouts_parsers
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_moe_parser(commands)
     add_rollouts_parsers(commands)
+    add_model_parser(commands)
     return parser
 
 

@@ -25,7 +25,8 @@ from rollouts.vllm_engine import VLLMEngine
 from sail_rl.contracts import Prompt
 from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
-from sail_rl.models.tiny import build_tiny, load_model
+from sail_rl.models.loading import load_model
+from sail_rl.models.tiny import build_tiny
 from sail_rl.trainer.distributed import join_process_group
 
 TEXTS = ["What is the sum of the digits? <think>The digits are 1 2 3 4.</think>\\boxed{10}"] * 4

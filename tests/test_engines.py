@@ -19,7 +19,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.data.packing import collate
 from sail_rl.data.video import with_frames
 from sail_rl.models import SailVLForConditionalGeneration
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 
 SAMPLING = Sampling(samples_per_prompt=3, max_tokens=12, temperature=0.8, seed=5)
 

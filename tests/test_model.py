@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 
 
 def completion(encoder: Encoder, name: str, images: int, length: int) -> Sample:

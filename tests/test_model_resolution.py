@@ -19,8 +19,8 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration, SailVLImageProcessor, SailVLProcessor
 from sail_rl.models.images import cut
+from sail_rl.models.loading import load_model
 from sail_rl.models.resolution import native, padded, tiled
-from sail_rl.models.tiny import load_model
 from sail_rl.models.vision import SailViT, interpolate_positions, pixel_shuffle
 
 TILE = {"height": 56, "width": 56}

@@ -20,7 +20,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixture import read_mixture, write_mixture
 from sail_rl.maths.mixture import duality_gap, entropy_gradient, max_entropy_mixture, mixture_entropy
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.moe.calibrate import calibrate
 from sail_rl.moe.probe import Limits, activation
 from sail_rl.moe.source import Activation, read_probe

@@ -22,7 +22,7 @@ from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
 from sail_rl.maths.aggregation import Aggregation
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, Drawn
 from sail_rl.trainer.groups import Group

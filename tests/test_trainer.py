@@ -17,7 +17,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
 from sail_rl.models import SailVLConfig
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.pipeline.stage import training_arguments
 from sail_rl.recipe import load_recipe
 from sail_rl.trainer.balance import router_coefficients

@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from rollouts.trl import make_rollout_func
 from rollouts.vllm_engine import VLLMEngine
 from sail_rl.models import SailVLProcessor
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from rollouts.vllm_engine import VLLMEngine
 from rollouts.workers import EngineError, WorkerEngine
 from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.data.encoding import Encoder
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -145,7 +145,7 @@ def test_no_worker_outlives_the_trainer(end: str, tiny_dir: Callable[..., Path],
         import time
         from pathlib import Path
         from rollouts.workers import WorkerEngine
-        from sail_rl.models.tiny import load_model
+        from sail_rl.models.loading import load_model
         if __name__ == "__main__":
             engine = WorkerEngine({str(tiny_dir())!r}, workers=1, **{OPTIONS!r})
             Path({str(tmp_path / "pid")!r}).write_text(str(engine.health()[0]["pid"]))

@@ -10,6 +10,7 @@ from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenScores
 from .packed_attention import PACKED_ATTENTION
 from .processing import SailVLProcessor
+from .tensor_names import register_published_names
 
 AutoConfig.register(SailVLConfig.model_type, SailVLConfig)
 AutoModel.register(SailVLConfig, SailVLModel)
@@ -17,6 +18,7 @@ AutoModelForCausalLM.register(SailVLConfig, SailVLForConditionalGeneration)
 AutoModelForImageTextToText.register(SailVLConfig, SailVLForConditionalGeneration)
 AutoImageProcessor.register(SailVLConfig, image_processor_classes={"pil": SailVLImageProcessor})
 AutoProcessor.register(SailVLConfig, SailVLProcessor)
+register_published_names(SailVLConfig.model_type)
 
 __all__ = [
     "PACKED_ATTENTION",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 
+from .published import from_published, is_published
+
+IMAGE_TOKEN = "<IMG_CONTEXT>"
 LANGUAGE_MODELS = ("qwen3", "qwen3_moe")
 
 
@@ -23,6 +26,8 @@ class SailVLConfig(PreTrainedConfig):
             norm; -2 is the input of the last block, and so on, without that norm.
         critic: None; "head" or "model" for a policy that PPO trains (see `critic.Critic`).
         projector_hidden_act: activation between the adapter's two linear layers.
+        published: fields of the published config.json this came from that say nothing about the model itself (tiles,
+            template, remote code); needed to make a processor of it and to write it back. None otherwise.
     """
 
     model_type = "sailvl"
@@ -38,6 +43,7 @@ class SailVLConfig(PreTrainedConfig):
         select_layer: int = -1,
         critic: str | None = None,
         projector_hidden_act: str = "gelu",
+        published: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(vision_config, Aimv2VisionConfig):
@@ -54,9 +60,24 @@ class SailVLConfig(PreTrainedConfig):
             raise ValueError(f"critic is {critic!r}; give 'head', 'model' or None")
         self.critic = critic
         self.projector_hidden_act = projector_hidden_act
+        self.published = published
         # One home for tying: the language model's own setting.
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_pretrained(cls, model_dir: Any, **kwargs: Any) -> Any:
+        """Read the config.json of a folder, ours or a published one, whose image token's id its tokenizer says."""
+        kwargs.setdefault("name_or_path", str(model_dir))
+        return super().from_pretrained(model_dir, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """The configuration of a config.json's fields, ours or published ones."""
+        if is_published(config_dict):
+            image_token_id = config_dict.get("image_token_id") or _image_token_id(config_dict, kwargs)
+            config_dict = from_published(config_dict, image_token_id)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def shuffle(self) -> int:
@@ -79,6 +100,20 @@ class SailVLConfig(PreTrainedConfig):
     def is_moe(self) -> bool:
         """Whether the language model routes tokens to experts."""
         return self.text_config.model_type == "qwen3_moe"
+
+
+def _image_token_id(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> int:
+    """The image token's id in the tokenizer beside a published config.json."""
+    folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
+    try:
+        # A config of its own keeps it from reading config.json again, and so from coming back here.
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no tokenizer to find {IMAGE_TOKEN} in; copy the checkpoint's here") from error
+    vocabulary = tokenizer.get_vocab()
+    if IMAGE_TOKEN not in vocabulary:
+        raise ValueError(f"{folder}: its tokenizer has no {IMAGE_TOKEN}, so it isn't SAIL-VL2's")
+    return vocabulary[IMAGE_TOKEN]
 
 
 def _language_model(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 from .configuration import SailVLConfig
 from .critic import Critic
 from .packed_attention import PACKED_ATTENTION
+from .published import to_published
+from .tensor_names import saving_names
 from .token_scores import token_scores
 from .vision import SailViT, encode_images, repeat_images
 
@@ -72,6 +76,25 @@ class SailVLPreTrainedModel(PreTrainedModel):
         super().gradient_checkpointing_enable(
             {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}, **kwargs
         )
+
+    def save_pretrained(
+        self, save_directory: Any, *, save_original_format: bool = False, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Write weights (in shards) and config.json, in this library's layout or in the published one.
+
+        Args:
+            save_directory: the folder.
+            save_original_format: the published tensor names and config.json; False: ours, which vLLM reads.
+            is_main_process: whether this process writes the files.
+            kwargs: as everywhere in transformers.
+        """
+        if save_original_format and (self.config.critic or not isinstance(self, SailVLForConditionalGeneration)):
+            raise ValueError("the published layout holds a whole model without a critic; load the model as such first")
+        self._weight_conversions = saving_names(self, published=save_original_format)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, save_original_format=True, **kwargs)
+        if save_original_format and is_main_process:
+            config = json.dumps(to_published(self.config), indent=2, sort_keys=True)
+            (Path(save_directory) / "config.json").write_text(config + "\n")
 
 
 class SailVLModel(SailVLPreTrainedModel):

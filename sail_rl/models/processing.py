@@ -7,10 +7,14 @@ from typing import Any
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
+from .configuration import IMAGE_TOKEN, SailVLConfig
 from .images import SailVLImageProcessor
+from .published import image_options
 
-IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+IMAGE_START, IMAGE_END = "<img>", "</img>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+PAD = "<|endoftext|>"
+THINKING_TOKENS = ["<think>", "</think>"]
 
 # ChatML as in the published models: `<|im_end|>` directly followed by the next `<|im_start|>`, an image placeholder
 # followed by a newline.
@@ -57,6 +61,20 @@ class SailVLProcessor(ProcessorMixin):
         self.image_start_id = tokenizer.convert_tokens_to_ids(IMAGE_START)
         self.image_end_id = tokenizer.convert_tokens_to_ids(IMAGE_END)
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, model_dir: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What processor_config.json says; nothing without one: a published folder's own template isn't ours."""
+        values, rest = super().get_processor_dict(model_dir, **kwargs)
+        return (values if "image_processor" in values else {}), rest
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, model_dir: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+        """Image processor and tokenizer; a published folder has no processor files, its config.json says all."""
+        if not processor_dict and (config := SailVLConfig.from_pretrained(model_dir)).published:
+            tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", model_dir, **kwargs)
+            return [SailVLImageProcessor(**image_options(config)), tokenizer]
+        return super()._get_arguments_from_pretrained(model_dir, processor_dict, **kwargs)
 
     @property
     def image_token_ids(self) -> list[int]:

@@ -13,14 +13,11 @@ from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from .configuration import SailVLConfig
 from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
-from .packed_attention import PACKED_ATTENTION
-from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, TURN_END, TURN_START, SailVLProcessor
+from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_END, TURN_START, SailVLProcessor
 
 # Wider than the usual 0.02, which is meant for wide layers: the tiny model learns to look at its image sooner.
 INITIALIZER_RANGE = 0.05
-PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
-THINKING_TOKENS = ["<think>", "</think>"]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -127,23 +124,3 @@ def build_tiny(
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     return output_dir
-
-
-def load_model(
-    model_dir: Path, *, dtype: torch.dtype = torch.float32, critic: str | None = None
-) -> SailVLForConditionalGeneration:
-    """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
-
-    Args:
-        model_dir: folder of a saved model; a critic in it is used if `critic` asks for one, and otherwise left out.
-        dtype: of the weights.
-        critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
-    """
-    config = SailVLConfig.from_pretrained(model_dir)
-    config.critic = critic
-    return SailVLForConditionalGeneration.from_pretrained(
-        model_dir,
-        config=config,
-        dtype=dtype,
-        attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
-    )

@@ -22,7 +22,7 @@ from sail_rl.data.packing import collate
 from sail_rl.files import write_whole
 from sail_rl.maths.balance import expert_shares, load_entropy, router_sums
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 
 from .source import Activation
 

@@ -11,7 +11,7 @@ from sail_rl.config import Recipe, RLStage
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.distributed import whole_models
 from sail_rl.trainer.estimators import AdvantageEstimator, CompletionAdvantages, CriticAdvantages

@@ -19,7 +19,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.imports import resolve
 from sail_rl.maths.passk import pass_at_k
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.reporting.store import RolloutStore, read_rollouts
 from sail_rl.seeding import derive_seed
 

@@ -22,7 +22,7 @@ from sail_rl.files import write_whole
 from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.models import SailVLConfig
-from sail_rl.models.tiny import load_model
+from sail_rl.models.loading import load_model
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource

@@ -1,0 +1,68 @@
+"""Loading a saved model, complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .configuration import SailVLConfig
+from .modeling import SailVLForConditionalGeneration
+from .packed_attention import PACKED_ATTENTION
+
+
+def load_model(
+    model_dir: Path, *, dtype: torch.dtype | str = torch.float32, critic: str | None = None
+) -> SailVLForConditionalGeneration:
+    """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
+
+    Args:
+        model_dir: folder of a saved model, in this library's layout or the published one; a critic in it is used if
+            `critic` asks for one, and otherwise left out.
+        dtype: of the weights; "auto": the files' own.
+        critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
+
+    Raises:
+        ValueError: what the folder holds isn't the model that its config.json describes.
+    """
+    config = SailVLConfig.from_pretrained(model_dir)
+    config.critic = critic
+    model, found = SailVLForConditionalGeneration.from_pretrained(
+        model_dir,
+        config=config,
+        dtype=dtype,
+        attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # to say below which
+    )
+    check_loaded(model_dir, found, config.vision_config)
+    return model
+
+
+def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any = None) -> None:
+    """Refuse a model of which transformers would have left parts random, or files with more than the model has.
+
+    Args:
+        model_dir: the folder, for the message.
+        found: transformers' loading information.
+        vision: the vision encoder's configuration, if it has one.
+
+    Raises:
+        ValueError: naming tensors that are missing, unknown or of another shape than config.json says.
+    """
+    for name, shape, wanted in found["mismatched_keys"]:
+        if name.endswith("position_embedding.weight"):
+            raise ValueError(
+                f"{model_dir}: its position embeddings are for {shape[0]} patches, but {vision.image_size}-pixel tiles "
+                f"with patches of {vision.patch_size} have {wanted[0]}; set force_image_size (or "
+                "vision_config.image_size) in config.json to the tile size it was trained with"
+            )
+    problems = [
+        f"{name} has shape {list(shape)}, not {list(wanted)}" for name, shape, wanted in found["mismatched_keys"]
+    ]
+    problems += [f"{name} is missing" for name in found["missing_keys"] if not name.startswith("critic.")]
+    problems += [f"{name} is unknown" for name in found["unexpected_keys"]]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{model_dir}: config.json and tensors don't agree: {'; '.join(sorted(problems)[:5])}{more}")

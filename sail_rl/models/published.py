@@ -1,0 +1,177 @@
+"""The published checkpoints' config.json in our terms, and back (their tensors: `tensor_names`).
+
+The releases (report arXiv 2509.14033) come with remote code for transformers <= 4.51; here no remote code runs. Nothing
+that their class would fill in is guessed: a field that changes the mathematics and is absent is an error, except the
+class defaults that are known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+DEFAULTS: dict[str, Any] = {
+    "downsample_ratio": 0.5,
+    "select_layer": -4,
+    "ps_version": "v1",
+    "min_dynamic_patch": 1,
+    "max_dynamic_patch": 6,
+}
+"""Class defaults of the remote configuration."""
+
+IMAGE_FIELDS = ("dynamic_image_size", "min_dynamic_patch", "max_dynamic_patch", "use_thumbnail")
+VISION_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "rms_norm_eps",
+)
+VISION_OPTIONS = ("num_channels", "attention_dropout", "initializer_range")
+LANGUAGE_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+)
+MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+# What SAIL-ViT is (report, section 2.1); another value would be another encoder.
+VISION_CONSTANTS = {
+    "qkv_bias": False,
+    "use_bias": False,
+    "mlp_bias": False,
+    "use_head": False,
+    "is_native": False,
+    "projection_dropout": 0.0,
+    "hidden_act": "silu",
+}
+
+
+def is_published(config: dict[str, Any]) -> bool:
+    """Whether a config.json is in the published layout: there the language model is `llm_config`."""
+    return "llm_config" in config
+
+
+def from_published(config: dict[str, Any], image_token_id: int) -> dict[str, Any]:
+    """`SailVLConfig`'s arguments from a published config.json.
+
+    Everything of the file that has no home in `SailVLConfig` is kept in `published`, so that it can be written back.
+
+    Raises:
+        ValueError: naming a field that is missing or whose value means another model than SAIL-VL2.
+    """
+    vision, language = _section(config, "vision_config"), _section(config, "llm_config")
+    fields = DEFAULTS | {name: value for name, value in config.items() if value is not None}
+    tile = fields.get("force_image_size") or vision.get("image_size")
+    if not tile:
+        raise ValueError("config.json has neither force_image_size nor vision_config.image_size, the tile size")
+    if language.get("rope_theta") is None and not language.get("rope_parameters"):
+        raise ValueError("config.json's llm_config has no rope_theta; the published language models have 1000000")
+    _need(language, LANGUAGE_FIELDS, "llm_config")
+    if language["model_type"] == "qwen3_moe":
+        _need(language, MOE_FIELDS, "llm_config")
+    ours = {name: fields[name] for name in ("downsample_ratio", "select_layer", "ps_version")}
+    ours |= {name: fields[name] for name in ("dtype", "torch_dtype", "name_or_path") if name in fields}
+    used = {"llm_config", "vision_config", "model_type", "transformers_version", "force_image_size", "image_token_id"}
+    return ours | {
+        "vision_config": _vision(vision, tile),
+        "text_config": language,
+        "image_token_id": image_token_id,
+        "architectures": ["SailVLForConditionalGeneration"],
+        "published": {name: value for name, value in config.items() if name not in used | set(ours)},
+    }
+
+
+def to_published(config: Any) -> dict[str, Any]:
+    """A published config.json of a `SailVLConfig`; tile limits are those it was read with, or `published`'s."""
+    vision, language = config.vision_config, config.text_config.to_dict()
+    rope = dict(language.get("rope_parameters") or {})
+    language["rope_theta"] = rope.pop("rope_theta", None)  # as remote code for transformers 4 reads it
+    scaled = rope.get("rope_type", "default") != "default"
+    language["rope_scaling"] = rope if scaled else None
+    language["architectures"] = ["Qwen3MoeForCausalLM" if config.is_moe else "Qwen3ForCausalLM"]
+    if config.is_moe:
+        language["num_experts"] = config.text_config.num_experts
+    kept = {name: getattr(vision, name) for name in (*VISION_FIELDS, *VISION_OPTIONS)}
+    constants = {name: VISION_CONSTANTS[name] for name in ("qkv_bias", "use_bias", "projection_dropout")}
+    dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+    return {
+        **(config.published or {}),
+        "model_type": "sailvl",
+        "architectures": ["SAILVLModel"],
+        "vision_config": kept | constants | {"image_size": vision.image_size, "model_type": "aimv2"},
+        "llm_config": language,
+        "downsample_ratio": config.downsample_ratio,
+        "select_layer": config.select_layer,
+        "ps_version": config.ps_version,
+        "force_image_size": vision.image_size,
+        "torch_dtype": dtype,
+    }
+
+
+def image_options(config: Any) -> dict[str, Any]:
+    """Arguments of `SailVLImageProcessor` that a published configuration stands for.
+
+    Raises:
+        ValueError: a field is missing, or asks for pictures padded to a square.
+    """
+    fields = DEFAULTS | {name: value for name, value in config.published.items() if value is not None}
+    _need(fields, IMAGE_FIELDS, "config.json")
+    if fields.get("pad2square"):
+        raise ValueError("config.json has pad2square true: pictures padded to squares aren't supported, only tiles")
+    side = config.vision_config.image_size
+    return {
+        "size": {"height": side, "width": side},
+        "crop_to_patches": fields["dynamic_image_size"],
+        "min_patches": fields["min_dynamic_patch"],
+        "max_patches": fields["max_dynamic_patch"],
+        "use_thumbnail": fields["use_thumbnail"],
+        "patch_size": config.vision_config.patch_size,
+        "merge_size": config.shuffle,
+    }
+
+
+def published_options(processor: Any) -> dict[str, Any]:
+    """The opposite of `image_options`: fields of a published config.json from a `SailVLImageProcessor`."""
+    if processor.resolution != "tiles":
+        raise ValueError(f"the published layout knows tiles only, and this model has resolution {processor.resolution}")
+    return {
+        "dynamic_image_size": processor.crop_to_patches,
+        "min_dynamic_patch": processor.min_patches,
+        "max_dynamic_patch": processor.max_patches,
+        "use_thumbnail": processor.use_thumbnail,
+        "pad2square": False,
+    }
+
+
+def _vision(values: dict[str, Any], tile: int) -> dict[str, Any]:
+    """Arguments of `Aimv2VisionConfig` from the remote AIMv2 code's fields, for tiles of `tile` pixels."""
+    _need(values, VISION_FIELDS, "vision_config")
+    for name, expected in VISION_CONSTANTS.items():
+        if values.get(name) is not None and values[name] != expected:
+            raise ValueError(
+                f"config.json's vision_config.{name} is {values[name]!r}, but SAIL-ViT has {expected!r}: this would be "
+                "another encoder, which sail-rl doesn't have"
+            )
+    known = {name: values[name] for name in (*VISION_FIELDS, *VISION_OPTIONS) if name in values}
+    return known | {"image_size": tile, "use_head": False}
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of config.json that is an object."""
+    if not isinstance(config.get(name), dict):
+        raise ValueError(f"config.json has no {name}, which a published SAIL-VL2 has")
+    return config[name]
+
+
+def _need(values: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Check that no field is missing: a class default would be a guess."""
+    missing = [name for name in names if values.get(name) is None]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; give the values this checkpoint was trained with")
