@@ -16,7 +16,7 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import SFTStage, StageConfig
+from .stages import LoRAConfig, SFTStage, StageConfig
 
 __all__ = [
     "DEFAULT_SCORER",
@@ -28,6 +28,7 @@ __all__ = [
     "EvaluationConfig",
     "ImportanceConfig",
     "KLConfig",
+    "LoRAConfig",
     "LoggingConfig",
     "ModelConfig",
     "RLStage",

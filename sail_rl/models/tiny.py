@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -130,7 +131,7 @@ def build_tiny(
 
 
 def load_model(
-    model_dir: Path, *, dtype: torch.dtype = torch.float32, critic: str | None = None
+    model_dir: Path, *, dtype: torch.dtype = torch.float32, critic: str | None = None, quantization_config: Any = None
 ) -> SailVLForConditionalGeneration:
     """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
 
@@ -138,6 +139,7 @@ def load_model(
         model_dir: folder of a saved model; a critic in it is used if `critic` asks for one, and otherwise left out.
         dtype: of the weights.
         critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
+        quantization_config: transformers' (GPU only).
     """
     config = SailVLConfig.from_pretrained(model_dir)
     config.critic = critic
@@ -145,5 +147,6 @@ def load_model(
         model_dir,
         config=config,
         dtype=dtype,
+        quantization_config=quantization_config,
         attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
     )
