@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import deepspeed
 import numpy
 import pytest
 import torch
@@ -85,6 +86,9 @@ def vllm_engine(tiny_dir: Callable[..., Path]) -> Iterator[Callable[..., VLLMEng
             for other in live.values():
                 other.close()
             live.clear()
+            # The engine's end took the process group along, of which DeepSpeed, used by other tests, keeps handles.
+            deepspeed.comm.comm.cdb = None
+            deepspeed.utils.groups._release_process_group_references()
             live[kind] = VLLMEngine(tiny_dir(*kind), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
         return live[kind]
 

@@ -161,6 +161,10 @@ def test_checkpoints_hold_adapters_only_and_resume_exactly(
     for name, tensor in expected.items():
         torch.testing.assert_close(merged[name], tensor, atol=1e-7, rtol=1e-6)
 
+    save_merged(resumed.model, tmp_path / "model")
+    plain = dict(loaded(tmp_path / "model").named_parameters())
+    assert all(torch.equal(plain[name], tensor) for name, tensor in expected.items())
+
 
 @slow
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -15,7 +15,7 @@ from torch import nn
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.adapters import PlainWeight, plain_weights
 
-from .distributed import rank
+from .distributed import rank, whole_models
 
 BUCKET_BYTES = 2**30
 """Weights that are gathered at a time under ZeRO-3 (at least one)."""
@@ -68,7 +68,7 @@ def save_merged(model: PeftModel, folder: Path) -> None:
         config = copy.deepcopy(base.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with torch.device("meta"):  # only its names and its way of saving are needed
+        with whole_models(), torch.device("meta"):  # only its names and its way of saving are needed
             plain = type(base)(config)
         plain.generation_config = base.generation_config
         plain.save_pretrained(folder, state_dict=weights)
