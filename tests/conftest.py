@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import deepspeed
 import numpy
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoProcessor
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rollouts.vllm_engine import VLLMEngine
 from sail_rl.contracts import Prompt
@@ -31,6 +33,13 @@ from sail_rl.trainer.distributed import join_process_group
 
 TEXTS = ["What is the sum of the digits? <think>The digits are 1 2 3 4.</think>\\boxed{10}"] * 4
 VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe", False)]
+
+
+@pytest.fixture(autouse=True)
+def _no_zero3_left_over() -> Iterator[None]:
+    """transformers loads models in parts as long as a ZeRO-3 configuration is alive anywhere."""
+    yield
+    unset_hf_deepspeed_config()
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +95,9 @@ def vllm_engine(tiny_dir: Callable[..., Path]) -> Iterator[Callable[..., VLLMEng
             for other in live.values():
                 other.close()
             live.clear()
+            # The engine's end took the process group along, of which DeepSpeed, used by other tests, keeps handles.
+            deepspeed.comm.comm.cdb = None
+            deepspeed.utils.groups._release_process_group_references()
             live[kind] = VLLMEngine(tiny_dir(*kind), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
         return live[kind]
 

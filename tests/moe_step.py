@@ -71,10 +71,9 @@ def main(model_dir: str, folder: str, zero_stage: str, row_tokens: str, checkpoi
         router=RouterCoefficients(0.5, 0.1),
     )
     trainer.train()
-    with whole_weights(trainer.model) as after:
-        if rank() == 0:
-            gradients = {name: before[name] - weight.cpu() for name, weight in after}
-            torch.save(gradients, Path(folder) / "gradients.pt")
+    gradients = {name: before[name] - weight.cpu() for name, weight in whole_weights(trainer.model)}
+    if rank() == 0:
+        torch.save(gradients, Path(folder) / "gradients.pt")
     leave_process_group()
 
 

@@ -138,8 +138,7 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
         trainer.train()
         rates += [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
         rates += trainer.lr_scheduler.get_last_lr()[:1]
-        with whole_weights(trainer.model) as tensors:
-            return {name: tensor.detach().clone() for name, tensor in tensors}
+        return {name: tensor.detach().clone() for name, tensor in whole_weights(trainer.model)}
 
     rates: list[float] = []
     searched = train(4, Scripted(window=3), rates)

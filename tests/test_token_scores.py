@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sail_rl.maths.losses import PolicyLoss
+from sail_rl.models import TokenScores
 from sail_rl.models.token_scores import CHUNK, token_scores
 
 
@@ -19,9 +21,10 @@ def naive(
     states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float, banned: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logits = states @ weight.T / temperature
-    logits[:, list(banned)] = float("-inf")
-    distribution = torch.distributions.Categorical(logits=logits)
-    return distribution.log_prob(targets), distribution.entropy()
+    kept = [token for token in range(len(weight)) if token not in banned]
+    log_softmax = logits[:, kept].log_softmax(-1)
+    places = torch.tensor([kept.index(target) for target in targets.tolist()])
+    return log_softmax.gather(1, places[:, None])[:, 0], -(log_softmax.exp() * log_softmax).sum(-1)
 
 
 @pytest.mark.parametrize("tokens", [1, CHUNK, 2 * CHUNK + 3])
@@ -33,12 +36,68 @@ def test_values_and_gradients_equal_the_naive_computation(
     logprobs, entropies = token_scores(states, weight, targets, temperature=temperature, banned_token_ids=banned)
     expected, expected_entropies = naive(states, weight, targets, temperature, banned)
     torch.testing.assert_close(logprobs, expected)
-    torch.testing.assert_close(entropies, expected_entropies.nan_to_num(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=1e-5)
     upstream = torch.linspace(-1, 2, tokens)
-    got = torch.autograd.grad((logprobs * upstream).sum(), (states, weight))
-    wanted = torch.autograd.grad((expected * upstream).sum(), (states, weight))
-    for left, right in zip(got, wanted, strict=True):
-        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+    for factors in ((1.0, 0.0), (0.0, 1.0), (1.0, -0.3)):
+        got = torch.autograd.grad(mixed(logprobs, entropies, upstream, factors), (states, weight), retain_graph=True)
+        wanted = torch.autograd.grad(
+            mixed(expected, expected_entropies, upstream, factors), (states, weight), retain_graph=True
+        )
+        for left, right in zip(got, wanted, strict=True):
+            torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+
+
+def mixed(
+    logprobs: torch.Tensor, entropies: torch.Tensor, upstream: torch.Tensor, factors: tuple[float, float]
+) -> torch.Tensor:
+    """A loss of log-probs, of entropies, or of both; a factor of 0 leaves its term out of the graph."""
+    terms = zip(factors, (logprobs, entropies), strict=True)
+    return sum(factor * (term * upstream).sum() for factor, term in terms if factor)  # type: ignore[return-value]
+
+
+def test_the_entropy_s_gradient_by_hand() -> None:
+    """Two tokens, p = (0.8, 0.2): H = 0.500402, dH/dz = -p (log p + H) = (-0.221807, 0.221807); halved by T = 2."""
+    states, weight = torch.tensor([[2 * 1.3862944]], requires_grad=True), torch.tensor([[1.0], [0.0]])
+    _, entropies = token_scores(states, weight, torch.tensor([0]), temperature=2.0)
+    entropies.sum().backward()
+    assert entropies.item() == pytest.approx(0.5004024)
+    assert states.grad is not None
+    assert states.grad.item() == pytest.approx(-0.2218071 / 2)
+
+
+def test_gradients_that_nobody_needs_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen head gets no gradient, and no buffer for one is allocated; nor do frozen states."""
+    allocated: list[torch.Size] = []
+    for function in ("zeros_like", "empty_like"):
+        real = getattr(torch, function)
+        monkeypatch.setattr(
+            torch, function, lambda x, real=real, **kwargs: allocated.append(x.shape) or real(x, **kwargs)
+        )
+    for frozen in ("head", "states"):
+        states, weight, targets = make(5)
+        (weight if frozen == "head" else states).requires_grad_(False)
+        (states if frozen == "head" else weight).register_hook(lambda gradient: None)
+        allocated.clear()
+        token_scores(states, weight, targets)[0].sum().backward()
+        assert allocated == [(states if frozen == "head" else weight).shape]
+        assert (states.grad is None) == (frozen == "states")
+        assert (weight.grad is None) == (frozen == "head")
+
+
+def test_the_entropy_bonus_raises_the_entropy() -> None:
+    """`entropy_coef` alone (no advantage): a few steps of plain gradient descent on the head."""
+    states, weight, targets = make(8)
+    weight = weight.detach().requires_grad_()
+    fields = {"advantages": torch.zeros(8), "rollout_logprobs": torch.zeros(8), "segments": torch.zeros(8).long()}
+    seen = []
+    for _ in range(5):
+        logprobs, entropies = token_scores(states.detach(), weight, targets, temperature=0.8, banned_token_ids=(3,))
+        seen.append(entropies.mean().item())
+        loss = PolicyLoss(entropy_coef=1.0)(TokenScores(logprobs, entropies), fields).values.mean()
+        (gradient,) = torch.autograd.grad(loss, weight)
+        weight = (weight - gradient).detach().requires_grad_()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0] + 0.1
 
 
 def test_a_uniform_distribution_by_hand() -> None:

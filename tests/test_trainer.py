@@ -103,8 +103,8 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         )
         trainer.train()
         logged = trainer.state.log_history[0]
-        with whole_weights(trainer.model) as tensors:
-            return Trained({name: t.detach().clone() for name, t in tensors}, logged["loss"], logged.get("grad_norm"))
+        weights = {name: tensor.clone() for name, tensor in whole_weights(trainer.model)}
+        return Trained(weights, logged["loss"], logged.get("grad_norm"))
 
     return run
 

@@ -16,7 +16,7 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import AdaLRSConfig, SFTStage, StageConfig
+from .stages import AdaLRSConfig, LoRAConfig, SFTStage, StageConfig
 
 __all__ = [
     "DEFAULT_SCORER",
@@ -29,6 +29,7 @@ __all__ = [
     "EvaluationConfig",
     "ImportanceConfig",
     "KLConfig",
+    "LoRAConfig",
     "LoggingConfig",
     "ModelConfig",
     "RLStage",

@@ -15,6 +15,23 @@ from pydantic import (
 
 from .sections import Strict
 
+Part = Literal["vision", "adapter", "llm"]
+PARTS: tuple[Part, ...] = ("vision", "adapter", "llm")
+
+
+class LoRAConfig(Strict):
+    """Low-rank adapters instead of whole weights (LoRA, arXiv 2106.09685), by PEFT."""
+
+    r: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    """The adapters' product is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the adapters' inputs while training; not for an MoE's experts."""
+    targets: Annotated[tuple[Part, ...], Field(min_length=1)] = ("llm", "adapter")
+    """Parts whose attention and MLP layers get adapters."""
+    quantize: Literal["nf4"] | None = None
+    """Keep the language model's frozen weights in 4 bits (QLoRA, arXiv 2305.14314): needs a GPU and bitsandbytes."""
+
 
 class StageConfig(Strict):
     """What all stages share: data, steps and optimiser."""
@@ -42,6 +59,35 @@ class StageConfig(Strict):
     """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
     """Optimiser steps between checkpoints."""
+    trainable: Literal["all"] | Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
+    """Parts that learn; the others stay as they are. None: all of them, or with `lora` its targets."""
+    lora: LoRAConfig | None = None
+    """Train adapters in the parts that it targets; parts of `trainable` that it doesn't target learn whole."""
+
+    @property
+    def learning(self) -> tuple[Part, ...]:
+        """The parts that learn, in the order of the model."""
+        if self.trainable is None:
+            chosen = self.lora.targets if self.lora else PARTS
+        else:
+            chosen = PARTS if self.trainable == "all" else self.trainable
+        return tuple(part for part in PARTS if part in chosen)
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if self.lora is None:
+            return self
+        if frozen := [part for part in self.lora.targets if part not in self.learning]:
+            raise ValueError(
+                f"stage {self.name}: lora.targets has {', '.join(frozen)}, which `trainable` freezes; name it in both "
+                "or in neither"
+            )
+        if "llm" in self.learning and "llm" not in self.lora.targets:
+            raise ValueError(
+                f"stage {self.name}: `trainable` has llm, but lora.targets doesn't, so the largest part would learn "
+                "whole and LoRA on the others save nothing; add llm to lora.targets or take it out of `trainable`"
+            )
+        return self
 
 
 class AdaLRSConfig(Strict):

@@ -13,7 +13,11 @@ from .packed_attention import PACKED_ATTENTION
 
 
 def load_model(
-    model_dir: Path, *, dtype: torch.dtype | str = torch.float32, critic: str | None = None
+    model_dir: Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    critic: str | None = None,
+    quantization_config: Any = None,
 ) -> SailVLForConditionalGeneration:
     """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
 
@@ -22,6 +26,7 @@ def load_model(
             `critic` asks for one, and otherwise left out.
         dtype: of the weights; "auto": the files' own.
         critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
+        quantization_config: transformers' (GPU only).
 
     Raises:
         ValueError: what the folder holds isn't the model that its config.json describes.
@@ -32,6 +37,7 @@ def load_model(
         model_dir,
         config=config,
         dtype=dtype,
+        quantization_config=quantization_config,
         attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # to say below which

@@ -28,8 +28,8 @@ from .vision import SailViT, encode_images, repeat_images
 class TokenScores:
     """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
 
-    `logprobs` [N] nats, differentiable; `entropies` [N] nats, detached; with a critic: `values` [N], its estimates of
-    the return at each token; MoE only: `router_logits`, one tensor [T, experts] for each layer, of *all* positions of
+    `logprobs` [N] and `entropies` [N] in nats, differentiable; with a critic: `values` [N], its estimates of the
+    return at each token; MoE only: `router_logits`, one tensor [T, experts] for each layer, of *all* positions of
     the row and differentiable.
     """
 

@@ -34,25 +34,58 @@ class _TokenScores(torch.autograd.Function):
             log_softmax = _chunk_logits(rows, weight, temperature, banned).log_softmax(-1)
             logprobs.append(log_softmax.gather(1, target[:, None]).squeeze(1))
             entropies.append(torch.special.entr(log_softmax.exp_()).sum(-1))
-        ctx.save_for_backward(hidden, weight, targets, banned)
-        ctx.temperature = temperature
         result = torch.cat(logprobs), torch.cat(entropies)
-        ctx.mark_non_differentiable(result[1])
+        ctx.save_for_backward(hidden, weight, targets, banned, result[1])
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)  # None, not zeros, for whichever of the two no loss uses
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-        hidden, weight, targets, banned = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+    def backward(
+        ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropies: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, targets, banned, entropies = ctx.saved_tensors
+        to_hidden, to_weight = ctx.needs_input_grad[:2]  # a frozen head, or nothing trainable before it, costs nothing
+        grad_hidden = torch.empty_like(hidden) if to_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
-            # d log p(target) / d logits = onehot(target) - softmax(logits)
-            grad = _chunk_logits(hidden[rows], weight, ctx.temperature, banned).softmax(-1).neg_()
-            grad.scatter_add_(1, targets[rows, None], torch.ones_like(grad[:, :1]))
-            grad = grad.mul_(grad_logprobs[rows, None] / ctx.temperature).to(hidden.dtype)
-            grad_hidden[rows] = grad @ weight
-            grad_weight += grad.t() @ hidden[rows]
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+            probabilities = _chunk_logits(hidden[rows], weight, ctx.temperature, banned).softmax(-1)
+            grad = _grad_logits(
+                probabilities,
+                targets[rows],
+                entropies[rows],
+                None if grad_logprobs is None else grad_logprobs[rows],
+                None if grad_entropies is None else grad_entropies[rows],
+            )
+            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad @ weight
+            if grad_weight is not None:
+                grad_weight += grad.t() @ hidden[rows]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+
+
+def _grad_logits(
+    probabilities: torch.Tensor,
+    targets: torch.Tensor,
+    entropies: torch.Tensor,
+    grad_logprobs: torch.Tensor | None,
+    grad_entropies: torch.Tensor | None,
+) -> torch.Tensor:
+    """Gradient [n, V] with respect to the logits of `probabilities` [n, V], which it overwrites.
+
+    d log p(target) / d logits = onehot(target) - p, and d H / d logits = -p (log p + H).
+    """
+    slope = 0.0 if grad_logprobs is None else -grad_logprobs[:, None]
+    if grad_entropies is None:
+        grad = probabilities.mul_(slope)
+    else:
+        surprise = torch.special.entr(probabilities).mul_(grad_entropies[:, None])  # entr(0) is 0: banned tokens
+        grad = probabilities.mul_(slope - (entropies * grad_entropies)[:, None]).add_(surprise)
+    if grad_logprobs is not None:
+        grad.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
+    return grad
 
 
 def token_scores(
@@ -71,7 +104,7 @@ def token_scores(
         banned_token_ids: tokens that can't be sampled (image placeholders); they get probability 0.
 
     Returns:
-        Log-probabilities [N] in nats, float32 and differentiable; entropies [N] in nats, detached (a metric).
+        Log-probabilities [N] and entropies [N] in nats, both float32 and differentiable.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probs need a temperature above 0 (1.0 for SFT)")

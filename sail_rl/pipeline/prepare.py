@@ -21,6 +21,8 @@ from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
+from .policy import check_lora
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +53,7 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
         resolve(recipe.data.builder)
     if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
         raise ValueError(f"model.path is {recipe.model.path}, which has no config.json; give a saved SAIL-VL2 folder")
+    check_lora(recipe)
     return algebra
 
 

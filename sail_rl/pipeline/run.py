@@ -175,7 +175,7 @@ class _Records:
         done = checkpoint[1] if checkpoint else 0
         # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
         self.logger.rollback(stage.name, done or -1, stages=[stage.name for stage in self.recipe.stages])
-        for unfinished in ("model.partial", "model"):  # a model without a result beside it
+        for unfinished in ("adapter.partial", "adapter", "model.partial", "model"):  # there is no result beside them
             shutil.rmtree(folder / unfinished, ignore_errors=True)
         if checkpoint:
             logger.info("stage %s: going on after step %d", stage.name, done)

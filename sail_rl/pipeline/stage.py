@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from peft import PeftModel
 from transformers import AutoProcessor
 
 from sail_rl.config import Recipe, RLStage, SFTStage
@@ -21,8 +22,6 @@ from sail_rl.data.order import RowStream
 from sail_rl.files import write_whole
 from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
-from sail_rl.models import SailVLConfig
-from sail_rl.models.loading import load_model
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource
@@ -32,10 +31,11 @@ from sail_rl.trainer.line_search import LineSearchCallback
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import start_critic
+from sail_rl.trainer.weights import save_merged
 
 from .algorithms import make_batches, make_loss
 from .evaluate import Evaluator
+from .policy import load_policy
 from .prepare import Plan, make_scorer
 
 logger = logging.getLogger(__name__)
@@ -148,10 +148,7 @@ class Stage:
         recipe, config = self.plan.recipe, self.config
         processor = AutoProcessor.from_pretrained(self.parent)
         encoder = Encoder(processor, max_length=recipe.model.max_length)
-        critic = config.critic.kind if isinstance(config, RLStage) and config.critic else None
-        model = load_model(self.parent, dtype=getattr(torch, recipe.model.dtype), critic=critic)
-        if critic and SailVLConfig.from_pretrained(self.parent).critic != critic:
-            start_critic(model)
+        model = load_policy(config, recipe, self.parent)
         source, loss = self._source_and_loss(encoder)
         return Trainer(
             model,
@@ -186,12 +183,21 @@ class Stage:
         return RowStream(rows, batch_size, self.plan.recipe.seed, rank(), world_size())
 
     def _save_model(self, trainer: Trainer) -> None:
-        """Write the final model under a temporary name, so that a folder called `model` is complete."""
-        partial = self.folder / "model.partial"
-        trainer.save_model(str(partial))
+        """Write the final model; with LoRA the adapters, too, and the model with the adapters merged in."""
+        if isinstance(trainer.model, PeftModel):
+            self._save(trainer, "adapter", trainer.save_model)
+            self._save(trainer, "model", lambda folder: save_merged(trainer.model, Path(folder)))
+        else:
+            self._save(trainer, "model", trainer.save_model)
+
+    def _save(self, trainer: Trainer, name: str, write: Callable[[str], None]) -> None:
+        """Write a folder under a temporary name first, so that one called `name` is complete."""
+        partial = self.folder / f"{name}.partial"
+        write(str(partial))
         trainer.accelerator.wait_for_everyone()
         if rank() == 0:
-            partial.rename(self.folder / "model")
+            trainer.encoder.processor.save_pretrained(partial)
+            partial.rename(self.folder / name)
 
 
 class _StageCallback(transformers.TrainerCallback):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from peft import PeftModel
 
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
@@ -34,7 +35,7 @@ class Trainer(transformers.Trainer):
     """`transformers.Trainer` under DeepSpeed whose step packs samples and divides by one global denominator.
 
     Args:
-        model: the policy.
+        model: the policy, with or without LoRA; what is frozen in it stays as it is.
         args: training arguments with `max_steps` and a DeepSpeed configuration.
         source: yields each step's samples.
         loss: per-token loss; aggregated over the whole step and all ranks, see `StepBatch`.
@@ -47,7 +48,7 @@ class Trainer(transformers.Trainer):
 
     def __init__(
         self,
-        model: SailVLForConditionalGeneration,
+        model: SailVLForConditionalGeneration | PeftModel,
         args: transformers.TrainingArguments,
         *,
         source: BatchSource,
@@ -150,8 +151,8 @@ class Trainer(transformers.Trainer):
         """Give the engine the current weights, unless it has them (a collective under ZeRO-3)."""
         if self._pushed_step == self.state.global_step:
             return
-        with self.stopwatch.measure("time/sync"), whole_weights(self.model) as tensors:
-            engine.push_weights(self.state.global_step + 1, tensors)
+        with self.stopwatch.measure("time/sync"):
+            engine.push_weights(self.state.global_step + 1, whole_weights(self.model))
         self._pushed_step = self.state.global_step
 
     @torch.no_grad()

@@ -1,0 +1,105 @@
+"""The model that a stage trains: loaded from the parent, parts frozen, LoRA added, perhaps on a quantised base."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import BitsAndBytesConfig
+
+from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
+from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, freeze
+from sail_rl.models.loading import load_model
+from sail_rl.seeding import derive_seed
+from sail_rl.trainer.weights import start_critic
+
+logger = logging.getLogger(__name__)
+
+
+def check_lora(recipe: Recipe) -> None:
+    """Find what LoRA can't do with this model, DeepSpeed stage or machine, before anything loads.
+
+    Raises:
+        ValueError: naming the stage, the field and the remedy.
+    """
+    for stage in recipe.stages:
+        if stage.lora is None:
+            continue
+        if "llm" in stage.lora.targets and _is_moe(recipe):
+            _check_experts(stage, recipe)
+        if stage.lora.quantize:
+            _check_quantised(stage, recipe)
+
+
+def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> SailVLForConditionalGeneration | PeftModel:
+    """The parent's model, ready to be trained as the stage says."""
+    critic = config.critic.kind if isinstance(config, RLStage) and config.critic else None
+    dtype = getattr(torch, recipe.model.dtype)
+    quantisation = _nf4(dtype) if config.lora and config.lora.quantize else None
+    model = load_model(parent, dtype=dtype, critic=critic, quantization_config=quantisation)
+    if critic and SailVLConfig.from_pretrained(parent).critic != critic:
+        start_critic(model)
+    policy: SailVLForConditionalGeneration | PeftModel = model
+    if config.lora:
+        lora = LoRA(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.targets)
+        policy = add_lora(model, lora, trainable=config.learning, seed=derive_seed(recipe.seed, config.name))
+    else:
+        freeze(model, config.learning)
+    logger.info("stage %s %s", config.name, describe_trainable(policy))
+    return policy
+
+
+def _is_moe(recipe: Recipe) -> bool:
+    if recipe.model.path is None:
+        return recipe.model.llm == "qwen3_moe"
+    return SailVLConfig.from_pretrained(recipe.model.path).is_moe
+
+
+def _check_experts(stage: SFTStage | RLStage, recipe: Recipe) -> None:
+    assert stage.lora is not None
+    if stage.lora.dropout:
+        raise ValueError(
+            f"stage {stage.name}: lora.dropout is {stage.lora.dropout:g}, but an MoE's experts are adapted as one "
+            "tensor, whose inputs can't be dropped; set lora.dropout to 0"
+        )
+    if recipe.deepspeed.zero_stage == 3:
+        raise ValueError(
+            f"stage {stage.name}: LoRA on an MoE's experts reads their tensor where ZeRO-3 doesn't gather it; set "
+            "deepspeed.zero_stage to 2"
+        )
+    if stage.lora.quantize:
+        raise ValueError(
+            f"stage {stage.name}: lora.quantize reaches linear layers only, which an MoE's experts are not: hardly any "
+            "memory would be saved; leave it out"
+        )
+
+
+def _check_quantised(stage: SFTStage | RLStage, recipe: Recipe) -> None:
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(f"stage {stage.name}: lora.quantize needs bitsandbytes; pip install 'sail-rl[qlora]'")
+    if not torch.cuda.is_available():
+        raise ValueError(f"stage {stage.name}: lora.quantize needs a GPU, and there is none; leave it out")
+    if recipe.deepspeed.zero_stage == 3:
+        raise ValueError(
+            f"stage {stage.name}: ZeRO-3 can't partition lora.quantize's 4-bit weights; set deepspeed.zero_stage to 2"
+        )
+    if isinstance(stage, RLStage) and stage.critic and stage.critic.kind == "model":
+        raise ValueError(
+            f"stage {stage.name}: a critic of its own starts as a copy of whole weights, and lora.quantize has none; "
+            "use critic.kind: head"
+        )
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation (QLoRA, section 3) for the language model's layers; the rest keeps its dtype."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", "critic", "model.vision_tower", "model.multi_modal_projector"],
+    )
