@@ -37,22 +37,31 @@ class SharedWeights:
     slots: tuple[Slot, ...]
 
     @classmethod
-    def like(cls, tensors: Iterable[tuple[str, torch.Tensor]]) -> SharedWeights:
-        """A block for tensors of these names, shapes and types."""
-        slots, size = [], 0
+    @torch.no_grad()
+    def of(cls, tensors: Iterable[tuple[str, torch.Tensor]]) -> SharedWeights:
+        """A block that holds these tensors; copied once more on the way, because their sizes come with them."""
+        copies, slots, size = [], [], 0
         for name, tensor in tensors:
             slots.append(Slot(name, size, tensor.shape, tensor.dtype))
+            copies.append((name, tensor.to("cpu", copy=True)))
             size += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
-        return cls(torch.empty(size, dtype=torch.uint8).share_memory_(), tuple(slots))
-
-    def fits(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> bool:
-        """Whether the block was made for such tensors."""
-        return [(s.name, s.shape, s.dtype) for s in self.slots] == [(n, t.shape, t.dtype) for n, t in tensors]
+        weights = cls(torch.empty(size, dtype=torch.uint8).share_memory_(), tuple(slots))
+        weights.write(copies)
+        return weights
 
     @torch.no_grad()
     def write(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy the tensors into the block."""
-        for slot, (_, tensor) in zip(self.slots, tensors, strict=True):
+        """Copy the tensors into the block, one at a time as they come (under ZeRO-3 each is whole only for a moment).
+
+        Raises:
+            ValueError: a tensor isn't the one that the block has a slot for.
+        """
+        for slot, (name, tensor) in zip(self.slots, tensors, strict=True):
+            if (name, tensor.shape, tensor.dtype) != (slot.name, slot.shape, slot.dtype):
+                raise ValueError(
+                    f"the weights changed their form: {name} {tuple(tensor.shape)} {tensor.dtype} came where "
+                    f"{slot.name} {tuple(slot.shape)} {slot.dtype} was before"
+                )
             slot.view(self.block).copy_(tensor)
 
     def tensors(self) -> list[tuple[str, torch.Tensor]]:

@@ -84,14 +84,13 @@ class WorkerEngine:
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replace the weights of all workers; see `RolloutEngine.push_weights`. No request is running meanwhile."""
-        given = list(tensors)
-        renewed = self._weights is None or not self._weights.fits(given)
-        if renewed:
-            self._weights = SharedWeights.like(given)
-        assert self._weights is not None
-        self._weights.write(given)
+        first = self._weights is None
+        if self._weights is None:
+            self._weights = SharedWeights.of(tensors)
+        else:
+            self._weights.write(tensors)
         self._version = version
-        if renewed:
+        if first:
             self._ask(dict.fromkeys(range(len(self._workers)), Share(self._weights)), self._push_timeout)
         self._ask({n: Push(version) for n, worker in enumerate(self._workers) if worker}, self._push_timeout)
         self._ensure()
