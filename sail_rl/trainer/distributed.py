@@ -25,12 +25,15 @@ def join_process_group(*, timeout_minutes: float = 30.0) -> None:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     for name, value in alone.items():
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
+    own_port = "MASTER_PORT" not in os.environ
+    if own_port:
         os.environ["MASTER_PORT"] = str(_free_port())
     # DeepSpeed would compile a shared-memory collective for CPU (a minute, and a compiler); gloo needs neither.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
+    if own_port:  # a process started from this one makes a job of its own, at another port
+        del os.environ["MASTER_PORT"]
 
 
 def leave_process_group() -> None:
