@@ -115,6 +115,7 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
             Path("recipes/quickstart.yaml"),
             [
                 f"deepspeed.zero_stage={zero_stage}",
+                "deepspeed.zero_options={stage3_param_persistence_threshold: 0}",
                 f"stages.longcot_sft.steps={steps}",
                 "stages.longcot_sft.warmup_steps=0",
                 "stages.longcot_sft.schedule=constant",

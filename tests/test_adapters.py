@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from conftest import perturb, picture, question
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_engines import SAMPLING, gap
+from test_run import command
 from training import recipe_of, train, weights_of
 
 from rollouts.vllm_engine import VLLMEngine
@@ -21,6 +24,7 @@ from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, part_of
 from sail_rl.models.loading import load_model
 from sail_rl.pipeline.policy import check_lora
+from sail_rl.reporting.jsonl import read_jsonl
 from sail_rl.trainer.distributed import whole_models
 from sail_rl.trainer.weights import save_merged, whole_weights
 
@@ -241,3 +245,39 @@ def test_a_quantised_base_needs_its_package_and_a_gpu(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=r"stage s: lora\.quantize needs a GPU"):
         check_lora(recipe)
+
+
+# A whole run
+
+
+@slow
+def test_a_run_with_lora_in_both_stages_leaves_adapters_and_merged_models(tmp_path: Path) -> None:
+    """SFT with LoRA everywhere, then RL with LoRA and a whole adapter MLP, both from the model before them."""
+    folder = tmp_path / "run"
+    overrides = [
+        "stages.longcot_sft.lora={r: 8, alpha: 16, targets: [llm, adapter, vision]}",
+        "stages.rlvr.lora={r: 4, targets: [llm]}",
+        "stages.rlvr.trainable=[llm, adapter]",
+        "stages.rlvr.kl={coef: 1.0e-3}",
+        "stages.rlvr.learning_rate=1e-2",
+    ]
+    # Not the process group of this very process, which other tests here have joined.
+    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command(folder, *overrides), check=True, timeout=280, env=environment)
+    records = [record for record in read_jsonl(folder / "metrics.jsonl") if record["stage"] == "rlvr"]
+    assert all(record["rollout/logprob_diff_max"] < 1e-4 for record in records if record["step"])
+    assert records[-1]["kl/reference"] > 0
+    parent = folder / "base"
+    for stage in ("longcot_sft", "rlvr"):
+        done = folder / "stages" / stage
+        merged = dict(whole_weights(PeftModel.from_pretrained(loaded(parent), done / "adapter").eval()))
+        plain = dict(loaded(done / "model").named_parameters())
+        assert merged.keys() == plain.keys()
+        for name, tensor in plain.items():
+            torch.testing.assert_close(merged[name], tensor.detach(), atol=1e-6, rtol=1e-5)
+        frozen = {name for name, p in loaded(parent).named_parameters() if torch.equal(p, plain[name])}
+        learned = {part_of(name) for name in plain.keys() - frozen}
+        assert learned == ({"llm", "adapter", "vision"} if stage == "longcot_sft" else {"llm", "adapter"})
+        assert not list(done.glob("checkpoint-*/model*.safetensors"))
+        parent = done / "model"

@@ -167,7 +167,7 @@ def test_the_step_equals_plain_autograd_on_one_sample_at_a_time(
     [
         ("deepspeed.zero_stage=0",),
         ("deepspeed.zero_stage=1",),
-        ("deepspeed.zero_stage=3",),
+        ("deepspeed.zero_stage=3", "deepspeed.zero_options={stage3_param_persistence_threshold: 0}"),
         ("deepspeed.offload_optimizer=true",),
         ("stages.rlvr.gradient_checkpointing=true",),
     ],

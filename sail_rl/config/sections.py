@@ -99,6 +99,8 @@ class DeepSpeedConfig(Strict):
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     """Keep optimiser states in CPU memory (the report's choice for the MoE, with ZeRO-2)."""
+    zero_options: dict[str, Any] = {}
+    """Further keys of DeepSpeed's `zero_optimization`, such as `stage3_param_persistence_threshold`."""
     timeout_minutes: PositiveFloat = 30.0
     """How long a rank waits for the others before the job ends with an error."""
 

@@ -48,20 +48,19 @@ class _TokenScores(torch.autograd.Function):
         to_hidden, to_weight = ctx.needs_input_grad[:2]  # a frozen head, or nothing trainable before it, costs nothing
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
+        upstream = [None if grad is None else grad / ctx.temperature for grad in (grad_logprobs, grad_entropies)]
         for start in range(0, len(hidden), CHUNK):
             rows = slice(start, start + CHUNK)
             probabilities = _chunk_logits(hidden[rows], weight, ctx.temperature, banned).softmax(-1)
-            grad = _grad_logits(
-                probabilities,
-                targets[rows],
-                entropies[rows],
-                None if grad_logprobs is None else grad_logprobs[rows],
-                None if grad_entropies is None else grad_entropies[rows],
-            )
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            own = [None if grad is None else grad[rows] for grad in upstream]
+            grad = _grad_logits(probabilities, targets[rows], entropies[rows], *own).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad @ weight
-            if grad_weight is not None:
+            if grad_weight is None:
+                continue
+            if grad.dtype == grad_weight.dtype:  # no [V, H] product beside the sum
+                grad_weight.addmm_(grad.t(), hidden[rows])
+            else:
                 grad_weight += grad.t() @ hidden[rows]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 

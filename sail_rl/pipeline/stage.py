@@ -272,6 +272,6 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
-        "zero_optimization": zero,
+        "zero_optimization": zero | recipe.deepspeed.zero_options,
         "zero_force_ds_cpu_optimizer": False,
     }
