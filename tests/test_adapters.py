@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_engines import SAMPLING, gap
 from test_run import command
 from training import recipe_of, train, weights_of
+from transformers import AutoProcessor
 
 from rollouts.vllm_engine import VLLMEngine
 from sail_rl.data.encoding import Encoder
@@ -197,6 +198,23 @@ def test_the_merged_model_is_a_plain_one_with_the_same_numbers(
     torch.testing.assert_close(
         loaded(tmp_path)(input_ids=IDS).logits, model(input_ids=IDS).logits, atol=2e-5, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_lora_on_a_published_folder_saves_what_it_has(llm: str, tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    """PEFT reads the conversions that the published names are loaded with; it must not apply them to adapters."""
+    published = tmp_path / "published"
+    loaded(tiny_dir(llm)).save_pretrained(published, save_original_format=True)
+    AutoProcessor.from_pretrained(tiny_dir(llm)).tokenizer.save_pretrained(published)
+    model = with_lora(published, ("llm",))
+    model.save_pretrained(tmp_path / "adapter")
+    save_merged(model, tmp_path / "model")
+    expected = {name: tensor.clone() for name, tensor in whole_weights(model)}
+    again = PeftModel.from_pretrained(loaded(published), tmp_path / "adapter")
+    for found in (dict(whole_weights(again)), dict(loaded(tmp_path / "model").named_parameters())):
+        assert found.keys() == expected.keys()
+        lora = [name for name in expected if "language_model" in name]
+        assert all(torch.equal(found[name], expected[name]) for name in lora)
 
 
 # What is refused, and when
