@@ -40,6 +40,10 @@ class Recipe(Strict):
             raise ValueError(f"stage names repeat: {', '.join(names)}")
         if self.data.files:
             for user, data in [("evaluation", self.evaluation.data), *((s.name, s.data) for s in self.stages)]:
-                if data not in self.data.files:
+                if data not in self.data.files and data not in self.data.mixtures:
                     raise ValueError(f"{user}.data is {data!r}, but data.files has {', '.join(self.data.files)}")
+        supervised = {stage.name for stage in self.stages if isinstance(stage, SFTStage)}
+        for user, data in [("evaluation", self.evaluation.data), *((s.name, s.data) for s in self.stages)]:
+            if data in self.data.mixtures and user not in supervised:
+                raise ValueError(f"{user}.data is {data!r}, a mixture; mixtures are for SFT stages")
         return self

@@ -42,6 +42,9 @@ class DataConfig(Strict):
     files: dict[str, Path] = {}
     builder: str | None = None
     kwargs: dict[str, Any] = {}
+    mixtures: dict[str, Path] = {}
+    """Further datasets for SFT, mixed from those above: files of weights, shares of the tokens, by source name
+    (`sail-rl moe calibrate` writes one)."""
     overlong: Literal["error", "drop"] = "error"
     """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
     video_frames: PositiveInt = 8

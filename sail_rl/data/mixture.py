@@ -20,8 +20,8 @@ def write_mixture(path: Path, weights: Mapping[str, float]) -> None:
     write_whole(path, yaml.safe_dump({name: float(weight) for name, weight in weights.items()}, sort_keys=False))
 
 
-def read_mixture(path: Path, *, sources: Collection[str]) -> dict[str, float]:
-    """Weights of the mixture at `path`, one for each of `sources`; they sum to 1.
+def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[str, float]:
+    """Weights of the mixture at `path`, one for each of `sources` (None: those it names); they sum to 1.
 
     Raises:
         ValueError: no such file, not a mapping, a source that isn't known or isn't named, a bad weight or sum.
@@ -34,6 +34,7 @@ def read_mixture(path: Path, *, sources: Collection[str]) -> dict[str, float]:
         raise ValueError(f"{path}: not YAML or JSON: {error}") from None
     if not isinstance(weights, dict):
         raise ValueError(f"{path}: a mixture is a mapping of source: weight, not {type(weights).__name__}")
+    sources = list(weights) if sources is None else sources
     for name in weights:
         if name not in sources:
             raise ValueError(f"{path}: unknown source {name!r}; the sources are {', '.join(sources)}")

@@ -6,9 +6,10 @@ import functools
 import inspect
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import AutoProcessor
@@ -17,6 +18,8 @@ from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
 from sail_rl.contracts import RewardTerm, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
+from sail_rl.data.mixed import MixedRows
+from sail_rl.data.mixture import read_mixture
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
@@ -84,12 +87,31 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses."""
     needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
     for stage in recipe.stages:
-        needs.setdefault(stage.data, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
+        for source in sources_of(recipe, stage.data):
+            needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
     unknown = sorted(set(needs) - set(paths))
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
     frames = recipe.data.video_frames
     return {name: Rows(paths[name], needs=sorted(columns), video_frames=frames) for name, columns in needs.items()}
+
+
+def sources_of(recipe: Recipe, data: str) -> dict[str, float]:
+    """The datasets behind the name `data`, with their shares of the tokens: itself, or those of a mixture."""
+    return read_mixture(recipe.data.mixtures[data]) if data in recipe.data.mixtures else {data: 1.0}
+
+
+def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]:
+    """The rows of the dataset or mixture named `data`."""
+    weights = sources_of(plan.recipe, data)
+    if data not in plan.recipe.data.mixtures:
+        return plan.datasets[data]
+    sources = {name: plan.datasets[name] for name in weights}
+    tokens = {
+        name: fmean(encoder.length(rows.outline(index), completion=True) for index in range(len(rows)))
+        for name, rows in sources.items()
+    }
+    return MixedRows(sources, weights, tokens)
 
 
 def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
@@ -106,7 +128,8 @@ def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
     """
     recipe = plan.recipe
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=recipe.model.max_length)
-    supervised = {stage.data for stage in recipe.stages if isinstance(stage, SFTStage)}
+    training = [stage.data for stage in recipe.stages if isinstance(stage, SFTStage)]
+    supervised = {source for data in training for source in sources_of(recipe, data)}
     fitting = {}
     for name, rows in plan.datasets.items():
         limit = encoder.max_length - (name not in supervised)
@@ -150,7 +173,8 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
         return recipe.model.path
     folder = recipe.output_dir / "base"
     if not (folder / "COMPLETE").exists():
-        texts = [text for stage in recipe.stages for text in datasets[stage.data].texts()]
+        sources = [source for stage in recipe.stages for source in sources_of(recipe, stage.data)]
+        texts = [text for source in sources for text in datasets[source].texts()]
         build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
         (folder / "COMPLETE").touch()
     return folder

@@ -36,7 +36,7 @@ from sail_rl.trainer.weights import save_merged
 from .algorithms import make_batches, make_loss
 from .evaluate import Evaluator
 from .policy import load_policy
-from .prepare import Plan, make_scorer
+from .prepare import Plan, make_scorer, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -165,12 +165,12 @@ class Stage:
     def _source_and_loss(self, encoder: Encoder) -> tuple[BatchSource, LossFunction]:
         config = self.config
         if isinstance(config, SFTStage):
-            return SupervisedBatches(self._stream(config.batch_size), encoder), cross_entropy
+            return SupervisedBatches(self._stream(config.batch_size, encoder), encoder), cross_entropy
         seed = self.plan.recipe.seed
         self.sampler = GroupSampler(
             engine=self.engine,
             scorer=make_scorer(config.scorer, config.rewards),
-            stream=self._stream(config.prompts_per_step),
+            stream=self._stream(config.prompts_per_step, encoder),
             encoder=encoder,
             sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
             observer=self.observer,
@@ -178,8 +178,8 @@ class Stage:
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
 
-    def _stream(self, batch_size: int) -> RowStream:
-        rows = self.plan.datasets[self.config.data]
+    def _stream(self, batch_size: int, encoder: Encoder) -> RowStream:
+        rows = rows_of(self.plan, self.config.data, encoder)
         return RowStream(rows, batch_size, self.plan.recipe.seed, rank(), world_size())
 
     def _save_model(self, trainer: Trainer) -> None:
