@@ -78,7 +78,8 @@ def from_published(config: dict[str, Any], image_token_id: int) -> dict[str, Any
         _need(language, MOE_FIELDS, "llm_config")
     ours = {name: fields[name] for name in ("downsample_ratio", "select_layer", "ps_version")}
     ours |= {name: fields[name] for name in ("dtype", "torch_dtype", "name_or_path") if name in fields}
-    used = {"llm_config", "vision_config", "model_type", "transformers_version", "force_image_size", "image_token_id"}
+    elsewhere = ("llm_config", "vision_config", "model_type", "architectures", "transformers_version", "image_token_id")
+    used = {*elsewhere, "force_image_size"}
     return ours | {
         "vision_config": _vision(vision, tile),
         "text_config": language,
