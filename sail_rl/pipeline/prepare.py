@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 from collections.abc import Mapping
@@ -13,13 +11,14 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
-from sail_rl.contracts import RewardTerm, Scorer
+from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
+
+from .scoring import check_gold_answers, evaluation_scorer, stage_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +41,13 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     """
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.stages}
     resolve(recipe.engine.path)
-    make_terms(recipe.evaluation.rewards)
+    evaluation_scorer(recipe.evaluation)
     for stage in recipe.stages:
         if isinstance(stage, RLStage):
-            resolve(stage.scorer)
-            make_terms(stage.rewards)
+            try:
+                stage_scorer(stage)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name}: {error}") from error
     if recipe.data.builder:
         resolve(recipe.data.builder)
     if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
@@ -93,6 +94,7 @@ def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     """Check everything; builds data if need be, loads no model."""
     algebra = check_code(recipe, world_size=world_size)
     plan = Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+    check_gold_answers(recipe, plan.datasets)
     return fit_to_context(plan, recipe.model.path) if recipe.model.path else plan
 
 
@@ -119,26 +121,6 @@ def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
             logger.warning("%s: dropped %d of %d rows, longer than %d tokens", name, len(overlong), len(rows), limit)
         fitting[name] = rows.without(overlong)
     return replace(plan, datasets=fitting)
-
-
-def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
-    """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
-    terms = []
-    for name, config in rewards.items():
-        target = resolve(config.path)
-        if inspect.isclass(target):
-            target = target(**config.kwargs)
-        elif config.kwargs:
-            target = functools.partial(target, **config.kwargs)
-        if not callable(target):
-            raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
-        terms.append(RewardTerm(name, target, config.weight))
-    return terms
-
-
-def make_scorer(path: str, rewards: Mapping[str, RewardConfig]) -> Scorer:
-    """The scorer named by `path`, over these rewards."""
-    return resolve(path)(make_terms(rewards))
 
 
 def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:

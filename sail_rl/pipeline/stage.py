@@ -34,7 +34,8 @@ from sail_rl.trainer.weights import start_critic
 
 from .algorithms import make_batches, make_loss
 from .evaluate import Evaluator
-from .prepare import Plan, make_scorer
+from .prepare import Plan
+from .scoring import stage_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Stage:
         seed = self.plan.recipe.seed
         self.sampler = GroupSampler(
             engine=self.engine,
-            scorer=make_scorer(config.scorer, config.rewards),
+            scorer=stage_scorer(config),
             stream=self._stream(config.prompts_per_step),
             encoder=encoder,
             sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
