@@ -53,7 +53,7 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
 def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
     """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry a rollout.
 
-    A column that some rows lack is None there.
+    A column that some rows lack is None there. `prefilled` says where the chat template has opened the thought already.
     """
     columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in columns} | {
@@ -61,7 +61,42 @@ def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> 
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
         "completion_ids": [rollout.token_ids for rollout in rollouts],
         "images": [prompt.images for prompt in prompts],
+        "prefilled": [prompt.text.rstrip().endswith("<think>") for prompt in prompts],
     }
+
+
+def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Those arguments that the function's parameters name; all of them if it takes `**columns`."""
+    parameters = inspect.signature(function).parameters
+    open_ended = [parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()]
+    required = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    if missing := [key for key in required if key not in arguments]:
+        raise ArgumentsError(
+            f"reward {name!r} asks for {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
+            "add the column to the dataset, or give the value as one of the reward's `kwargs`"
+        )
+    return arguments if any(open_ended) else {key: value for key, value in arguments.items() if key in parameters}
+
+
+def awaited(scores: Any) -> Any:
+    """The scores, waited for if they are awaitable, also inside a running event loop."""
+    if not inspect.isawaitable(scores):
+        return scores
+
+    async def result() -> Any:
+        return await scores
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # the usual case
+        return asyncio.run(result())
+    with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's loop is busy with whoever called us
+        return thread.submit(asyncio.run, result()).result()
 
 
 def show(prompt: Prompt, rollout: Rollout) -> str:
@@ -83,45 +118,13 @@ class ArgumentsError(ValueError):
 
 def _call(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Sequence[Any]:
     # Lists of its own: a reward that edits what it is given must not change what the next one sees.
-    scores = term.function(**_chosen(term, reward_arguments(prompts, rollouts)))
-    if inspect.isawaitable(scores):
-        scores = _wait_for(scores)
+    arguments = chosen_arguments(term.name, term.function, reward_arguments(prompts, rollouts))
+    scores = awaited(term.function(**arguments))
     if not isinstance(scores, Sequence) or len(scores) != len(rollouts):
         raise ScoresError(
             f"reward {term.name!r} returned {scores!r:.200}; it must return a list of {len(rollouts)} scores"
         )
     return scores
-
-
-def _chosen(term: RewardTerm, arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Those arguments that the function's parameters name; all of them if it takes `**columns`."""
-    parameters = inspect.signature(term.function).parameters
-    required = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    ]
-    if missing := [name for name in required if name not in arguments]:
-        raise ArgumentsError(
-            f"reward {term.name!r} asks for {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
-            "add the column to the dataset, or give the value as one of the reward's `kwargs`"
-        )
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return arguments
-    return {name: value for name, value in arguments.items() if name in parameters}
-
-
-def _wait_for(scores: Any) -> Any:
-    async def awaited() -> Any:
-        return await scores
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:  # the usual case
-        return asyncio.run(awaited())
-    with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's loop is busy with whoever called us
-        return thread.submit(asyncio.run, awaited()).result()
 
 
 def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, share: float) -> Outcome:

@@ -35,7 +35,6 @@ def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
     """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
     terms = []
     for name, config in rewards.items():
-        target = resolve(config.path)
         if config.isolate:
             target = resolve(ISOLATION)(
                 config.path,
@@ -44,7 +43,7 @@ def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
                 batch_timeout_s=config.batch_timeout,
                 memory_gib=config.memory_gib,
             )
-        elif inspect.isclass(target):
+        elif inspect.isclass(target := resolve(config.path)):
             target = target(**config.kwargs)
         elif config.kwargs:
             target = functools.partial(target, **config.kwargs)
