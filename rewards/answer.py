@@ -118,7 +118,7 @@ class Answer:
         kind = answer_type or self.kind
         _verifier(kind).check(answer, columns)
         if kind == "math" and not equality.understood(text := str(answer).strip()):
-            result = self.pool.run([(text, text)])[0]
+            result = self.pool.run([(text, None)])[0]
             if not result.value:
                 why = f" ({result.message})" if result.message else ""
                 raise ValueError(

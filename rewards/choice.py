@@ -53,8 +53,8 @@ def letters(answer: str, options: Mapping[str, str]) -> frozenset[str]:
         return by_text
     if _SEVERAL.fullmatch(text):
         return frozenset(re.findall(r"\b[A-Z]\b", text.upper().replace("AND", " ")))
-    if re.fullmatch(r"[A-Z]{2,6}", text) and options and set(text) <= set(options):
-        return frozenset(text)
+    if re.fullmatch(r"[A-Z]{2,6}", text.upper()) and options and set(text.upper()) <= set(options):
+        return frozenset(text.upper())
     match = _LETTER.fullmatch(text)
     if not match:
         return frozenset()

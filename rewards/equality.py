@@ -115,7 +115,9 @@ class SymbolicEquality:
         self._parse, self._verify = parse, verify
         self("x", "x+0")  # the first call builds grammars; that must not count towards an item's limit
 
-    def __call__(self, gold: str, answer: str) -> bool:
-        """Whether two LaTeX expressions are equal."""
-        parsed = [self._parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
-        return bool(self._verify(parsed[0], parsed[1], timeout_seconds=None))
+    def __call__(self, gold: str, answer: str | None) -> bool:
+        """Whether two LaTeX expressions are equal; without an answer, whether the gold one parses as mathematics."""
+        right = self._parse(f"${gold}$", parsing_timeout=None)
+        if answer is None:
+            return any(not isinstance(form, str) for form in right)
+        return bool(self._verify(right, self._parse(f"${answer}$", parsing_timeout=None), timeout_seconds=None))

@@ -6,10 +6,11 @@ import re
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{([^{}]*)}")
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
+_SPACE = re.compile(r"(?<!\\)\\ ")  # the last backslash of a matrix row isn't one
 _REPLACED = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
     "{,}": ",", "\\%": "%", "\\$": "", "$": "", "\\(": "", "\\)": "", "−": "-", "–": "-",
-    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "\\ ": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
+    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "^\\circ", "°": "^\\circ", "^{\\circ}": "^\\circ",
     "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*", "√": "\\sqrt",
     "²": "^2", "³": "^3", "½": "1/2", "±": "\\pm", "∪": "\\cup", "\\leq": "\\le", "\\geq": "\\ge", "≤": "\\le",
@@ -26,7 +27,7 @@ def normalise(answer: str) -> str:
     text = answer
     while (plain := _WRAPPERS.sub(r"\1", text)) != text:
         text = plain
-    text = _SIZES.sub("", text).translate(_FULL_WIDTH)
+    text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))
     for old, new in _REPLACED.items():
         text = text.replace(old, new)
     text = _MATRICES.sub(r"\\\1{matrix}", text)
