@@ -112,9 +112,7 @@ def main() -> None:
     print(f"{trl['bad']:.2f} s a pathological one ({options.trl_pathological} measured)\n")
     mixed = easy[: count - bad] + hard
     random.Random(4).shuffle(mixed)
-    print(
-        "| batch | ours, s | ours, /s | timed out | TRL, s (extrapolated) | TRL, /s | ratio |\n|---|---|---|---|---|---|---|"
-    )
+    print("| batch | ours, s | ours, /s | timed out | TRL, s (extrapolated) | TRL, /s | ratio |\n" + "|---" * 7 + "|")
     for name, batch, share in (("ordinary", easy, 0.0), ("5 % pathological", mixed, PATHOLOGICAL)):
         reward = Answer()
         reward([r"\boxed{x+x}", r"\boxed{2x+x}"], ["2x", "3x"])  # both workers are up

@@ -11,21 +11,42 @@ from collections.abc import Iterator
 
 from . import magnitude
 from .latex import braced
-from .magnitude import Huge, NotConstant, Value
+from .magnitude import Huge, NotConstant, Value, compare
 
 MAX_LENGTH = 400  # characters: what is longer isn't a constant that anybody typed
 MAX_DEPTH = 40
 REACH = 1e4  # exponents, factorials and binomials beyond it are out of sympy's reach
-_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|\\([A-Za-z]+)|([-+*/^!(){}\[\]%]))", re.ASCII)
+POINTS = (0.731, -1.618, 2.414)  # where expressions in variables are compared; scaled for each letter
+_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|\\([A-Za-z]+)|([-+*/^!(){}\[\]%])|([A-Za-z]))", re.ASCII)
+_NOT_VARIABLES = frozenset("eifgh")  # constants, and f(x)
 _FUNCTIONS = {"ln": math.log, "log": math.log10, "sin": math.sin, "cos": math.cos, "tan": math.tan}
 
 
 def constant(text: str) -> Value | None:
     """The value of a normalised constant expression; None for anything else."""
+    return _evaluate(text, None)
+
+
+def same_expression(left: str, right: str) -> bool | None:
+    """Whether two normalised expressions are equal, constant or in variables: by their values at POINTS.
+
+    One point where they differ shows that they aren't equal; equal at all three, they are, but for a coincidence of
+    nine digits. None for what isn't such an expression, or isn't real at a point.
+    """
+    verdicts: list[bool | None] = []
+    for point in POINTS:
+        values = _evaluate(left, point), _evaluate(right, point)
+        if values[0] is None or values[1] is None:
+            return None
+        verdicts.append(compare(values[0], values[1]))
+    return False if False in verdicts else (None if None in verdicts else True)
+
+
+def _evaluate(text: str, point: float | None) -> Value | None:
     if len(text) > MAX_LENGTH:
         return None
     try:
-        return _Parser(list(_tokens(text))).whole()
+        return _Parser(list(_tokens(text)), point).whole()
     except (NotConstant, ArithmeticError, ValueError):
         return None
 
@@ -53,15 +74,16 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
             if text[place:].isspace():
                 return
             raise NotConstant
-        number, command, symbol = match.groups()
-        yield ("number", number) if number else ("command", command) if command else ("symbol", symbol)
+        group = match.lastindex or 1
+        yield ("number", "command", "symbol", "variable")[group - 1], match[group]
         place = match.end()
 
 
 class _Parser:
     """Recursive descent: sum, product, sign, power, postfix, atom."""
 
-    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+    def __init__(self, tokens: list[tuple[str, str]], point: float | None) -> None:
+        self.point = point
         self.tokens = [*tokens, ("end", "")]
         self.place = 0
         self.depth = 0
@@ -96,9 +118,7 @@ class _Parser:
                 value = magnitude.times(value, self.signed())
             elif self.take("/"):
                 value = magnitude.over(value, self.signed())
-            elif (
-                self.tokens[self.place] in (("symbol", "("), ("symbol", "{")) or self.tokens[self.place][0] == "command"
-            ):
+            elif self.tokens[self.place][0] in ("command", "variable") or self.tokens[self.place][1] in ("(", "{"):
                 value = magnitude.times(value, self.power())  # 2\sqrt{3}, 2(3); two numbers in a row are no product
             else:
                 return value
@@ -142,6 +162,9 @@ class _Parser:
             return whole + self.proper_fraction() if mixed and isinstance(whole, float) else whole
         if text in ("(", "{"):
             return self.group(text, ")" if text == "(" else "}")
+        if kind == "variable" and self.point is not None and text not in _NOT_VARIABLES:
+            self.place += 1
+            return self.point * (1 + ord(text) % 59 / 97)
         if kind != "command":
             raise NotConstant
         self.place += 1

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from . import chinese, choice
-from .arithmetic import constant, out_of_reach
+from .arithmetic import constant, out_of_reach, same_expression
 from .latex import WORDS, normalise
 from .magnitude import compare
 from .quantity import as_number, as_quantity, same_quantity
@@ -24,7 +24,8 @@ def quick_equal(gold: str, answer: str) -> bool | None:
 
     In turn: equal text; two plain numbers (those that differ in the sixth digit, 1/3 and 0.333333, are left to
     math-verify's rounding); quantities with units; option letters; words, which nothing symbolic equals (as products
-    of letters "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitude of constants.
+    of letters "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitude of constants, and
+    the values of expressions in variables at a few points.
     """
     return _decide(chinese.unframed(normalise(gold)), chinese.unframed(normalise(answer)))
 
@@ -78,6 +79,8 @@ def _decide_mathematics(left: str, right: str) -> bool | None:
         return compare(values[0], values[1])
     if any(values) and any(parts):  # a number, and several
         return False
+    if (verdict := same_expression(left, right)) is not None:
+        return verdict
     return False if out_of_reach(right) and not out_of_reach(left) else None
 
 

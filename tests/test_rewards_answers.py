@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rewards.answer import Answer
-from rewards.arithmetic import constant, out_of_reach
+from rewards.arithmetic import constant, out_of_reach, same_expression
 from rewards.magnitude import Huge, compare
 from rewards.ocr import edit_distance
 
@@ -115,6 +115,23 @@ class TestConstants:
         assert compare(1.0, 1.0 + 1e-7) is None
         assert compare(1.0, 1.0 + 1e-5) is False
         assert compare(Huge(1, 400.0), 5.0) is False
+
+    @pytest.mark.parametrize(
+        ("left", "right", "equal"),
+        [
+            ("(a+b)(a-b)", "a^2-b^2", True),
+            ("(a+b)^2", "a^2+b^2", False),
+            ("2x+1", "1+2y", False),
+            (r"\frac{x^2-1}{x-1}", "x+1", True),
+            (r"\sqrt{x^2}", "x", False),
+            (r"\sqrt{x}", "x", None),
+            ("i^2", "-1", None),
+            ("2x=4", "x=2", None),
+            ("x-x+3", "3", True),
+        ],
+    )
+    def test_expressions_in_variables(self, left: str, right: str, equal: bool | None) -> None:
+        assert same_expression(left, right) is equal
 
     def test_what_sympy_would_never_finish_is_seen_in_variables_too(self) -> None:
         assert out_of_reach("x^{9^{9}}")
