@@ -1,77 +1,155 @@
-r"""The answer reward: 1 when the last `\boxed{}` after the thought equals the gold answer, else 0."""
+r"""The answer reward: what the last `\boxed{}` after the thought holds, against the gold answer."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
-from numbers import Number, Real
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-from .equality import quick_equal
+from . import choice, equality, grounding, lists, ocr, quantity, words
 from .parsing import completion_text, final_answer
-from .pool import VerificationPool
+from .pool import WorkerPool
+from .process import Target
+from .score import Score
 
 logger = logging.getLogger(__name__)
+Row = Mapping[str, Any]
 
 
-class MathAnswer:
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """One kind of answer: `check(gold, row)` raises ValueError for a gold answer that it can't use, and
+    `score(gold, given, row)` compares, giving None where sympy has to decide."""
+
+    check: Callable[[Any, Row], None]
+    score: Callable[[Any, str, Row], float | None]
+
+
+VERIFIERS = {
+    "math": Verifier(equality.check, equality.score),
+    "choice": Verifier(choice.check, choice.score),
+    "number": Verifier(quantity.check, quantity.score),
+    "count": Verifier(words.check_count, words.score_count),
+    "text": Verifier(words.check, words.score),
+    "ocr": Verifier(ocr.check, ocr.score),
+    "edit": Verifier(ocr.check, ocr.score_edit),
+    "boxes": Verifier(grounding.check, grounding.score),
+    "iou": Verifier(grounding.check, grounding.score_overlap),
+    "list": Verifier(lists.check, lists.score_ordered),
+    "set": Verifier(lists.check, lists.score_set),
+}
+
+
+class Answer:
     """A reward function with TRL's signature; `answer` is the dataset column of gold answers.
 
-    Equal text and plain numbers are decided at once; everything else goes to math-verify in killable processes. An
-    answer that takes longer than `timeout_s` seconds, or breaks its worker, counts 0, is logged, and is counted in
-    `failures` ("timeout" or "error", since the start).
+    A row's column `answer_type` names its verifier, one of VERIFIERS; without one it is `kind`. What no rule decides
+    goes to math-verify in killable processes: an answer that takes longer than `timeout_s` seconds, or breaks its
+    worker, counts 0, is logged, and is counted by the metrics.
 
     Args:
+        kind: verifier of the rows that don't name one.
         timeout_s: seconds that one answer may take.
+        batch_timeout_s: seconds that all answers of a call may take.
         workers: verification processes.
     """
 
-    def __init__(self, timeout_s: float = 2.0, workers: int = 2) -> None:
-        self.pool = VerificationPool(timeout_s=timeout_s, workers=workers)
+    def __init__(
+        self, kind: str = "math", *, timeout_s: float = 2.0, batch_timeout_s: float = 600.0, workers: int = 2
+    ) -> None:
+        _verifier(kind)
+        self.kind = kind
+        self.pool = WorkerPool(
+            Target("rewards.equality:SymbolicEquality"),
+            timeout_s=timeout_s,
+            batch_timeout_s=batch_timeout_s,
+            workers=workers,
+        )
         self.failures: Counter[str] = Counter()
 
     def __call__(
-        self, completions: Sequence[Any], answer: Sequence[Any], *, prefilled: bool = False, **_: Any
+        self,
+        completions: Sequence[Any],
+        answer: Sequence[Any],
+        *,
+        prefilled: bool | Sequence[bool] = False,
+        **columns: Any,
     ) -> list[float]:
-        """Score completions (strings or conversations) against gold answers (strings or finite numbers).
+        """Score completions (strings or conversations) against gold answers.
 
         Args:
             completions: what was sampled, one for each gold answer.
-            answer: the gold answers.
+            answer: the gold answers: text, finite numbers, or lists of them.
             prefilled: the chat template has written `<think>` already: without a `</think>` there is no answer.
+            columns: `answer_type`, and what its verifier reads: `options`, `tolerance`, `iou_threshold`.
 
         Raises:
             ValueError: for a gold answer that is missing, or is neither text nor a finite number.
         """
-        given = [final_answer(completion_text(completion), prefilled=prefilled) for completion in completions]
-        gold = [_gold(index, value) for index, value in enumerate(answer)]
-        equal = [text is not None and quick_equal(right, text) for right, text in zip(gold, given, strict=True)]
-        undecided = [index for index, verdict in enumerate(equal) if verdict is None]
-        verdicts = self.pool.verify([(gold[index], str(given[index])) for index in undecided])
-        for index, verdict in zip(undecided, verdicts, strict=True):
-            if verdict.status != "ok":
-                self.failures[verdict.status] += 1
-                shown = str(given[index])[:80]
-                logger.warning("answer %r counts as wrong: %s (%s)", shown, verdict.status, verdict.message)
-            equal[index] = verdict.equal
-        return [float(bool(verdict)) for verdict in equal]
+        inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
+        scores: list[float] = [0.0] * len(completions)
+        undecided: dict[int, tuple[str, str]] = {}
+        for index, (completion, gold) in enumerate(zip(completions, answer, strict=True)):
+            row = {name: values[index] for name, values in columns.items() if isinstance(values, Sequence)}
+            verifier = _verifier(row.get("answer_type") or self.kind)
+            _check_present(f"answer of sample {index}", gold)
+            given = final_answer(completion_text(completion), prefilled=inside[index])
+            score = verifier.score(gold, given, row) if given else 0.0
+            if score is None:
+                undecided[index] = (str(gold).strip(), str(given))
+            else:
+                scores[index] = score
+        for index, result in zip(undecided, self.pool.run(list(undecided.values())), strict=True):
+            if result.status != "ok":
+                self.failures[result.status] += 1
+                shown = undecided[index][1][:80]
+                logger.warning("answer %r counts as wrong: %s (%s)", shown, result.status, result.message)
+            value = float(bool(result.value))
+            scores[index] = Score(value, status=result.status, seconds=result.seconds, cached=result.cached)
+        return scores
+
+    def check_gold(self, answer: Any, *, answer_type: str | None = None, **columns: Any) -> None:
+        """ValueError for a gold answer that its verifier can't use."""
+        _check_present("the gold answer", answer)
+        kind = answer_type or self.kind
+        _verifier(kind).check(answer, columns)
+        if kind == "math" and not equality.understood(text := str(answer).strip()):
+            result = self.pool.run([(text, None)])[0]
+            if not result.value:
+                why = f" ({result.message})" if result.message else ""
+                raise ValueError(
+                    f"the gold answer {text!r} can't be parsed as mathematics{why}; for words say answer_type: text"
+                )
 
     def close(self) -> None:
         """End the verification processes; they start again with the next answer that needs them."""
         self.pool.close()
 
 
-def _gold(index: int, value: Any) -> str:
-    text = str(value).strip() if isinstance(value, (str, Number)) else ""
-    if not text or (isinstance(value, Real) and not math.isfinite(value)):
-        raise ValueError(
-            f"answer of sample {index} is {value!r}: every row needs a gold answer, text or a finite number, for this "
-            "reward"
-        )
-    return text
+def _verifier(kind: str) -> Verifier:
+    if kind not in VERIFIERS:
+        raise ValueError(f"no verifier is called {kind!r}; there are {', '.join(VERIFIERS)}")
+    return VERIFIERS[kind]
 
 
-math_answer = MathAnswer()
-"""The reward with its defaults; for others a recipe names the class, `rewards.answer:MathAnswer`, with kwargs."""
+def _check_present(what: str, gold: Any) -> None:
+    parts = gold if isinstance(gold, list | tuple) and gold else [gold]
+    for part in parts:
+        if isinstance(part, list | tuple) and part:
+            _check_present(what, part)
+        elif (
+            not isinstance(part, str | Real)
+            or not str(part).strip()
+            or (isinstance(part, Real) and not math.isfinite(part))
+        ):
+            raise ValueError(
+                f"{what} is {gold!r}: every row needs a gold answer, text or a finite number, for this reward"
+            )
+
+
+math_answer = Answer()
+"""The reward with its defaults; for others a recipe names the class, `rewards.answer:Answer`, with kwargs."""

@@ -1,101 +1,122 @@
-"""Combining rewards: every term is called once for the whole batch, with TRL's arguments."""
+"""Combining rewards into the total that is trained on: one scorer for weighted sums and for expressions."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import math
 from collections import Counter
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any
 
-from sail_rl.contracts import Prompt, RewardTerm, Rollout, Scores
+from sail_rl.contracts import Prompt, RewardCall, RewardTerm, Rollout, Scores, reward_hook
+
+from .calls import Outcome, score_rows, show
+from .expression import evaluate, needed, parse_expression, parts_of, rewards_in, weighted_sum
+
+SUM_TOLERANCE = 1e-9
 
 
-class WeightedSum:
-    """total = Σ weight x reward over the rewards that apply to a sample.
+class Composition:
+    """total = the value of an expression over the rewards; without one, Σ weight x reward.
 
-    A reward that returns None for a sample has no part in its total (its weight is not given to the others) and a NaN
-    in its curve. Weight 0 logs only. What a reward raises stops the run; nothing becomes a silent 0.
+    Rewards that the expression doesn't name, or with weight 0, are logged only. Rewards of cost 0 are called for every
+    rollout; costlier ones after them, cheapest first, and only for the rollouts whose total still depends on them (a
+    product with a factor 0 doesn't). What None and exceptions mean is each term's `none` and `on_error`; see
+    `expression.evaluate` for what is left out where None is skipped.
 
     Args:
-        terms: named reward functions with weights; at least one.
+        terms: named reward functions; at least one.
+        expression: for instance `0.9 * judge * think * answer + 0.1 * format`.
+        weights_sum_to_one: refuse weights with which rewards of 1 don't make a total of 1.
     """
 
-    def __init__(self, terms: Sequence[RewardTerm]) -> None:
-        if not terms:
-            raise ValueError("no reward terms: name at least one reward")
-        names = Counter(term.name for term in terms)
-        if twice := [name for name in names if names[name] > 1]:
-            raise ValueError(f"reward names {twice} are used twice: each curve needs a name of its own")
-        for term in terms:
-            if not math.isfinite(term.weight):
-                raise ValueError(f"weight of reward {term.name!r} is {term.weight}: give a finite number")
-        self.terms = list(terms)
+    def __init__(
+        self, terms: Sequence[RewardTerm], *, expression: str | None = None, weights_sum_to_one: bool = False
+    ) -> None:
+        _check(terms)
+        self.terms = sorted(terms, key=lambda term: term.cost)
+        weights = {term.name: term.weight for term in terms if term.weight or not any(other.weight for other in terms)}
+        names = [term.name for term in terms]
+        self.tree = weighted_sum(weights) if expression is None else parse_expression(expression, names)
+        self.used = rewards_in(self.tree)
+        if not self.used:
+            raise ValueError(f"reward expression {expression!r} names no reward, so there is nothing to learn from")
+        self._parts = parts_of(self.tree)
+        if clash := [name for name in ("total", *self._parts) if name in names]:
+            raise ValueError(f"a reward can't be called {clash[0]!r}: another curve has that name")
+        if weights_sum_to_one:
+            whole = evaluate(self.tree, dict.fromkeys(names, 1.0))
+            if not isinstance(whole, float) or abs(whole - 1) > SUM_TOLERANCE:
+                raise ValueError(f"weights_sum_to_one: rewards of 1 make a total of {whole}; make the weights sum to 1")
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
         """Score rollout `i`, sampled from prompt `i`."""
-        # Each reward has lists of its own: one that edits what it is given must not change what the next one sees.
-        parts = {term.name: call_reward(term, reward_arguments(prompts, rollouts), prompts) for term in self.terms}
-        total = []
-        for index, prompt in enumerate(prompts):
-            known = [term for term in self.terms if not math.isnan(parts[term.name][index])]
-            if not any(term.weight for term in known) and any(term.weight for term in self.terms):
-                raise ValueError(f"no reward applies to prompt {prompt.id}: each that has a weight returned None")
-            total.append(sum(term.weight * parts[term.name][index] for term in known))
-        return Scores(total, parts)
+        known: list[dict[str, float | None]] = [{} for _ in rollouts]
+        parts: dict[str, list[float]] = {}
+        calls: dict[str, list[RewardCall]] = {}
+        for term in self.terms:
+            rows = [i for i, scores in enumerate(known) if self._wants(term, scores)]
+            outcomes = dict(
+                zip(rows, score_rows(term, [prompts[i] for i in rows], [rollouts[i] for i in rows]), strict=True)
+            )
+            not_called: Outcome = (None, RewardCall("saved"))
+            calls[term.name] = [outcomes.get(i, not_called)[1] for i in range(len(rollouts))]
+            parts[term.name] = [_nan(outcomes.get(i, not_called)[0]) for i in range(len(rollouts))]
+            for i, (score, _) in outcomes.items():
+                known[i][term.name] = self._counted(term, score, prompts[i], rollouts[i])
+        total = [
+            self._total(known[i], prompt, rollout)
+            for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True))
+        ]
+        for name, node in self._parts.items():
+            parts[name] = [_nan(evaluate(node, scores)) for scores in known]
+        order = [term.name for term in self.terms]
+        return Scores(total, {name: parts[name] for name in [*order, *self._parts]}, calls)
 
     def close(self) -> None:
         """Close every reward that has a `close` (a verification pool, a judge's client)."""
         for term in self.terms:
-            if callable(close := getattr(term.function, "close", None)):
+            if callable(close := reward_hook(term.function, "close")):
                 close()
 
+    def _wants(self, term: RewardTerm, scores: dict[str, float | None]) -> bool:
+        """Whether to call a reward for a rollout with these scores so far."""
+        if term.cost == 0 or term.name not in self.used:
+            return True
+        return term.name in needed(self.tree, scores)
 
-def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
-    """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry a rollout.
+    def _counted(self, term: RewardTerm, score: float | None, prompt: Prompt, rollout: Rollout) -> float | None:
+        """What a score counts in the total, `none` applied."""
+        if score is not None or term.name not in self.used or term.none == "skip":
+            return score
+        if term.none == "zero":
+            return 0.0
+        raise ValueError(
+            f"reward {term.name!r} gave None\n{show(prompt, rollout)}\n    say what None means: none: skip (leave the "
+            "reward out of this total) or zero"
+        )
 
-    A column that some rows lack is None there.
-    """
-    columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    return {name: [prompt.columns.get(name) for prompt in prompts] for name in columns} | {
-        "prompts": [prompt.messages for prompt in prompts],
-        "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
-        "completion_ids": [rollout.token_ids for rollout in rollouts],
-        "images": [prompt.images for prompt in prompts],
-    }
-
-
-def call_reward(term: RewardTerm, arguments: dict[str, list[Any]], prompts: Sequence[Prompt]) -> list[float]:
-    """Call one reward, sync or async; returns its scores with NaN for None.
-
-    Raises:
-        RuntimeError: when the reward raises, naming it and the batch's first prompt, with the real error as cause.
-        ValueError: when it returns something other than a number or None for each completion.
-    """
-    try:
-        scores = term.function(**arguments)
-        if inspect.isawaitable(scores):
-            scores = asyncio.run(_await(scores))
-    except Exception as error:  # the user's code: reported with its name, never turned into a number
-        raise RuntimeError(
-            f"reward {term.name!r} raised {type(error).__name__}: {error} (batch of {len(prompts)}, first prompt "
-            f"{prompts[0].id})"
-        ) from error
-    expected = len(arguments["completions"])
-    if not isinstance(scores, Sequence) or len(scores) != expected:
-        raise ValueError(f"reward {term.name!r} returned {scores!r:.200}; it must return a list of {expected} scores")
-    return [_number(term.name, prompt, score) for prompt, score in zip(prompts, scores, strict=True)]
+    def _total(self, scores: dict[str, float | None], prompt: Prompt, rollout: Rollout) -> float:
+        try:
+            total = evaluate(self.tree, scores)
+        except ZeroDivisionError:
+            raise ValueError(f"the reward expression divides by 0\n{show(prompt, rollout)}") from None
+        if total is None:
+            raise ValueError(f"no reward applies: each that has a part in the total gave None\n{show(prompt, rollout)}")
+        assert isinstance(total, float), "every needed reward was called"
+        if not math.isfinite(total):
+            raise ValueError(f"the reward expression gives {total}\n{show(prompt, rollout)}")
+        return total
 
 
-async def _await(scores: Any) -> Any:
-    return await scores
+def _check(terms: Sequence[RewardTerm]) -> None:
+    if not terms:
+        raise ValueError("no reward terms: name at least one reward")
+    names = Counter(term.name for term in terms)
+    if twice := [name for name in names if names[name] > 1]:
+        raise ValueError(f"reward names {twice} are used twice: each curve needs a name of its own")
+    for term in terms:
+        if not math.isfinite(term.weight):
+            raise ValueError(f"weight of reward {term.name!r} is {term.weight}: give a finite number")
 
 
-def _number(name: str, prompt: Prompt, score: Any) -> float:
-    if score is None:
-        return math.nan
-    if not isinstance(score, Real) or not math.isfinite(score):
-        raise ValueError(f"reward {name!r} gave {score!r} for prompt {prompt.id}; scores are finite numbers or None")
-    return float(score)
+def _nan(score: object) -> float:
+    return score if isinstance(score, float) else math.nan

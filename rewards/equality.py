@@ -1,73 +1,126 @@
-"""Whether two answers are equal: cheap rules that decide most pairs, then math-verify and sympy for the rest."""
+"""Whether two mathematical answers are equal: cheap rules that decide most pairs, then math-verify and sympy."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*{([^{}]*)}")
-_SIZES = re.compile(r"\\(?:left|right)(?![A-Za-z])")  # not \leftarrow
-_REPLACED = {
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "{,}": ",", "\\%": "%", "\\$": "", "$": "", "−": "-",
-    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "\\ ": " ",
-}  # fmt: skip
-_WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?|[+-]?\d+ ?/ ?\d+", re.ASCII | re.IGNORECASE)
-_FRACTION = re.compile(r"([+-]?)\\frac(?:{(\d+)}{(\d+)}|(\d)(\d))", re.ASCII)
+from . import chinese, choice
+from .arithmetic import constant, out_of_reach, same_expression
+from .latex import WORDS, normalise
+from .magnitude import compare
+from .quantity import as_number, as_quantity, same_quantity
+from .structure import parts_of, same_parts
+
 _CLOSE = Fraction(1, 10**5)
-
-
-def normalise(answer: str) -> str:
-    r"""Strip what doesn't change an answer: dollars, `\text{}`, spacing commands, a final period; the case of words."""
-    text = _SIZES.sub("", _WRAPPERS.sub(r"\1", answer))
-    for old, new in _REPLACED.items():
-        text = text.replace(old, new)
-    text = " ".join(text.split()).rstrip(".").strip()
-    return text.casefold() if _WORDS.fullmatch(text) else text  # \Delta isn't \delta
-
-
-def as_number(normalised: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal, `1e-3`, `a/b` or `\frac{a}{b}` (thousands separators allowed), or None.
-
-    All of the text has to be the number: `1\frac{1}{2}` and `1 2` aren't decided here.
-    """
-    text = normalised
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    if match := _FRACTION.fullmatch(text):
-        sign, *parts = match.groups()
-        text = sign + "/".join(part for part in parts if part is not None)
-    if not _NUMBER.fullmatch(text) or len(text) > 60:
-        return None
-    try:
-        return Fraction(text.replace(" ", ""))
-    except ZeroDivisionError:
-        return None
+_SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` counts
+_LABEL = re.compile(r"\\?[A-Za-z](?:_{?\w+}?)?'*(?:\([a-z](?:,[a-z])*\))?\s*(?:=|\\in(?![a-z]))\s*")
 
 
 def quick_equal(gold: str, answer: str) -> bool | None:
-    """Decide without sympy where possible: equal text, or two plain numbers; None when it takes more.
+    """Decide without sympy where possible; None when it takes more.
 
-    Numbers that differ in the sixth digit (1/3 and 0.333333) are left to math-verify's rounding. A word as gold is
-    text: nothing symbolic equals it (as products of letters, "cat" and "act" would be equal).
+    In turn: equal text; two plain numbers (those that differ in the sixth digit, 1/3 and 0.333333, are left to
+    math-verify's rounding); quantities with units; option letters; words, which nothing symbolic equals (as products
+    of letters "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitude of constants, and
+    the values of expressions in variables at a few points.
     """
-    left, right = normalise(gold), normalise(answer)
-    if left == right:
+    return _decide(chinese.unframed(normalise(gold)), chinese.unframed(normalise(answer)))
+
+
+def _decide(left: str, right: str) -> bool | None:
+    if _SPACES.sub("", left) == _SPACES.sub("", right):
         return True
     if not right:
         return False
     x, y = as_number(left), as_number(right)
     if x is not None and y is not None:
         return True if x == y else (None if abs(x - y) <= _CLOSE * abs(x) else False)
-    if _WORDS.fullmatch(left) and (len(left) > 1 or _WORDS.fullmatch(right)):
+    if _LABEL.match(left) or _LABEL.match(right):
+        return _decide_labelled(left, right)
+    quantities = as_quantity(left), as_quantity(right)
+    if quantities[0] and quantities[1]:
+        return same_quantity(quantities[0], quantities[1])
+    if choice.is_letters(left.upper()):
+        return choice.letters(right, {}) == choice.as_letters(left.upper())
+    if WORDS.fullmatch(left) and (len(left) > 1 or WORDS.fullmatch(right)):
+        return left.casefold() == right.casefold()
+    if chinese.is_chinese(left) and as_quantity(left) is None:
         return False
-    return None
+    return _decide_mathematics(left, right)
 
 
-def symbolic_equal(gold: str, answer: str) -> bool:
-    """math-verify's verdict, without its time limit (SIGALRM, main thread only): run it in a killable process."""
-    from math_verify import parse, verify
+def _decide_labelled(left: str, right: str) -> bool | None:
+    r"""`x = 5` and `x \in [0, 1)` are what stands behind the sign; two different labels take sympy."""
+    labels = _LABEL.match(left), _LABEL.match(right)
+    if labels[0] and labels[1] and labels[0][0].split() != labels[1][0].split():
+        return None
+    bare = left[labels[0].end() :] if labels[0] else left, right[labels[1].end() :] if labels[1] else right
+    if parts_of(bare[0]) or parts_of(bare[1]):  # x = 1 or x = 2
+        parts = parts_of(left), parts_of(right)
+        if parts[0] and parts[1]:
+            return same_parts(parts[0], parts[1], _decide)
+    return _decide(bare[0], bare[1].rpartition("=")[2].strip())
 
-    parsed = [parse(f"${text}$", parsing_timeout=None) for text in (gold, answer)]
-    return bool(verify(parsed[0], parsed[1], timeout_seconds=None))
+
+def _decide_mathematics(left: str, right: str) -> bool | None:
+    parts = parts_of(left), parts_of(right)
+    if parts[0] and parts[1]:
+        return same_parts(parts[0], parts[1], _decide)
+    if (parts[0] or parts[1]) and not any(
+        "<" in text or ">" in text or "\\l" in text or "\\g" in text for text in (left, right)
+    ):
+        known = constant(left), constant(right)
+        return False if known != (None, None) else None
+    values = constant(left), constant(right)
+    if values[0] is not None and values[1] is not None:
+        return compare(values[0], values[1])
+    if any(values) and any(parts):  # a number, and several
+        return False
+    if (verdict := same_expression(left, right)) is not None:
+        return verdict
+    return False if out_of_reach(right) and not out_of_reach(left) else None
+
+
+def check(gold: Any, row: Mapping[str, Any]) -> None:
+    """ValueError for a gold answer whose braces don't match, or that is still in its box."""
+    text = str(gold)
+    if text.replace("\\{", "").count("{") != text.replace("\\}", "").count("}"):
+        raise ValueError(f"the gold answer {text!r} has a brace without its partner")
+    if "\\boxed" in text:
+        raise ValueError(f"the gold answer {text!r} has a box; give what stands in it")
+
+
+def understood(gold: str) -> bool:
+    """Whether the rules here can use a gold answer; what they can't is math-verify's to parse."""
+    text = chinese.unframed(normalise(gold))
+    text = text[label.end() :] if (label := _LABEL.match(text)) else text
+    if WORDS.fullmatch(text) or chinese.is_chinese(text) or as_quantity(text) or constant(text) is not None:
+        return True
+    parts = parts_of(text)
+    return parts is not None and all(understood(part) for part in parts[1])
+
+
+def score(gold: Any, given: str, row: Mapping[str, Any]) -> float | None:
+    """1 or 0, or None where it takes sympy."""
+    verdict = quick_equal(str(gold), given)
+    return None if verdict is None else float(verdict)
+
+
+class SymbolicEquality:
+    """math-verify's verdict, without its time limit (SIGALRM, main thread only): use it in a killable process."""
+
+    def __init__(self) -> None:
+        from math_verify import parse, verify
+
+        self._parse, self._verify = parse, verify
+        self("x", "x+0")  # the first call builds grammars; that must not count towards an item's limit
+
+    def __call__(self, gold: str, answer: str | None) -> bool:
+        """Whether two LaTeX expressions are equal; without an answer, whether the gold one parses as mathematics."""
+        right = self._parse(f"${gold}$", parsing_timeout=None)
+        if answer is None:
+            return any(not isinstance(form, str) for form in right)
+        return bool(self._verify(right, self._parse(f"${answer}$", parsing_timeout=None), timeout_seconds=None))

@@ -1,4 +1,4 @@
-r"""The format reward: 1 for `<think>…</think>` followed by an answer with one `\boxed{}`, else 0."""
+r"""Format rewards: 1 for `<think>…</think>` followed by an answer with one `\boxed{}`, else 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from .parsing import THINK_END, THINK_START, box_count, boxes, completion_text, split_thought
 
 
-def think_boxed(completions: Sequence[Any], *, prefilled: bool = False, **_: Any) -> list[float]:
+def think_boxed(completions: Sequence[Any], *, prefilled: bool | Sequence[bool] = False, **_: Any) -> list[float]:
     r"""Score the shape of completions (SAIL-VL2 report, section 4.2), whatever the answer says.
 
     Well-formed: one `<think>` at the very start and one `</think>`, a thought that isn't empty, then exactly one
@@ -17,9 +17,24 @@ def think_boxed(completions: Sequence[Any], *, prefilled: bool = False, **_: Any
 
     Args:
         completions: strings or conversations.
-        prefilled: the chat template has written `<think>` already, so completions start inside the thought.
+        prefilled: the chat template has written `<think>` already, so completions start inside the thought; for all, or
+            one for each (which is what a run passes).
     """
-    return [float(_well_formed(completion_text(completion), prefilled=prefilled)) for completion in completions]
+    inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
+    texts = [completion_text(completion) for completion in completions]
+    return [float(_well_formed(text, prefilled=start)) for text, start in zip(texts, inside, strict=True)]
+
+
+def tag_count(completions: Sequence[Any], *, prefilled: bool | Sequence[bool] = False) -> list[float]:
+    r"""A third each for exactly one `<think>`, exactly one `</think>`, exactly one `\boxed{}` after it: a softer format
+    reward for models that don't know the format yet."""
+    inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
+    scores = []
+    for completion, start in zip(completions, inside, strict=True):
+        text = THINK_START * start + completion_text(completion)
+        counts = text.count(THINK_START), text.count(THINK_END), box_count(text.rpartition(THINK_END)[2])
+        scores.append(sum(count == 1 for count in counts) / 3)
+    return scores
 
 
 def _well_formed(text: str, *, prefilled: bool) -> bool:

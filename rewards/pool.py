@@ -1,130 +1,88 @@
-"""VerificationPool: worker processes that can be killed, so that no answer costs more than its time limit.
+"""WorkerPool: worker processes that can be killed, so that nothing costs more than its time limit.
 
 Threads and signal handlers can't stop sympy in the middle of `9^{9^{9^{9}}}`; only killing its process does.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import selectors
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-logger = logging.getLogger(__name__)
+from .process import Target, Worker
 
 GIBIBYTE = 1024**3
-STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; not counted towards an item's limit
 MAX_FAILED_STARTS = 3  # in a row, before the pool gives up
-THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 Status = Literal["ok", "timeout", "error"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The outcome for one pair: `equal` is False unless `status` is "ok"; `message` says what went wrong."""
+class Result:
+    """The outcome of one item: `value` unless `status` says otherwise, and then `message` says what went wrong."""
 
-    equal: bool
+    value: Any = None
     status: Status = "ok"
     message: str = ""
-
-
-class _Worker:
-    """One process and its pipe."""
-
-    def __init__(self, memory_bytes: int) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            # -P: a folder named `rewards` where the user happens to stand must not be taken for this package.
-            [sys.executable, "-P", "-m", "rewards.worker", str(memory_bytes), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path, **dict.fromkeys(THREAD_LIMITS, "1")},
-        )
-        self.ready = False
-        self.item: int | None = None
-        self.deadline = time.monotonic() + STARTUP_SECONDS
-        self._buffer = b""
-
-    def give(self, number: int, pair: tuple[str, str], timeout_s: float) -> bool:
-        """Send one pair; False when the process is gone."""
-        assert self.process.stdin is not None
-        self.item, self.deadline = number, time.monotonic() + timeout_s
-        try:
-            self.process.stdin.write(json.dumps(pair).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return False
-        return True
-
-    def receive(self) -> dict[str, object] | None:
-        """The next message if it is complete; EOFError when the process is gone."""
-        assert self.process.stdout is not None
-        chunk = os.read(self.process.stdout.fileno(), 65536)
-        if not chunk:
-            raise EOFError
-        self._buffer += chunk
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
-            return None
-        self._buffer = rest
-        return json.loads(line)
-
-    def kill(self) -> None:
-        """End the process, whatever it is doing, and reap it."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with suppress(BrokenPipeError):  # what was still to be written has no reader any more
-                pipe.close()
+    seconds: float = 0.0
+    cached: bool = False
 
 
 class _Batch:
-    """What is known of the pairs of one call: those waiting, those tried again, and the verdicts by number."""
+    """What is known of the items of one call: those waiting, those tried again, and the results by number."""
 
-    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
-        self.waiting = deque(range(len(pairs)))
+    def __init__(self, items: Sequence[tuple[Any, ...]], seconds: float) -> None:
+        self.items = items
+        self.deadline = time.monotonic() + seconds
+        self.waiting = deque(range(len(items)))
         self.retried: set[int] = set()
-        self.verdicts: dict[int, Verdict] = {}
+        self.results: dict[int, Result] = {}
 
 
-class VerificationPool:
-    """Compares (gold, answer) pairs in killable processes; safe to call from any thread, one batch at a time.
+class WorkerPool:
+    """Calls one function in killable processes; safe to use from any thread, one batch at a time.
 
     Args:
-        workers: processes, started with the first pair and kept.
-        timeout_s: seconds that one pair may take.
-        memory_bytes: address space of a worker (an idle one takes 0.06 GiB); one that needs more fails its pair.
-        cache_size: verdicts remembered (those with status "ok" or "timeout"); the least recently asked for go first.
+        target: what to call with each item's arguments.
+        workers: processes, started with the first item and kept.
+        timeout_s: seconds that one item may take.
+        batch_timeout_s: seconds that a whole batch may take; what isn't done then has timed out.
+        memory_bytes: address space of a worker (an idle one takes 0.06 GiB); what needs more fails its item.
+        cache_size: results remembered; the least recently asked for go first. 0: none, and arguments needn't be
+            hashable. Failures are never remembered, time-outs for `retry_after_s`: a busy machine isn't a wrong answer.
+        retry_after_s: seconds after which an item that timed out may be tried again.
 
     Workers end with `close`, when the pool is collected, at exit, and when this process is killed.
     """
 
     def __init__(
-        self, *, workers: int = 2, timeout_s: float = 2.0, memory_bytes: int = 2 * GIBIBYTE, cache_size: int = 100_000
+        self,
+        target: Target,
+        *,
+        workers: int = 2,
+        timeout_s: float = 2.0,
+        batch_timeout_s: float = 600.0,
+        memory_bytes: int = 2 * GIBIBYTE,
+        cache_size: int = 100_000,
+        retry_after_s: float = 600.0,
     ) -> None:
-        if timeout_s <= 0 or workers < 1:
-            raise ValueError(f"timeout_s is {timeout_s} and workers {workers}: both must be above 0")
-        self.timeout_s = timeout_s
+        if min(timeout_s, batch_timeout_s) <= 0 or workers < 1:
+            raise ValueError(
+                f"timeout_s is {timeout_s}, batch_timeout_s {batch_timeout_s}, workers {workers}: all must be above 0"
+            )
+        self.timeout_s, self.batch_timeout_s, self.retry_after_s = timeout_s, batch_timeout_s, retry_after_s
+        self._target = target
         self._size = workers
         self._memory_bytes = memory_bytes
-        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[Any, ...], tuple[Result, float]] = OrderedDict()  # result, time it is good until
         self._cache_size = cache_size
-        self._workers: list[_Worker] = []  # one list for life: the finaliser holds it
+        self._workers: list[Worker] = []  # one list for life: the finaliser holds it
         # Linux kills a worker when the *thread* that started it ends, so one thread of the pool's own starts them all.
         self._starter: ThreadPoolExecutor | None = None
         self._owner = os.getpid()
@@ -132,20 +90,15 @@ class VerificationPool:
         self._lock = threading.Lock()
         weakref.finalize(self, _kill_all, self._workers)
 
-    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """Return a verdict for each pair, in order; equal pairs are verified once."""
+    def run(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
+        """Return a result for each item, in order; with a cache, equal items are computed once."""
         with self._lock:
             self._leave_to_parent()
-            unique = list(dict.fromkeys(pairs))
-            verdicts = {pair: self._cache[pair] for pair in unique if pair in self._cache}
-            todo = [pair for pair in unique if pair not in verdicts]
             try:
-                verdicts |= zip(todo, self._run(todo), strict=True)
-            except BaseException:  # Ctrl-C too: a worker that is still busy would answer the next batch's pairs
+                return self._run_cached(items) if self._cache_size else self._run(items)
+            except BaseException:  # Ctrl-C too: a worker that is still busy would answer the next batch's items
                 _kill_all(self._workers)
                 raise
-            self._remember(verdicts)
-        return [verdicts[pair] for pair in pairs]
 
     def close(self) -> None:
         """End all workers. The pool starts new ones if it is used again."""
@@ -156,7 +109,7 @@ class VerificationPool:
                 self._starter.shutdown()
             self._starter = None
 
-    def __enter__(self) -> VerificationPool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,47 +123,76 @@ class VerificationPool:
 
     def _start_worker(self) -> None:
         if self._starter is None:
-            self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verification-starter")
-        self._workers.append(self._starter.submit(_Worker, self._memory_bytes).result())
+            self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter")
+        self._workers.append(self._starter.submit(Worker, self._target, self._memory_bytes).result())
 
-    def _remember(self, verdicts: dict[tuple[str, str], Verdict]) -> None:
-        for pair, verdict in verdicts.items():
-            if verdict.status != "error":
-                self._cache[pair] = verdict
-                self._cache.move_to_end(pair)
+    def _run_cached(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
+        now = time.monotonic()
+        unique = dict.fromkeys(items)
+        known = {item: self._cache[item][0] for item in unique if item in self._cache and self._cache[item][1] > now}
+        todo = [item for item in unique if item not in known]
+        fresh = dict(zip(todo, self._run(todo), strict=True))
+        self._remember(known | fresh)
+        asked: set[tuple[Any, ...]] = set()
+        results = []
+        for item in items:
+            first = item in fresh and item not in asked
+            asked.add(item)
+            results.append(fresh[item] if first else replace((fresh | known)[item], cached=True, seconds=0.0))
+        return results
+
+    def _remember(self, results: dict[tuple[Any, ...], Result]) -> None:
+        now = time.monotonic()
+        for item, result in results.items():
+            if result.status == "error":
+                continue
+            until = now + self.retry_after_s if result.status == "timeout" else float("inf")
+            old = self._cache.get(item)
+            self._cache[item] = (result, min(until, old[1]) if old and old[1] > now else until)
+            self._cache.move_to_end(item)
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
 
-    def _run(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        """Keep every worker busy until all pairs have a verdict."""
-        batch = _Batch(pairs)
+    def _run(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
+        """Keep every worker busy until all items have a result."""
+        batch = _Batch(items, self.batch_timeout_s)
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._discard(worker)  # killed from outside since the last batch
-        while len(batch.verdicts) < len(pairs):
-            needed = min(self._size, len(pairs) - len(batch.verdicts))
-            while len(self._workers) < needed:
+        while len(batch.results) < len(items):
+            if time.monotonic() > batch.deadline:
+                self._give_up(batch)
+                break
+            while len(self._workers) < min(self._size, len(items) - len(batch.results)):
                 self._start_worker()
             for worker in list(self._workers):
                 if worker.ready and worker.item is None and batch.waiting:
                     number = batch.waiting.popleft()
-                    if not worker.give(number, pairs[number], self.timeout_s):
-                        batch.waiting.appendleft(number)  # it died before it saw this pair
+                    if not worker.give(number, items[number], self.timeout_s):
+                        batch.waiting.appendleft(number)  # it died before it saw this item
                         self._discard(worker)
                         self._start_failed(f"ready, then status {worker.process.returncode}")
             self._collect(batch)
-        return [batch.verdicts[number] for number in range(len(pairs))]
+        return [batch.results[number] for number in range(len(items))]
+
+    def _give_up(self, batch: _Batch) -> None:
+        """The batch has used up its time: stop what is running and time out what is left."""
+        for worker in self._workers:
+            if worker.item is not None:
+                self._late(worker, batch)
+        message = f"the batch took longer than {self.batch_timeout_s} s"
+        for number in range(len(batch.items)):
+            batch.results.setdefault(number, Result(None, "timeout", message))
 
     def _collect(self, batch: _Batch) -> None:
         """Wait for the next message or deadline; replace what is late or dead."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
-                assert worker.process.stdout is not None
                 if worker.item is not None or not worker.ready:
-                    selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-            busy: list[_Worker] = [key.data for key in selector.get_map().values()]
+                    selector.register(worker.output, selectors.EVENT_READ, worker)
+            busy: list[Worker] = [key.data for key in selector.get_map().values()]
             if not busy:
                 return
-            soonest = min(worker.deadline for worker in busy)
+            soonest = min(batch.deadline, *(worker.deadline for worker in busy))
             answered = [key.data for key, _ in selector.select(max(0.0, soonest - time.monotonic()))]
         for worker in answered:
             self._answer(worker, batch)
@@ -218,7 +200,7 @@ class VerificationPool:
             if worker not in answered and time.monotonic() > worker.deadline:
                 self._late(worker, batch)
 
-    def _answer(self, worker: _Worker, batch: _Batch) -> None:
+    def _answer(self, worker: Worker, batch: _Batch) -> None:
         try:
             message = worker.receive()
         except EOFError:
@@ -226,32 +208,45 @@ class VerificationPool:
             return
         if message is None:
             return
-        if not worker.ready:
-            worker.ready = True
+        if "failed" in message:
+            raise RuntimeError(f"{self._target.path} can't be used in a worker: {message['failed']}")
+        if "ready" in message:
+            if worker.item is None:
+                worker.ready = True
+            else:  # its child died of the item, and another was forked
+                self._died(worker, batch)
             return
-        assert worker.item is not None
+        if worker.item is None:  # it answered at the very moment of its time-out
+            return
         self._failed_starts = 0
+        seconds = time.monotonic() - worker.started
         if "error" in message:
-            batch.verdicts[worker.item] = Verdict(False, "error", str(message["error"]))
+            batch.results[worker.item] = Result(None, "error", str(message["error"]), seconds)
         else:
-            batch.verdicts[worker.item] = Verdict(bool(message["equal"]))
+            batch.results[worker.item] = Result(message["value"], seconds=seconds)
         worker.item = None
+        if message.get("leaving"):
+            worker.rest()
 
-    def _late(self, worker: _Worker, batch: _Batch) -> None:
-        self._discard(worker)
-        if worker.item is None:
-            self._start_failed(f"not ready after {STARTUP_SECONDS:.0f} s")
+    def _late(self, worker: Worker, batch: _Batch) -> None:
+        number = worker.item
+        if not (number is not None and worker.revive()):
+            self._discard(worker)
+        if number is None:
+            self._start_failed("not ready in time")
         else:
-            batch.verdicts[worker.item] = Verdict(False, "timeout", f"no verdict within {self.timeout_s} s")
+            seconds = time.monotonic() - worker.started
+            batch.results[number] = Result(None, "timeout", f"nothing within {self.timeout_s} s", seconds)
 
-    def _died(self, worker: _Worker, batch: _Batch) -> None:
-        """Try its pair once more: the pair may be what killed it, or it may have died of something else."""
+    def _died(self, worker: Worker, batch: _Batch) -> None:
+        """Try its item once more: the item may be what killed it, or it may have died of something else."""
         self._discard(worker)
         if worker.item is None:
             self._start_failed(f"status {worker.process.returncode}")
         elif worker.item in batch.retried:
-            status = worker.process.returncode
-            batch.verdicts[worker.item] = Verdict(False, "error", f"worker died twice (status {status})")
+            batch.results[worker.item] = Result(
+                None, "error", "its worker died twice", time.monotonic() - worker.started
+            )
         else:
             batch.retried.add(worker.item)
             batch.waiting.appendleft(worker.item)
@@ -261,16 +256,16 @@ class VerificationPool:
         if self._failed_starts >= MAX_FAILED_STARTS:
             self._failed_starts = 0
             raise RuntimeError(
-                f"{MAX_FAILED_STARTS} verification workers in a row did not start ({reason}); run "
-                f"`python -m rewards.worker {self._memory_bytes} $$` to see why"
+                f"{MAX_FAILED_STARTS} workers in a row did not start ({reason}); run "
+                f"`python -m rewards.worker {self._memory_bytes} $$ {self._target.path} '{{}}'` to see why"
             )
 
-    def _discard(self, worker: _Worker) -> None:
+    def _discard(self, worker: Worker) -> None:
         worker.kill()
         self._workers.remove(worker)
 
 
-def _kill_all(workers: list[_Worker]) -> None:
+def _kill_all(workers: list[Worker]) -> None:
     for worker in workers:
         worker.kill()
     workers.clear()

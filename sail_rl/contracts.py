@@ -89,30 +89,60 @@ class RewardFunction(Protocol):
     """TRL's reward signature: one score for each completion, or None where the reward doesn't apply.
 
     `prompts` and `completions` are conversations (lists of messages); every dataset column arrives by its name, as a
-    list with one entry for each completion, and so do `completion_ids` and `images`.
+    list with one entry for each completion, and so do `completion_ids` and `images`. A function gets those that its
+    parameters name, or all if it takes `**columns`; it may be async. An exception in the place of a score is a failure
+    of that completion alone. Optional attributes: `close()`, `cost`, `check_gold(answer, **columns)`.
     """
 
     def __call__(self, *, completions: list[list[Message]], **columns: Any) -> list[float | None]: ...
 
 
+def reward_hook(function: Any, name: str) -> Any:
+    """An optional attribute of a reward function, also under a `functools.partial`; None if it has none."""
+    return getattr(getattr(function, "func", function), name, None)
+
+
 @dataclass(frozen=True, slots=True)
 class RewardTerm:
-    """A named reward function with its weight in the total (weight 0: logged only)."""
+    """A named reward function and how it is used.
+
+    `weight`: in a weighted sum (0: logged only). `cost`: 0 calls it for every rollout; above, only for those whose
+    total still depends on it, cheaper ones first. `none`: what None means where the reward has a part in the total:
+    leave it out, count 0, or stop the run. `on_error`: what an exception means: stop the run, count 0, or count as
+    None.
+    """
 
     name: str
     function: RewardFunction
     weight: float = 1.0
+    cost: float = 0.0
+    none: Literal["skip", "zero", "fail"] = "fail"
+    on_error: Literal["fail", "zero", "none"] = "fail"
+
+
+CallStatus = Literal["ok", "none", "timeout", "error", "saved"]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardCall:
+    """How one score came about. "saved": the reward wasn't called, as the total didn't depend on it any more."""
+
+    status: CallStatus = "ok"
+    milliseconds: float = 0.0
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What a scorer returns for N completions: the `total` that is trained on and each `part` for its own curve [N].
 
-    NaN in a part means the reward gave None there; a total is never NaN.
+    A part is a reward, or an operation of the reward expression. NaN in a part means that there is no score: the reward
+    gave None, or wasn't called; `calls` says which, for each reward [N]. A total is never NaN.
     """
 
     total: list[float]
     parts: dict[str, list[float]]
+    calls: dict[str, list[RewardCall]] = field(default_factory=dict)
 
 
 class Scorer(Protocol):

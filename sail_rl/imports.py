@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
-
-from .seeding import derive_seed
 
 
 def resolve(path: str) -> Any:
@@ -34,7 +33,7 @@ def resolve(path: str) -> Any:
 def _from_file(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file.resolve()}")
-    name = f"sail_rl_user_{file.stem}_{derive_seed(str(file.resolve()))}"
+    name = f"sail_rl_user_{file.stem}_{zlib.crc32(str(file.resolve()).encode())}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

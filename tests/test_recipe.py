@@ -10,7 +10,8 @@ import yaml
 
 from sail_rl.config import Recipe, RLStage
 from sail_rl.imports import resolve
-from sail_rl.pipeline.prepare import build_data, check_code, make_plan, make_terms
+from sail_rl.pipeline.prepare import build_data, check_code, make_plan
+from sail_rl.pipeline.scoring import make_terms
 from sail_rl.recipe import dump_recipe, essence, load_recipe
 
 RECIPES = sorted(Path("recipes").glob("**/*.yaml"))

@@ -9,20 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from trl.rewards import get_soft_overlong_punishment
 
-from rewards.answer import MathAnswer
+from rewards.answer import Answer
 from rewards.equality import quick_equal
 from rewards.format import think_boxed
-from rewards.length import SoftOverlong
 from rewards.parsing import boxes, final_answer, split_thought
 
 TOWER = "9^{9^{9^{9}}}"
+SLOW = r"\sum_{n=1}^{9999}\frac{1}{n^n}"  # sympy computes its digits
 
 
 @pytest.fixture(scope="module")
-def math_answer() -> Iterator[MathAnswer]:
-    reward = MathAnswer(timeout_s=1.0, workers=2)
+def math_answer() -> Iterator[Answer]:
+    reward = Answer(timeout_s=1.0, workers=2)
     yield reward
     reward.pool.close()
 
@@ -144,41 +143,41 @@ class TestAnswer:
             ("17", "not a number", 0),
         ],
     )
-    def test_table(self, math_answer: MathAnswer, gold: Any, answer: str, score: float) -> None:
+    def test_table(self, math_answer: Answer, gold: Any, answer: str, score: float) -> None:
         assert math_answer(completions=[boxed(answer)], answer=[gold]) == [score]
 
-    def test_conversations_and_numbers_as_gold(self, math_answer: MathAnswer) -> None:
+    def test_conversations_and_numbers_as_gold(self, math_answer: Answer) -> None:
         conversation = [{"role": "assistant", "content": [{"type": "text", "text": boxed("4")}]}]
         assert math_answer(completions=[conversation, boxed("5")], answer=[4, 4]) == [1.0, 0.0]
 
-    def test_a_prefilled_thought_that_never_ends_is_wrong(self, math_answer: MathAnswer) -> None:
+    def test_a_prefilled_thought_that_never_ends_is_wrong(self, math_answer: Answer) -> None:
         completions = [r"is it \boxed{4}? wait", r"is it \boxed{5}?</think>\boxed{4}"]
         assert math_answer(completions=completions, answer=["4", "4"], prefilled=True) == [0.0, 1.0]
 
-    def test_an_answer_outside_a_box_is_wrong(self, math_answer: MathAnswer) -> None:
+    def test_an_answer_outside_a_box_is_wrong(self, math_answer: Answer) -> None:
         assert math_answer(completions=["<think>x</think>17"], answer=["17"]) == [0.0]
 
-    @pytest.mark.parametrize("gold", [None, "", "  ", math.nan, math.inf, ["1"]])
-    def test_a_missing_gold_answer_is_an_error(self, math_answer: MathAnswer, gold: Any) -> None:
+    @pytest.mark.parametrize("gold", [None, "", "  ", math.nan, math.inf, [], [""], {"a": 1}])
+    def test_a_missing_gold_answer_is_an_error(self, math_answer: Answer, gold: Any) -> None:
         with pytest.raises(ValueError, match="answer of sample 1 is"):
             math_answer(completions=[boxed("1"), boxed("1")], answer=["1", gold])
 
     def test_a_tower_costs_its_limit_and_hurts_nobody_else(
-        self, math_answer: MathAnswer, caplog: pytest.LogCaptureFixture
+        self, math_answer: Answer, caplog: pytest.LogCaptureFixture
     ) -> None:
         math_answer(completions=[boxed("1+x"), boxed("3+x")], answer=["x+1", "x+3"])  # the workers are up
         math_answer.failures.clear()
         start = time.monotonic()
-        answers = ["x+x", TOWER, "1+x", "y"]
-        scores = math_answer(completions=[boxed(a) for a in answers], answer=["2x", "387420489", "x+1", "z"])
+        answers = ["x+x", SLOW, "1+x", "y"]
+        scores = math_answer(completions=[boxed(a) for a in answers], answer=["2x", "387420489+x", "x+1", "z"])
         assert scores == [1.0, 0.0, 1.0, 0.0]
         assert time.monotonic() - start < 3.0
         assert math_answer.failures == {"timeout": 1}
         assert "counts as wrong: timeout" in caplog.text
 
-    def test_it_works_away_from_the_main_thread(self, math_answer: MathAnswer) -> None:
+    def test_it_works_away_from_the_main_thread(self, math_answer: Answer) -> None:
         scores: list[float] = []
-        thread = threading.Thread(target=lambda: scores.extend(math_answer([boxed("x+x"), boxed(TOWER)], ["2x", "3"])))
+        thread = threading.Thread(target=lambda: scores.extend(math_answer([boxed("x+x"), boxed(SLOW)], ["2x", "3"])))
         thread.start()
         thread.join(timeout=30)
         assert scores == [1.0, 0.0]
@@ -188,8 +187,8 @@ class TestAnswer:
             assert quick_equal(gold, answer) is not None
 
     def test_close_ends_the_processes(self) -> None:
-        reward = MathAnswer(workers=1)
-        assert reward([boxed("x+x")], ["2x"]) == [1.0]
+        reward = Answer(workers=1)
+        assert reward([boxed(r"\int_0^1 x dx")], ["1/2"]) == [1.0]  # only sympy knows
         process = reward.pool._workers[0].process
         reward.close()
         assert process.returncode == -9
@@ -219,13 +218,3 @@ def test_format(text: str, score: float) -> None:
 
 def test_format_with_a_prefilled_thought() -> None:
     assert think_boxed([r"a</think>\boxed{1}", r"<think>a</think>\boxed{1}"], prefilled=True) == [1.0, 0.0]
-
-
-def test_soft_overlong_is_trl_s_punishment_and_dapo_s_equation() -> None:
-    lengths = [0, 48, 49, 56, 63, 64, 65, 500]
-    completions = [[7] * length for length in lengths]
-    punishments = SoftOverlong(max_tokens=64, buffer=16)(completion_ids=completions)
-    assert punishments == [0, 0, -1 / 16, -8 / 16, -15 / 16, -1, -1, -1]
-    assert punishments == get_soft_overlong_punishment(64, 16)(completion_ids=completions)
-    with pytest.raises(ValueError, match="buffer is 65"):
-        SoftOverlong(max_tokens=64, buffer=65)

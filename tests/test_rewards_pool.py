@@ -15,42 +15,75 @@ from typing import Any
 
 import pytest
 
-from rewards.pool import Verdict, VerificationPool
+from rewards.pool import Result, WorkerPool
+from rewards.process import Target
 
 TOWER = "9^{9^{9^{9}}}"
 PAIRS = [("2x", "x+x"), ("3x", "x+2x")]
+EQUALITY = Target("rewards.equality:SymbolicEquality")
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[VerificationPool]:
+def pool() -> Iterator[WorkerPool]:
     """Two workers, started once: most tests leave the pool as good as new, which is what they test."""
-    with VerificationPool(workers=2, timeout_s=1.0) as pool:
-        pool.verify(PAIRS)
+    with WorkerPool(EQUALITY, workers=2, timeout_s=1.0) as pool:
+        pool.run(PAIRS)
         yield pool
 
 
 class TestVerdicts:
-    def test_order_is_kept_and_equal_pairs_are_verified_once(self, pool: VerificationPool) -> None:
+    def test_order_is_kept_and_equal_pairs_are_verified_once(self, pool: WorkerPool) -> None:
         pairs = [("x+1", "1+x"), ("x", "y"), ("x+1", "1+x"), ("2y", "y+y")] * 5
         before = len(pool._cache)
-        assert [verdict.equal for verdict in pool.verify(pairs)] == [True, False, True, True] * 5
+        assert [verdict.value for verdict in pool.run(pairs)] == [True, False, True, True] * 5
+        assert [verdict.cached for verdict in pool.run(pairs[:3])] == [True, True, True]
         assert len(pool._cache) == before + 3
 
-    def test_a_timeout_says_so_costs_its_limit_and_hurts_nobody_else(self, pool: VerificationPool) -> None:
+    def test_a_timeout_says_so_costs_its_limit_and_hurts_nobody_else(self, pool: WorkerPool) -> None:
         start = time.monotonic()
-        verdicts = pool.verify([("2a", "a+a"), ("3", TOWER), ("3a", "a+2a"), ("4a", "a+3a")])
+        verdicts = pool.run([("2a", "a+a"), ("3", TOWER), ("3a", "a+2a"), ("4a", "a+3a")])
         assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok", "ok"]
-        assert [verdict.equal for verdict in verdicts] == [True, False, True, True]
+        assert [verdict.value for verdict in verdicts] == [True, None, True, True]
         assert time.monotonic() - start < 3.0
 
+    def test_a_timeout_is_remembered_only_for_a_while(self) -> None:
+        with WorkerPool(EQUALITY, workers=1, timeout_s=0.3, retry_after_s=2.0) as pool:
+            item = [("3", TOWER)]
+            first, second = pool.run(item)[0], pool.run(item)[0]
+            assert (first.status, first.cached, second.status, second.cached) == ("timeout", False, "timeout", True)
+            time.sleep(2.0)
+            assert not pool.run(item)[0].cached
+
+    def test_a_timeout_costs_no_new_start(self) -> None:
+        with WorkerPool(EQUALITY, workers=1, timeout_s=0.2) as pool:
+            pool.run(PAIRS)
+            keeper, start = pool._workers[0].process.pid, time.monotonic()
+            results = pool.run([(f"{number}", TOWER) for number in range(5)] + [("7x", "3x+4x")])
+            assert [result.status for result in results] == ["timeout"] * 5 + ["ok"]
+            assert time.monotonic() - start < 3.0  # five limits of 0.2 s; importing sympy five times takes longer
+            assert pool._workers[0].process.pid == keeper
+
+    def test_a_batch_has_a_limit_too(self, pool: WorkerPool) -> None:
+        pool.run(PAIRS)
+        with WorkerPool(EQUALITY, workers=1, timeout_s=30, batch_timeout_s=5.0) as slow:
+            slow.run(PAIRS)
+            slow.batch_timeout_s = 0.5
+            start = time.monotonic()
+            results = slow.run([("3", TOWER), ("4", TOWER), ("5", TOWER)])
+            assert time.monotonic() - start < 3.0
+            assert [result.status for result in results] == ["timeout"] * 3
+            assert "the batch took longer than 0.5 s" in results[2].message
+            slow.batch_timeout_s = 60
+            assert slow.run([("8x", "3x+5x")])[0].value
+
     def test_the_least_recently_asked_pair_is_forgotten_first(self) -> None:
-        pool = VerificationPool(cache_size=2)
+        pool = WorkerPool(EQUALITY, cache_size=2)
         for name in ("a", "b", "a", "c"):
-            pool._remember({(name, name): Verdict(True)})
+            pool._remember({(name, name): Result(True)})
         assert [gold for gold, _ in pool._cache] == ["a", "c"]
 
     def test_an_interrupted_batch_leaves_nothing_to_the_next(
-        self, pool: VerificationPool, monkeypatch: pytest.MonkeyPatch
+        self, pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def interrupted(_: Any) -> None:
             raise KeyboardInterrupt
@@ -58,38 +91,38 @@ class TestVerdicts:
         with monkeypatch.context() as patch:
             patch.setattr(pool, "_collect", interrupted)
             with pytest.raises(KeyboardInterrupt):  # pairs 0 and 1 are being worked on
-                pool.verify([("p", "q"), ("r", "s")])
-        assert [verdict.equal for verdict in pool.verify([("2p", "p+p"), ("3p", "p+2p")])] == [True, True]
+                pool.run([("p", "q"), ("r", "s")])
+        assert [verdict.value for verdict in pool.run([("2p", "p+p"), ("3p", "p+2p")])] == [True, True]
 
 
 class TestDeaths:
-    def test_workers_killed_while_idle_cost_no_pair_its_verdict(self, pool: VerificationPool) -> None:
+    def test_workers_killed_while_idle_cost_no_pair_its_verdict(self, pool: WorkerPool) -> None:
         numbers = iter(range(100, 10_000, 2))
 
         def both_are_ready() -> bool:
             first = next(numbers)
-            pool.verify([(f"x+{number}", f"{number}+x") for number in (first, first + 1)])
+            pool.run([(f"x+{number}", f"{number}+x") for number in (first, first + 1)])
             return len(pool._workers) == 2 and all(worker.ready for worker in pool._workers)
 
         wait_until(both_are_ready)
         for worker in pool._workers:
             os.kill(worker.process.pid, signal.SIGKILL)
         wait_until(lambda: not any(alive(worker.process.pid) for worker in pool._workers))
-        verdicts = pool.verify([("2b", "b+b"), ("3b", "b+2b"), ("y", "z")])
-        assert [(verdict.equal, verdict.status) for verdict in verdicts] == [(True, "ok"), (True, "ok"), (False, "ok")]
+        verdicts = pool.run([("2b", "b+b"), ("3b", "b+2b"), ("y", "z")])
+        assert [(verdict.value, verdict.status) for verdict in verdicts] == [(True, "ok"), (True, "ok"), (False, "ok")]
 
     def test_workers_outlive_the_thread_that_asked_first(self) -> None:
-        with VerificationPool(workers=1) as pool:
-            thread = threading.Thread(target=pool.verify, args=(PAIRS[:1],))
+        with WorkerPool(EQUALITY, workers=1) as pool:
+            thread = threading.Thread(target=pool.run, args=(PAIRS[:1],))
             thread.start()
             thread.join()
             first = pool._workers[0].process.pid
             time.sleep(0.2)
-            assert pool.verify([("6x", "2x+4x")])[0].equal
+            assert pool.run([("6x", "2x+4x")])[0].value
             assert pool._workers[0].process.pid == first
 
-    def test_the_item_of_a_worker_killed_in_the_middle_is_tried_again(self, pool: VerificationPool) -> None:
-        pool.verify(PAIRS)
+    def test_the_item_of_a_worker_killed_in_the_middle_is_tried_again(self, pool: WorkerPool) -> None:
+        pool.run(PAIRS)
 
         def kill_once() -> None:
             wait_until(lambda: any(worker.item == 0 and worker.ready for worker in pool._workers))
@@ -97,13 +130,13 @@ class TestDeaths:
 
         before = {worker.process.pid for worker in pool._workers}
         threading.Thread(target=kill_once).start()
-        verdicts = pool.verify([("4", TOWER), ("x+2", "2+x")])
+        verdicts = pool.run([("4", TOWER), ("x+2", "2+x")])
         assert [verdict.status for verdict in verdicts] == ["timeout", "ok"]
         assert before != {worker.process.pid for worker in pool._workers}
 
     def test_an_item_that_kills_its_worker_twice_is_an_error(self) -> None:
-        with VerificationPool(workers=1, timeout_s=20.0) as pool:
-            pool.verify(PAIRS[:1])
+        with WorkerPool(EQUALITY, workers=1, timeout_s=20.0) as pool:
+            pool.run(PAIRS[:1])
 
             def kill_twice() -> None:
                 for _ in range(2):
@@ -113,16 +146,16 @@ class TestDeaths:
                     wait_until(lambda victim=victim: victim not in pool._workers)
 
             threading.Thread(target=kill_twice).start()
-            verdicts = pool.verify([("3", TOWER), ("x+1", "1+x")])
+            verdicts = pool.run([("3", TOWER), ("x+1", "1+x")])
         assert [verdict.status for verdict in verdicts] == ["error", "ok"]
-        assert "died twice (status -9)" in verdicts[0].message
+        assert "died twice" in verdicts[0].message
 
     def test_workers_that_never_start_stop_the_run(self) -> None:
         with (
-            VerificationPool(workers=1, memory_bytes=1024**2) as pool,
-            pytest.raises(RuntimeError, match=r"3 verification workers in a row did not start"),
+            WorkerPool(EQUALITY, workers=1, memory_bytes=1024**2) as pool,
+            pytest.raises(RuntimeError, match=r"did not start|can't be used in a worker: .*(MemoryError|ImportError)"),
         ):
-            pool.verify(PAIRS)
+            pool.run(PAIRS)
 
     def test_workers_that_die_as_soon_as_they_are_ready_stop_the_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,15 +165,15 @@ class TestDeaths:
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         with (
-            VerificationPool(workers=1) as pool,
-            pytest.raises(RuntimeError, match=r"3 verification workers in a row did not start \(ready, then"),
+            WorkerPool(EQUALITY, workers=1) as pool,
+            pytest.raises(RuntimeError, match=r"3 workers in a row did not start \(ready, then"),
         ):
-            pool.verify(PAIRS)
+            pool.run(PAIRS)
 
 
 class TestProcesses:
-    def test_a_worker_has_the_memory_limit_and_one_thread(self, pool: VerificationPool) -> None:
-        pool.verify([("2d", "d+d")])
+    def test_a_worker_has_the_memory_limit_and_one_thread(self, pool: WorkerPool) -> None:
+        pool.run([("2d", "d+d")])
         process = Path(f"/proc/{pool._workers[0].process.pid}")
         limit = next(line for line in (process / "limits").read_text().splitlines() if "Max address space" in line)
         assert str(2 * 1024**3) in limit
@@ -152,20 +185,20 @@ class TestProcesses:
         (tmp_path / "rewards").mkdir()
         (tmp_path / "rewards" / "__init__.py").write_text("raise SystemExit('the wrong package')")
         monkeypatch.chdir(tmp_path)
-        with VerificationPool(workers=1) as pool:
-            assert pool.verify(PAIRS[:1])[0].equal
+        with WorkerPool(EQUALITY, workers=1) as pool:
+            assert pool.run(PAIRS[:1])[0].value
 
-    def test_close_leaves_no_process_and_the_pool_starts_again(self, pool: VerificationPool) -> None:
-        pool.verify([("2e", "e+e"), ("3e", "e+2e")])
+    def test_close_leaves_no_process_and_the_pool_starts_again(self, pool: WorkerPool) -> None:
+        pool.run([("2e", "e+e"), ("3e", "e+2e")])
         pids = [worker.process.pid for worker in pool._workers]
         pool.close()
         assert pids
         assert not any(alive(pid) for pid in pids)
-        assert pool.verify([("4e", "e+3e")])[0].equal
+        assert pool.run([("4e", "e+3e")])[0].value
 
     def test_a_forgotten_pool_leaves_no_process(self) -> None:
-        pool = VerificationPool(workers=1)
-        pool.verify(PAIRS[:1])
+        pool = WorkerPool(EQUALITY, workers=1)
+        pool.run(PAIRS[:1])
         pid = pool._workers[0].process.pid
         del pool
         gc.collect()
@@ -174,7 +207,7 @@ class TestProcesses:
     def test_a_forked_child_leaves_the_workers_to_its_parent(self) -> None:
         script = run_script(
             "pid = os.fork()",
-            "verdict = pool.verify([('5x', '2x+3x')])[0].equal",
+            "verdict = pool.run([('5x', '2x+3x')])[0].value",
             "if pid == 0: sys.exit(0 if verdict else 1)",
             "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), verdict, pids == worker_pids(), flush=True)",
         )
@@ -185,7 +218,7 @@ class TestProcesses:
         assert output.splitlines()[1:] == ["0 True True"]
 
     def test_workers_die_with_a_parent_that_is_killed_even_in_the_middle_of_an_answer(self) -> None:
-        with run_script(f"pool.verify([('3', '{TOWER}'), ('4', '{TOWER}')])") as parent:
+        with run_script(f"pool.run([('3', '{TOWER}'), ('4', '{TOWER}')])") as parent:
             assert parent.stdout is not None
             pids = [int(pid) for pid in parent.stdout.readline().split()]
             time.sleep(0.3)  # both are in the tower now: neither reads its standard input
@@ -198,9 +231,10 @@ def run_script(*lines: str) -> subprocess.Popen[str]:
     """A Python process with a pool of two workers that are up; it prints their pids, then runs these lines."""
     script = (
         "import os, sys",
-        "from rewards.pool import VerificationPool",
-        "pool = VerificationPool(workers=2, timeout_s=60)",
-        f"pool.verify({PAIRS})",
+        "from rewards.pool import WorkerPool",
+        "from rewards.process import Target",
+        "pool = WorkerPool(Target('rewards.equality:SymbolicEquality'), workers=2, timeout_s=60)",
+        f"pool.run({PAIRS})",
         "worker_pids = lambda: [worker.process.pid for worker in pool._workers]",
         "pids = worker_pids()",
         "print(*pids, flush=True)",

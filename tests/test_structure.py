@@ -9,7 +9,7 @@ import pytest
 
 LAYERS = {
     # package: what it may import of this project
-    "rewards": {"rewards", "sail_rl.contracts"},
+    "rewards": {"rewards", "sail_rl.contracts", "sail_rl.imports"},
     "rollouts": {"rollouts", "sail_rl.contracts", "sail_rl.models", "sail_rl.seeding"},
     "sail_rl/maths": {"sail_rl.maths"},
     "sail_rl/models": {"sail_rl.models"},

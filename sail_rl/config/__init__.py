@@ -6,7 +6,9 @@ Paths in a recipe are relative to the working directory. Code is named by `modul
 from .recipe import Recipe
 from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, RLStage
 from .sections import (
+    DEFAULT_GUARDS,
     DEFAULT_SCORER,
+    ISOLATION,
     DataConfig,
     DeepSpeedConfig,
     EngineConfig,
@@ -19,7 +21,9 @@ from .sections import (
 from .stages import AdaLRSConfig, LoRAConfig, SFTStage, StageConfig
 
 __all__ = [
+    "DEFAULT_GUARDS",
     "DEFAULT_SCORER",
+    "ISOLATION",
     "AdaLRSConfig",
     "CriticConfig",
     "DataConfig",

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from .sections import DEFAULT_SCORER, RewardConfig, Strict
+from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, RewardConfig, Strict
 from .stages import StageConfig
 
 
@@ -60,8 +60,16 @@ class RLStage(StageConfig):
 
     kind: Literal["rl"]
     rewards: dict[str, RewardConfig]
+    reward: str | None = None
+    """The total as an expression over the rewards' names, `0.9 * judge * think * answer + 0.1 * format`; None: the sum
+    of weight x reward."""
+    weights_sum_to_one: bool = False
+    """Refuse weights with which rewards of 1 don't make a total of 1."""
+    guards: str | None = DEFAULT_GUARDS
+    """Rewards of weight 0 that watch for reward hacking: a mapping of name to function; null: none."""
     scorer: str = DEFAULT_SCORER
-    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`."""
+    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`, and `expression=…` and `weights_sum_to_one=…`
+    where the stage says so."""
     prompts_per_step: PositiveInt
     """Prompts of one batch of rollouts, over all ranks."""
     samples_per_prompt: PositiveInt
@@ -110,7 +118,13 @@ class RLStage(StageConfig):
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
-        if not any(reward.weight for reward in self.rewards.values()):
+        if self.reward is not None:
+            if both := [name for name, reward in self.rewards.items() if reward.weight is not None]:
+                raise ValueError(
+                    f"stage {self.name}: {', '.join(both)} has a `weight` beside the expression `reward`; keep the "
+                    "weights in the expression (a reward that it doesn't name is logged only)"
+                )
+        elif all(reward.weight == 0 for reward in self.rewards.values()):
             raise ValueError(f"stage {self.name}: no reward has a weight, so there is nothing to learn from")
         return self
 

@@ -15,7 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-DEFAULT_SCORER = "rewards.compose:WeightedSum"
+DEFAULT_SCORER = "rewards.compose:Composition"
+DEFAULT_GUARDS = "rewards.guards:GUARDS"
+ISOLATION = "rewards.isolated:Isolated"
 
 
 class Strict(BaseModel):
@@ -72,9 +74,24 @@ class RewardConfig(Strict):
     """One reward: a function with TRL's signature, or a class that makes one from `kwargs`."""
 
     path: str
-    weight: float = 1.0
-    """Weight in the total; 0 logs only."""
+    weight: float | None = None
+    """Weight in the total, 1 by default; 0 logs only. Not beside a stage's `reward` expression, which has them."""
     kwargs: dict[str, Any] = {}
+    cost: NonNegativeFloat | None = None
+    """0: called for every rollout. Above: only where the total still depends on it, cheaper ones first. By default the
+    function's own `cost`, or 0."""
+    none: Literal["skip", "zero", "fail"] = "fail"
+    """What None means where the reward has a part in the total: left out of it, 0, or the run stops."""
+    on_error: Literal["fail", "zero", "none"] = "fail"
+    """What an exception means: the run stops with the sample shown, 0, or None."""
+    isolate: bool = False
+    """Call it in killable processes, one rollout at a time: for code that may hang, crash or eat memory."""
+    timeout: PositiveFloat = 10.0
+    """Seconds that one rollout may take, with `isolate`."""
+    batch_timeout: PositiveFloat = 600.0
+    """Seconds that a whole batch may take, with `isolate`."""
+    memory_gib: PositiveFloat = 2.0
+    """Address space of each of its processes, with `isolate`."""
 
 
 class EvaluationConfig(Strict):

@@ -45,6 +45,11 @@ def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[
     return {name: float(weights[name]) for name in sources}
 
 
+def sources_of(mixtures: Mapping[str, Path], data: str) -> dict[str, float]:
+    """The datasets behind the name `data`, with their shares of the tokens: itself, or a mixture's."""
+    return read_mixture(mixtures[data]) if data in mixtures else {data: 1.0}
+
+
 def check_mixture(weights: Mapping[str, object], *, where: str) -> None:
     """ValueError unless the weights are numbers of 0 or more that sum to 1."""
     total = 0.0

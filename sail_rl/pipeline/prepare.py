@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,17 +12,17 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, RewardConfig, RLStage, SFTStage
-from sail_rl.contracts import RewardTerm, Scorer
+from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixed import MixedRows
-from sail_rl.data.mixture import read_mixture
+from sail_rl.data.mixture import sources_of
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
 from .policy import check_lora
+from .scoring import check_gold_answers, evaluation_scorer, stage_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +45,13 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     """
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.stages}
     resolve(recipe.engine.path)
-    make_terms(recipe.evaluation.rewards)
+    evaluation_scorer(recipe.evaluation)
     for stage in recipe.stages:
         if isinstance(stage, RLStage):
-            resolve(stage.scorer)
-            make_terms(stage.rewards)
+            try:
+                stage_scorer(stage)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name}: {error}") from error
     if recipe.data.builder:
         resolve(recipe.data.builder)
     if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
@@ -87,7 +87,7 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses."""
     needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
     for stage in recipe.stages:
-        for source in sources_of(recipe, stage.data):
+        for source in sources_of(recipe.data.mixtures, stage.data):
             needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
     unknown = sorted(set(needs) - set(paths))
     if unknown:
@@ -96,14 +96,9 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     return {name: Rows(paths[name], needs=sorted(columns), video_frames=frames) for name, columns in needs.items()}
 
 
-def sources_of(recipe: Recipe, data: str) -> dict[str, float]:
-    """The datasets behind the name `data`, with their shares of the tokens: itself, or those of a mixture."""
-    return read_mixture(recipe.data.mixtures[data]) if data in recipe.data.mixtures else {data: 1.0}
-
-
 def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]:
     """The rows of the dataset or mixture named `data`."""
-    weights = sources_of(plan.recipe, data)
+    weights = sources_of(plan.recipe.data.mixtures, data)
     if data not in plan.recipe.data.mixtures:
         return plan.datasets[data]
     sources = {name: plan.datasets[name] for name in weights}
@@ -118,6 +113,7 @@ def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     """Check everything; builds data if need be, loads no model."""
     algebra = check_code(recipe, world_size=world_size)
     plan = Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+    check_gold_answers(recipe, plan.datasets)
     return fit_to_context(plan, recipe.model.path) if recipe.model.path else plan
 
 
@@ -129,7 +125,7 @@ def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
     recipe = plan.recipe
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=recipe.model.max_length)
     training = [stage.data for stage in recipe.stages if isinstance(stage, SFTStage)]
-    supervised = {source for data in training for source in sources_of(recipe, data)}
+    supervised = {source for data in training for source in sources_of(recipe.data.mixtures, data)}
     fitting = {}
     for name, rows in plan.datasets.items():
         limit = encoder.max_length - (name not in supervised)
@@ -147,33 +143,13 @@ def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
     return replace(plan, datasets=fitting)
 
 
-def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
-    """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
-    terms = []
-    for name, config in rewards.items():
-        target = resolve(config.path)
-        if inspect.isclass(target):
-            target = target(**config.kwargs)
-        elif config.kwargs:
-            target = functools.partial(target, **config.kwargs)
-        if not callable(target):
-            raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
-        terms.append(RewardTerm(name, target, config.weight))
-    return terms
-
-
-def make_scorer(path: str, rewards: Mapping[str, RewardConfig]) -> Scorer:
-    """The scorer named by `path`, over these rewards."""
-    return resolve(path)(make_terms(rewards))
-
-
 def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
     """Folder of the base model: the recipe's checkpoint, or a tiny SAIL-VL2 built from its texts."""
     if recipe.model.path is not None:
         return recipe.model.path
     folder = recipe.output_dir / "base"
     if not (folder / "COMPLETE").exists():
-        sources = [source for stage in recipe.stages for source in sources_of(recipe, stage.data)]
+        sources = [source for stage in recipe.stages for source in sources_of(recipe.data.mixtures, stage.data)]
         texts = [text for source in sources for text in datasets[source].texts()]
         build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
         (folder / "COMPLETE").touch()

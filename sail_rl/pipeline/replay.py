@@ -10,13 +10,14 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from sail_rl.config import DEFAULT_SCORER, Recipe, RewardConfig
+from sail_rl.config import Recipe, RewardConfig
 from sail_rl.contracts import Prompt, Rollout
 from sail_rl.data.dataset import Rows
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.store import read_rollouts
 
-from .prepare import build_data, make_scorer
+from .prepare import build_data
+from .scoring import plain_scorer
 
 
 def show(run_dir: Path, console: Console, *, stage: str | None, step: int | None, worst: int, best: int) -> None:
@@ -38,7 +39,7 @@ def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None
     recipe = load_recipe(run_dir / "recipe.yaml")
     rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in rollouts}}
     prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in rollouts]
-    scorer = make_scorer(DEFAULT_SCORER, rewards)
+    scorer = plain_scorer(rewards)
     try:
         scores = scorer(prompts, [_rollout(rollout) for rollout in rollouts]).total
     finally:

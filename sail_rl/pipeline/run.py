@@ -32,7 +32,8 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
 from .evaluate import Evaluator
-from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan, make_scorer
+from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan
+from .scoring import evaluation_scorer
 from .stage import Stage, StageResult
 
 logger = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
     config = plan.recipe.evaluation
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
     prompts = [encoder.prompt(row) for row in plan.datasets[config.data]][rank() :: world_size()]
-    scorer = make_scorer(config.scorer, config.rewards)
+    scorer = evaluation_scorer(config)
     return Evaluator(config.data, engine, scorer, prompts, config.max_tokens, config.temperature)
 
 

@@ -13,7 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoProcessor
 
-from sail_rl.config import DEFAULT_SCORER, RewardConfig
+from sail_rl.config import RewardConfig
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
@@ -23,7 +23,7 @@ from sail_rl.models.loading import load_model
 from sail_rl.reporting.store import RolloutStore, read_rollouts
 from sail_rl.seeding import derive_seed
 
-from .prepare import make_scorer
+from .scoring import plain_scorer
 
 STAGE = "sample"
 
@@ -117,7 +117,7 @@ def _scorer(options: SampleOptions) -> Scorer:
     share = 1 / len(options.rewards)
     names = [path.rsplit(":", 1)[-1] for path in options.rewards]
     rewards = {name: RewardConfig(path=path, weight=share) for name, path in zip(names, options.rewards, strict=True)}
-    return make_scorer(DEFAULT_SCORER, rewards)
+    return plain_scorer(rewards)
 
 
 def _batches_done(out: Path) -> set[int]:

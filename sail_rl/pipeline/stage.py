@@ -36,7 +36,8 @@ from sail_rl.trainer.weights import save_merged
 from .algorithms import make_batches, make_loss
 from .evaluate import Evaluator
 from .policy import load_policy
-from .prepare import Plan, make_scorer, rows_of
+from .prepare import Plan, rows_of
+from .scoring import stage_scorer
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ class Stage:
         seed = self.plan.recipe.seed
         self.sampler = GroupSampler(
             engine=self.engine,
-            scorer=make_scorer(config.scorer, config.rewards),
+            scorer=stage_scorer(config),
             stream=self._stream(config.prompts_per_step, encoder),
             encoder=encoder,
             sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.contracts import Prompt, RewardCall, Rollout, Scores
 
 RIGHT = 0.5  # totals are in [0, 1] and the answer has the largest weight (report, section 4.2)
 
@@ -22,6 +22,7 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
             "version": rollout.weights_version,
             "total": scores.total[index],
             "parts": {name: values[index] for name, values in scores.parts.items()},
+            "calls": {name: calls[index] for name, calls in scores.calls.items()},
         }
         for index, rollout in enumerate(rollouts)
     ]
@@ -45,9 +46,26 @@ def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
         if chosen:
             metrics[name] = fmean(chosen)
     for name in records[0]["parts"]:
-        values = [record["parts"][name] for record in records]
-        known = [value for value in values if not math.isnan(value)]
-        metrics[f"reward/{name}/none"] = 1 - len(known) / len(values)
+        known = [value for record in records if not math.isnan(value := record["parts"][name])]
         if known:
             metrics |= {f"reward/{name}/mean": fmean(known), f"reward/{name}/std": pstdev(known)}
+    for name in records[0]["calls"]:
+        metrics |= call_metrics(name, [record["calls"][name] for record in records])
+    return metrics
+
+
+def call_metrics(name: str, calls: Sequence[RewardCall]) -> dict[str, float]:
+    """How one reward fared: shares of all rollouts, and percentiles of the time over those it was called for."""
+    metrics = {
+        f"reward/{name}/{status}": fmean(call.status == status for call in calls)
+        for status in ("none", "timeout", "error", "saved")
+    }
+    made = [call for call in calls if call.status != "saved"]
+    if made:
+        spent = sorted(call.milliseconds for call in made)
+        metrics |= {
+            f"reward/{name}/ms_p50": spent[math.ceil(0.5 * len(spent)) - 1],
+            f"reward/{name}/ms_p99": spent[math.ceil(0.99 * len(spent)) - 1],
+            f"reward/{name}/cache_hit": fmean(call.cached for call in made),
+        }
     return metrics

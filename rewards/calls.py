@@ -1,0 +1,153 @@
+"""Calling one reward for a batch: its arguments by name, sync or async, and what None and exceptions mean."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from numbers import Real
+from typing import Any
+
+from sail_rl.contracts import CallStatus, Prompt, RewardCall, RewardTerm, Rollout
+
+from .score import Score
+
+Outcome = tuple[float | None, RewardCall]
+"""A score, None where there is none, and how it came about."""
+
+
+def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Outcome]:
+    """Call one reward for these rollouts; `on_error` says what a failure counts as.
+
+    When the whole call raises, the reward is called again for one rollout at a time, to find those it can't score.
+
+    Raises:
+        RuntimeError: when the reward fails and `on_error` is "fail": it names the reward and shows the sample.
+        ValueError: when it returns something other than a number or None for each completion.
+    """
+    if not rollouts:
+        return []
+    start = time.perf_counter()
+    try:
+        scores = _call(term, prompts, rollouts)
+    except (ScoresError, ArgumentsError):
+        raise
+    except Exception as error:  # the user's code; reported with its name, or counted as the recipe says
+        if len(rollouts) > 1:
+            pairs = zip(prompts, rollouts, strict=True)
+            outcomes = [score_rows(term, [prompt], [rollout])[0] for prompt, rollout in pairs]
+            if term.on_error == "fail":
+                raise RuntimeError(
+                    f"reward {term.name!r} raised {type(error).__name__}: {error} for {len(rollouts)} rollouts at "
+                    "once, though not for any of them alone"
+                ) from error
+            return outcomes
+        scores = [error]
+    share = (time.perf_counter() - start) / len(rollouts)
+    return [_outcome(term, *row, share) for row in zip(prompts, rollouts, scores, strict=True)]
+
+
+def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
+    """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry a rollout.
+
+    A column that some rows lack is None there. `prefilled` says where the chat template has opened the thought already.
+    """
+    columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return {name: [prompt.columns.get(name) for prompt in prompts] for name in columns} | {
+        "prompts": [prompt.messages for prompt in prompts],
+        "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
+        "completion_ids": [rollout.token_ids for rollout in rollouts],
+        "images": [prompt.images for prompt in prompts],
+        "prefilled": [prompt.text.rstrip().endswith("<think>") for prompt in prompts],
+    }
+
+
+def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Those arguments that the function's parameters name; all of them if it takes `**columns`."""
+    parameters = inspect.signature(function).parameters
+    open_ended = [parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()]
+    required = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    if missing := [key for key in required if key not in arguments]:
+        raise ArgumentsError(
+            f"reward {name!r} asks for {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
+            "add the column to the dataset, or give the value as one of the reward's `kwargs`"
+        )
+    return arguments if any(open_ended) else {key: value for key, value in arguments.items() if key in parameters}
+
+
+def awaited(scores: Any) -> Any:
+    """The scores, waited for if they are awaitable, also inside a running event loop."""
+    if not inspect.isawaitable(scores):
+        return scores
+
+    async def result() -> Any:
+        return await scores
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # the usual case
+        return asyncio.run(result())
+    with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's loop is busy with whoever called us
+        return thread.submit(asyncio.run, result()).result()
+
+
+def show(prompt: Prompt, rollout: Rollout) -> str:
+    """A sample for an error message, long texts cut in the middle."""
+    columns = {
+        name: value for name, value in prompt.columns.items() if name not in ("images", "image", "video", "prompt")
+    }
+    lines = [("prompt", f"{prompt.id}: {prompt.text}"), ("completion", rollout.text), ("columns", repr(columns))]
+    return "\n".join(f"    {name}: {_middle_cut(text, 600)}" for name, text in lines)
+
+
+class ScoresError(ValueError):
+    """A reward returned something that isn't a list of scores: an error in its code, whatever `on_error` says."""
+
+
+class ArgumentsError(ValueError):
+    """A reward asks for a column that the dataset hasn't."""
+
+
+def _call(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Sequence[Any]:
+    # Lists of its own: a reward that edits what it is given must not change what the next one sees.
+    arguments = chosen_arguments(term.name, term.function, reward_arguments(prompts, rollouts))
+    scores = awaited(term.function(**arguments))
+    if not isinstance(scores, Sequence) or len(scores) != len(rollouts):
+        raise ScoresError(
+            f"reward {term.name!r} returned {scores!r:.200}; it must return a list of {len(rollouts)} scores"
+        )
+    return scores
+
+
+def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, share: float) -> Outcome:
+    seconds = getattr(score, "seconds", None)
+    milliseconds = 1000 * (share if seconds is None else seconds)
+    if isinstance(score, Exception):
+        status: CallStatus = "timeout" if isinstance(score, TimeoutError) else "error"
+        if term.on_error == "fail":
+            raise RuntimeError(
+                f"reward {term.name!r} raised {type(score).__name__}: {score}\n{show(prompt, rollout)}\n    "
+                "on_error: zero or none would count it and go on"
+            ) from score
+        return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds)
+    if score is None:
+        return None, RewardCall("none", milliseconds)
+    if not isinstance(score, Real) or not math.isfinite(score):
+        raise ScoresError(
+            f"reward {term.name!r} gave {score!r} for prompt {prompt.id}; scores are finite numbers or None"
+        )
+    if isinstance(score, Score):
+        return float(score), RewardCall(score.status, milliseconds, score.cached)
+    return float(score), RewardCall("ok", milliseconds)
+
+
+def _middle_cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit // 2]} […] {text[-limit // 2 :]}"

@@ -1,0 +1,59 @@
+r"""Answers as they are written: one spelling for what LaTeX, Unicode and Chinese typing spell in several ways."""
+
+from __future__ import annotations
+
+import re
+
+_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{([^{}]*)}")
+_SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
+_SPACE = re.compile(r"(?<!\\)\\ ")  # the last backslash of a matrix row isn't one
+_REPLACED = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
+    "{,}": ",", "\\%": "%", "\\$": "", "$": "", "\\(": "", "\\)": "", "−": "-", "–": "-",
+    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "^\\circ", "°": "^\\circ", "^{\\circ}": "^\\circ",
+    "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*", "√": "\\sqrt",
+    "²": "^2", "³": "^3", "½": "1/2", "±": "\\pm", "∪": "\\cup", "\\leq": "\\le", "\\geq": "\\ge", "≤": "\\le",
+    "≥": "\\ge", "\\infinity": "\\infty", "，": ",", "、": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")",
+    "【": "[", "】": "]", "％": "%", "＝": "=", "＋": "+", "－": "-", "．": ".", "￥": "¥", "\u3000": " ",
+}  # fmt: skip
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}  # digits and letters
+_MATRICES = re.compile(r"\\(begin|end){[pbvBV]?matrix}")
+WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
+
+
+def normalise(answer: str) -> str:
+    r"""Strip what doesn't change an answer: dollars, `\text{}`, spacing commands, a final period; the case of words."""
+    text = answer
+    while (plain := _WRAPPERS.sub(r"\1", text)) != text:
+        text = plain
+    text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))
+    for old, new in _REPLACED.items():
+        text = text.replace(old, new)
+    text = _MATRICES.sub(r"\\\1{matrix}", text)
+    text = " ".join(text.split()).rstrip(".").strip()
+    return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
+
+
+def split_at(text: str, separators: str) -> list[str]:
+    r"""Split where one of the characters stands outside all brackets; escaped brackets count as brackets."""
+    parts, depth, start = [], 0, 0
+    for place, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character in separators and depth == 0:
+            parts.append(text[start:place])
+            start = place + 1
+    return [part.strip() for part in [*parts, text[start:]]]
+
+
+def braced(text: str, start: int) -> str | None:
+    """What stands between the brace at `start` and its partner; None if there is no such pair."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return text[start + 1 : place] if place > start else None
+    return None

@@ -1,0 +1,52 @@
+"""Reading text: average normalised Levenshtein similarity (ANLS) and edit distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .words import accepted
+
+THRESHOLD = 0.5  # below it ANLS is 0: "What is in the image" isn't half right
+
+
+def edit_distance(left: str, right: str) -> int:
+    """Levenshtein distance, by bit vectors (Myers 1999, as simplified by Hyyrö 2003): one step a character."""
+    if not left or not right:
+        return max(len(left), len(right))
+    full = (1 << len(left)) - 1
+    top = 1 << (len(left) - 1)
+    where: dict[str, int] = {}
+    for place, character in enumerate(left):
+        where[character] = where.get(character, 0) | 1 << place
+    plus, minus, distance = full, 0, len(left)
+    for character in right:
+        match = where.get(character, 0)
+        diagonal = ((((match & plus) + plus) ^ plus) | match | minus) & full
+        up, down = (minus | ~(diagonal | plus)) & full, plus & diagonal
+        distance += bool(up & top) - bool(down & top)
+        up, down = (up << 1 | 1) & full, (down << 1) & full
+        plus, minus = (down | ~(diagonal | up)) & full, up & diagonal
+    return distance
+
+
+def similarity(gold: str, given: str) -> float:
+    """1 - edit distance / length of the longer, case and runs of spaces aside; 1 for equal texts."""
+    left, right = " ".join(gold.casefold().split()), " ".join(given.casefold().split())
+    longest = max(len(left), len(right))
+    return 1.0 - edit_distance(left, right) / longest if longest else 1.0
+
+
+def check(gold: Any, row: Mapping[str, Any]) -> None:
+    """Any text will do."""
+
+
+def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
+    """ANLS (arXiv 1907.00490): the best similarity to a gold answer, or 0 below THRESHOLD."""
+    best = score_edit(gold, given, row)
+    return best if best >= THRESHOLD else 0.0
+
+
+def score_edit(gold: Any, given: str, row: Mapping[str, Any]) -> float:
+    """The best similarity to a gold answer, without a threshold: for long texts."""
+    return max(similarity(text, given) for text in accepted(gold))

@@ -1,0 +1,105 @@
+"""Rewards of a completion's shape whatever it says: length, repetition, language. Lengths are in tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .chinese import is_chinese
+from .parsing import completion_text, split_thought
+
+
+def soft_overlong(completion_ids: Sequence[Sequence[int]], *, max_tokens: int, cache_tokens: int) -> list[float]:
+    """0 up to max_tokens - cache_tokens, then falling linearly to -1 at max_tokens (DAPO, arXiv 2503.14476, eq. 13)."""
+    if not 0 < cache_tokens <= max_tokens:
+        raise ValueError(f"cache_tokens is {cache_tokens}: give 1 to max_tokens, {max_tokens}")
+    start = max_tokens - cache_tokens
+    return [-min(1.0, max(0.0, (len(ids) - start) / cache_tokens)) for ids in completion_ids]
+
+
+class Cosine:
+    """A correctness reward scaled by length (arXiv 2502.03373, section 3 and appendix C.1).
+
+    `v(0) + (v(max) - v(0)) (1 - cos(π length / max_tokens)) / 2`: right answers are worth more when short, wrong ones
+    cost more when short.
+
+    Args:
+        correct: the reward function that says what is right (above 0.5).
+        max_tokens: length at which the far end is reached; it stays there.
+        right: values of a right answer at length 0 and at max_tokens.
+        wrong: the same of a wrong one.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        *,
+        correct: Any = None,
+        right: tuple[float, float] = (1.0, 0.5),
+        wrong: tuple[float, float] = (-1.0, -0.5),
+    ) -> None:
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens}: give the longest completion in tokens")
+        if correct is None:
+            from .answer import math_answer
+
+            correct = math_answer
+        self._correct, self._max_tokens, self._right, self._wrong = correct, max_tokens, right, wrong
+
+    def __call__(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float | None]:
+        """Score completions."""
+        scores: list[float | None] = []
+        for ids, correct in zip(completion_ids, self._correct(completion_ids=completion_ids, **columns), strict=True):
+            if correct is None:
+                scores.append(None)
+                continue
+            near, far = self._right if correct > 0.5 else self._wrong
+            progress = min(1.0, len(ids) / self._max_tokens)
+            scores.append(near + (far - near) * (1 - math.cos(math.pi * progress)) / 2)
+        return scores
+
+    def close(self) -> None:
+        """Close the correctness reward."""
+        if callable(close := getattr(self._correct, "close", None)):
+            close()
+
+
+def repetition(completion_ids: Sequence[Sequence[int]], *, size: int = 20) -> list[float]:
+    """Minus the share of n-grams of `size` tokens that stood before: 0 for none, towards -1 for a loop."""
+    return [-repeated_share(ids, size) for ids in completion_ids]
+
+
+def repeated_share(ids: Sequence[int], size: int) -> float:
+    """The share of a sequence's n-grams that aren't the first of their kind; 0 if it is shorter than one."""
+    grams = len(ids) - size + 1
+    if grams < 1:
+        return 0.0
+    return 1 - len({tuple(ids[start : start + size]) for start in range(grams)}) / grams
+
+
+def same_language(completions: Sequence[Any], prompts: Sequence[Any]) -> list[float]:
+    """The share of the completion's letters that are in the question's script, Chinese or not (DeepSeek-R1, 2.3.2).
+
+    A question with any Chinese in it is Chinese; formulas count for neither script. 1 for a completion without letters.
+    """
+    return [
+        _script_share(completion_text(completion), chinese=is_chinese(completion_text(_user_turn(prompt))))
+        for completion, prompt in zip(completions, prompts, strict=True)
+    ]
+
+
+def _script_share(text: str, *, chinese: bool) -> float:
+    parsed = split_thought(text)
+    words = " ".join(part for part in (parsed.thought, parsed.answer) if part)
+    characters = [character for character in words.replace("\\boxed", "") if character.isalpha()]
+    if not characters:
+        return 1.0
+    han = sum(map(is_chinese, characters)) / len(characters)
+    return han if chinese else 1 - han
+
+
+def _user_turn(prompt: Any) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [message for message in prompt if message["role"] == "user"]

@@ -1,0 +1,92 @@
+"""From a recipe's rewards to the scorer of a stage or of the evaluation, and the check of all gold answers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+from sail_rl.config import DEFAULT_SCORER, ISOLATION, EvaluationConfig, Recipe, RewardConfig, RLStage
+from sail_rl.contracts import RewardTerm, Scorer, reward_hook
+from sail_rl.data.dataset import Rows
+from sail_rl.data.mixture import sources_of
+from sail_rl.imports import resolve
+
+
+def stage_scorer(stage: RLStage) -> Scorer:
+    """The scorer of an RL stage: its rewards, its guards, its expression."""
+    terms = make_terms(stage.rewards)
+    if stage.guards:
+        terms += [RewardTerm(name, guard, weight=0.0) for name, guard in resolve(stage.guards).items()]
+    options: dict[str, Any] = {}
+    if stage.reward is not None:
+        options["expression"] = stage.reward
+    if stage.weights_sum_to_one:
+        options["weights_sum_to_one"] = True
+    return resolve(stage.scorer)(terms, **options)
+
+
+def evaluation_scorer(evaluation: EvaluationConfig) -> Scorer:
+    """The scorer of the held-out evaluation."""
+    return resolve(evaluation.scorer)(make_terms(evaluation.rewards))
+
+
+def plain_scorer(rewards: Mapping[str, RewardConfig], expression: str | None = None) -> Scorer:
+    """The scorer of rewards outside any recipe: their weighted sum, or an expression over them."""
+    return resolve(DEFAULT_SCORER)(make_terms(rewards), expression=expression)
+
+
+def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
+    """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
+    terms = []
+    for name, config in rewards.items():
+        if config.isolate:
+            target = resolve(ISOLATION)(
+                config.path,
+                config.kwargs,
+                timeout_s=config.timeout,
+                batch_timeout_s=config.batch_timeout,
+                memory_gib=config.memory_gib,
+            )
+        elif inspect.isclass(target := resolve(config.path)):
+            target = target(**config.kwargs)
+        elif config.kwargs:
+            target = functools.partial(target, **config.kwargs)
+        if not callable(target):
+            raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
+        cost = (reward_hook(target, "cost") or 0.0) if config.cost is None else config.cost
+        weight = 1.0 if config.weight is None else config.weight
+        terms.append(RewardTerm(name, target, weight, cost, config.none, config.on_error))
+    return terms
+
+
+def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows]) -> None:
+    """Let every reward with a `check_gold(answer, **columns)` see the gold answer of each row that it will score.
+
+    Raises:
+        ValueError: for the first row with an answer that its reward can't use, with file, row and reward.
+    """
+    users = [("evaluation", recipe.evaluation.data, recipe.evaluation.rewards)]
+    users += [(stage.name, stage.data, stage.rewards) for stage in recipe.stages if isinstance(stage, RLStage)]
+    for user, data, rewards in users:
+        terms = make_terms(rewards)
+        try:
+            checks = {term.name: reward_hook(term.function, "check_gold") for term in terms}
+            for source, (name, check) in product(sources_of(recipe.data.mixtures, data), checks.items()):
+                if check:
+                    _check_rows(f"reward {name!r} of {user}", check, datasets[source])
+        finally:
+            for term in terms:
+                if close := reward_hook(term.function, "close"):
+                    close()
+
+
+def _check_rows(name: str, check: Any, rows: Rows) -> None:
+    for index in range(len(rows)):
+        row = rows.outline(index)
+        try:
+            check(row.pop("answer", None), **row)
+        except ValueError as error:
+            raise ValueError(f"{rows.path}, row {rows.number(index)}: {name}: {error}") from error

@@ -1,0 +1,153 @@
+"""Every verifier against answers.jsonl: category, gold answer, completion, expected score, columns.
+
+A row may have `answer_type`, `options`, `tolerance` and `prefilled`, as a dataset row would.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards.answer import Answer
+from rewards.arithmetic import constant, out_of_reach, same_expression
+from rewards.magnitude import Huge, compare
+from rewards.ocr import edit_distance
+
+CASES = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def reward() -> Iterator[Answer]:
+    reward = Answer(timeout_s=20.0)
+    yield reward
+    reward.close()
+
+
+def score(reward: Answer, case: dict[str, Any]) -> float:
+    columns = {name: [case.get(name)] for name in ("answer_type", "options", "tolerance")}
+    return reward([case["completion"]], [case["gold"]], prefilled=case.get("prefilled", False), **columns)[0]
+
+
+def test_there_are_enough_cases_of_every_kind() -> None:
+    categories = {case["category"] for case in CASES}
+    assert len(CASES) >= 150
+    for category in categories:
+        outcomes = {bool(case["expected"]) for case in CASES if case["category"] == category}
+        assert outcomes == {True, False} or category in ("empty", "truncated", "nested braces"), category
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case['category']}-{number}" for number, case in enumerate(CASES)])
+def test_answers(reward: Answer, case: dict[str, Any]) -> None:
+    assert score(reward, case) == pytest.approx(case["expected"])
+
+
+def test_every_gold_answer_of_the_table_passes_the_check_of_the_data(reward: Answer) -> None:
+    for case in CASES:
+        columns = {name: case[name] for name in ("answer_type", "options", "tolerance") if name in case}
+        reward.check_gold(case["gold"], **columns)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer_type", "message"),
+    [
+        (None, None, "the gold answer is None"),
+        (r"\frac{1}{2", None, "a brace without its partner"),
+        (r"\boxed{3}", None, "has a box"),
+        ("\\unknown", None, "can't be parsed as mathematics"),
+        ("blue", "number", "is no number"),
+        ("several", "count", "is no count"),
+        ("Q", "choice", "neither a letter nor the text of one of"),
+        ("?!", "text", "no letter and no digit"),
+        ("[1, 2, 3]", "boxes", "has no box"),
+        ("[9, 9, 1, 1]", "iou", "has no box"),
+        ("{}", "set", "has no items"),
+        ("3", "maths", "no verifier is called 'maths'; there are math, choice"),
+    ],
+)
+def test_a_gold_answer_that_its_verifier_can_t_use_is_refused(
+    reward: Answer, gold: Any, answer_type: str | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        reward.check_gold(gold, answer_type=answer_type, options=["red", "blue"])
+
+
+def test_options_are_read_from_the_prompt_where_there_is_no_column(reward: Answer) -> None:
+    prompt = [{"role": "user", "content": "Which?\nA. 5 cm\nB. 7 cm"}]
+    scores = reward([r"\boxed{7 cm}", r"\boxed{5 cm}"], ["B", "B"], answer_type=["choice"] * 2, prompts=[prompt] * 2)
+    assert scores == [1.0, 0.0]
+
+
+class TestConstants:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("2+3*4", 14.0),
+            (r"\frac{1}{2}", 0.5),
+            (r"\frac12", 0.5),
+            (r"2\sqrt{9}", 6.0),
+            (r"\sqrt[3]{8}", 2.0),
+            (r"1\frac{1}{2}", 1.5),
+            ("-2^2", -4.0),
+            ("(-2)^3", -8.0),
+            ("2^{-1}", 0.5),
+            ("3!", 6.0),
+            (r"\binom{5}{2}", 10.0),
+            ("10^{400}", Huge(1, 400.0)),
+            ("9^{9^{9^{9}}}", Huge(1, float("inf"))),
+        ],
+    )
+    def test_values(self, text: str, value: Any) -> None:
+        assert constant(text) == value
+
+    @pytest.mark.parametrize(
+        "text", ["x", "1 2", "2^", "(1", "1/0", "10^{20}+0.5-10^{20}", "(" * 300, "0^{-1}", "cat", ""]
+    )
+    def test_what_is_no_constant_or_can_t_be_told_in_floats_is_left_to_others(self, text: str) -> None:
+        assert constant(text) is None
+
+    def test_values_that_floats_can_t_tell_apart_are_left_to_others(self) -> None:
+        assert compare(1.0, 1.0 + 1e-12) is True
+        assert compare(1.0, 1.0 + 1e-7) is None
+        assert compare(1.0, 1.0 + 1e-5) is False
+        assert compare(Huge(1, 400.0), 5.0) is False
+
+    @pytest.mark.parametrize(
+        ("left", "right", "equal"),
+        [
+            ("(a+b)(a-b)", "a^2-b^2", True),
+            ("(a+b)^2", "a^2+b^2", False),
+            ("2x+1", "1+2y", False),
+            (r"\frac{x^2-1}{x-1}", "x+1", True),
+            (r"\sqrt{x^2}", "x", False),
+            (r"\sqrt{x}", "x", None),
+            ("i^2", "-1", None),
+            ("2x=4", "x=2", None),
+            ("x-x+3", "3", None),  # nothing is left of x - x that floats could vouch for
+        ],
+    )
+    def test_expressions_in_variables(self, left: str, right: str, equal: bool | None) -> None:
+        assert same_expression(left, right) is equal
+
+    def test_what_sympy_would_never_finish_is_seen_in_variables_too(self) -> None:
+        assert out_of_reach("x^{9^{9}}")
+        assert out_of_reach("(x+1)^{100000}")
+        assert not out_of_reach("x^{20}+y!")
+
+    def test_a_long_or_deep_answer_costs_nothing(self) -> None:
+        start = time.monotonic()
+        for text in ("{" * 6000, "9^{" * 2000 + "9" + "}" * 2000, "1+" * 3000 + "1", "^" * 6000):
+            constant(text)
+        assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "distance"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("flaw", "lawn", 2), ("a" * 200, "b" * 100, 200)],
+)
+def test_edit_distance_by_hand(left: str, right: str, distance: int) -> None:
+    assert edit_distance(left, right) == edit_distance(right, left) == distance

@@ -1,0 +1,123 @@
+"""Custom rewards in killable processes: hangs, crashes, memory; and functions written for verl and EasyR1."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import picture
+from test_rewards_compose import batch
+
+from rewards.adapters import EasyR1, Verl
+from rewards.compose import Composition
+from rewards.isolated import Isolated
+from sail_rl.contracts import RewardTerm
+
+MINE = """
+import os, time
+
+async def reward(completions, answer, images, *, bonus=0.0, **columns):
+    text = completions[0][0]["content"]
+    if text == "hang":
+        while True: pass
+    if text == "crash": os._exit(3)
+    if text == "eat": bytearray(10 * 1024**3)
+    if text == "raise": raise KeyError("oops")
+    if text == "nothing": return [None]
+    print("noise on standard output")
+    return [float(answer[0]) + bonus + images[0][0].width]
+
+def picky(completions, solution): return [1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mine") / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def isolated(mine: Path) -> Iterator[Isolated]:
+    reward = Isolated(f"{mine}:reward", {"bonus": 0.5}, timeout_s=1.0)
+    reward.check_gold(None)
+    yield reward
+    reward.close()
+
+
+def test_what_hangs_crashes_or_eats_memory_hurts_only_its_own_rollout(isolated: Isolated) -> None:
+    texts = ("good", "hang", "crash", "eat", "raise", "fine")
+    term = RewardTerm("mine", isolated, on_error="zero")
+    start = time.monotonic()
+    scores = Composition([term])(*batch(*texts, answer=["1", "2", "3", "4", "5", "6"]))
+    width = picture(0).width
+    assert scores.total == [1.5 + width, 0, 0, 0, 0, 6.5 + width]
+    assert [call.status for call in scores.calls["mine"]] == ["ok", "timeout", "error", "error", "error", "ok"]
+    assert time.monotonic() - start < 20
+
+
+def test_a_failure_stops_the_run_by_default_with_the_sample(isolated: Isolated) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)'mine' raised RuntimeError: KeyError: 'oops'.*completion: raise"):
+        Composition([RewardTerm("mine", isolated)])(*batch("good", "raise", answer=["1", "2"]))
+
+
+def test_none_comes_through(isolated: Isolated) -> None:
+    scores = Composition([RewardTerm("mine", isolated, none="zero")])(*batch("nothing", answer=["1"]))
+    assert scores.calls["mine"][0].status == "none"
+
+
+def test_a_file_that_doesn_t_import_is_found_when_the_data_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    reward = Isolated(f"{tmp_path}/broken.py:reward", {})
+    with pytest.raises(ValueError, match="No module named 'no_such_module'"):
+        reward.check_gold("1")
+    reward.close()
+
+
+def test_a_missing_column_is_named_whatever_on_error_says(mine: Path) -> None:
+    reward = Isolated(f"{mine}:picky", {}, workers=1)
+    with pytest.raises(ValueError, match="asks for solution, but the rows have answer"):
+        Composition([RewardTerm("mine", reward, on_error="zero")])(*batch("x", answer=["1"]))
+    reward.close()
+
+
+STYLES = """
+def verl_style(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):
+    assert data_source == "gsm8k" and extra_info == {"index": 0}
+    return {"score": weight * float(ground_truth in solution_str), "acc": 1}
+
+def verl_plain(data_source, solution_str, ground_truth, extra_info):
+    return 0.5
+
+def easyr1_style(reward_inputs, format_weight=0.1):
+    return [
+        {"overall": r["response_length"] + format_weight, "accuracy": float(r["response"] == r["ground_truth"])}
+        for r in reward_inputs
+    ]
+"""
+
+
+class TestAdapters:
+    @pytest.fixture
+    def styles(self, tmp_path: Path) -> Path:
+        (tmp_path / "styles.py").write_text(STYLES)
+        return tmp_path / "styles.py"
+
+    def total(self, reward: Any, *texts: str, **columns: Any) -> list[float]:
+        return Composition([RewardTerm("r", reward)])(*batch(*texts, **columns)).total
+
+    def test_verl(self, styles: Path) -> None:
+        columns = {"answer": ["7", "7"], "data_source": ["gsm8k"] * 2, "extra_info": [{"index": 0}] * 2}
+        assert self.total(Verl(f"{styles}:verl_style", weight=2.0), "it is 7", "it is 8", **columns) == [2.0, 0.0]
+        assert self.total(Verl(f"{styles}:verl_plain"), "x", answer=["7"]) == [0.5]
+
+    def test_easyr1(self, styles: Path) -> None:
+        path = f"{styles}:easyr1_style"
+        assert self.total(EasyR1(path, format_weight=0.2), "7", "8", answer=["7", "7"]) == [1.2, 1.2]
+        assert self.total(EasyR1(path, metric="accuracy"), "7", "8", answer=["7", "7"]) == [1.0, 0.0]
+        with pytest.raises(RuntimeError, match=r"returned \['accuracy', 'overall'\] and no 'score'"):
+            self.total(EasyR1(path, metric="score"), "7", answer=["7"])
