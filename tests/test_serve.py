@@ -26,22 +26,30 @@ from conftest import picture, question
 from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLForConditionalGeneration
 
-OPTIONS = "--dtype float32 --max-model-len 256 --max-num-seqs 4 --enforce-eager --kv-cache-memory-bytes 268435456"
+OPTIONS = "--dtype float32 --max-num-seqs 4 --enforce-eager --kv-cache-memory-bytes 268435456"
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 START_LIMIT, REQUEST_LIMIT = 200.0, 60.0  # seconds
 
 
 @pytest.fixture(scope="module")
 def server(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for the tiny model; it is killed with its children afterwards."""
+    """Address of a server for the tiny model."""
+    with serving_vllm(tiny_dir(), tmp_path_factory.mktemp("serve"), max_model_len=256) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving_vllm(model_dir: Path, log_dir: Path, *, max_model_len: int) -> Iterator[str]:
+    """Address of a server for this model, called `tiny`; it is killed with its children afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [*serve_command(tiny_dir()), "--host", "127.0.0.1", "--port", str(port)]
+    command = [*serve_command(model_dir), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--served-model-name", "tiny", *OPTIONS.split()]
+    command += ["--max-model-len", str(max_model_len)]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # set by the in-process engine
-    log = tmp_path_factory.mktemp("serve") / "log"
+    log = log_dir / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -1,0 +1,44 @@
+"""What a judge's calls took: counts, tokens, cost, latency."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+KEPT = 10_000  # latencies
+
+
+@dataclass
+class JudgeMetrics:
+    """Counts since the start; latencies of the last 10,000 answered calls.
+
+    `requests` were asked for; `duplicates` of them equalled another one of their batch, `cache_hits` were known,
+    `failures` got no verdict. `calls` were sent, `retries` of them again. Tokens are the endpoint's own count;
+    `calls_without_usage` came without one and add none.
+    """
+
+    requests: int = 0
+    duplicates: int = 0
+    cache_hits: int = 0
+    calls: int = 0
+    retries: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls_without_usage: int = 0
+    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def table(self, prompt_price: float | None, completion_price: float | None) -> dict[str, float]:
+        """All numbers by name; `cost` where there are prices (of a million tokens), `ms_p50` and `ms_p99` if known."""
+        numbers = {name: float(value) for name, value in vars(self).items() if name != "latencies_ms"}
+        if prompt_price is not None and completion_price is not None:
+            numbers["cost"] = (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
+        if self.latencies_ms:
+            ordered = sorted(self.latencies_ms)
+            numbers |= {f"ms_p{percent}": _nearest_rank(ordered, percent) for percent in (50, 99)}
+        return numbers
+
+
+def _nearest_rank(ordered: list[float], percent: int) -> float:
+    return ordered[math.ceil(percent / 100 * len(ordered)) - 1]

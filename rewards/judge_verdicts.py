@@ -1,0 +1,106 @@
+"""What judges answer: the schemas, and reading a verdict out of a judge's message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .judge_errors import CallFailedError
+from .parsing import THINK_END
+
+SHOWN = 200  # characters of a message in an error
+
+
+class Verdict(BaseModel):
+    """A judge's answer: fields that are 0 or 1. Their descriptions reach the judge, in the prompt and in the schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+V = TypeVar("V", bound=Verdict)
+
+
+class AnswerVerdict(Verdict):
+    """Is a free-form answer right?"""
+
+    correct: Literal[0, 1] = Field(description="1 if the answer means the same as the reference answer, else 0")
+
+
+class ThinkVerdict(Verdict):
+    """Is a thought sound? The three verdicts of SAIL-RL's thinking reward (arXiv 2511.02280)."""
+
+    logical_coherence: Literal[0, 1] = Field(
+        description="1 if every step follows from what comes before it, without contradiction or jump, else 0"
+    )
+    factual_grounding: Literal[0, 1] = Field(
+        description="1 if no statement contradicts what the images show, then what the question says, then what is "
+        "generally known, and nothing is made up, else 0"
+    )
+    answer_consistency: Literal[0, 1] = Field(
+        description="1 if the final answer is the one that the reasoning arrives at, else 0"
+    )
+
+    @property
+    def mean(self) -> float:
+        """Mean of the three verdicts, in [0, 1]."""
+        return (self.logical_coherence + self.factual_grounding + self.answer_consistency) / 3
+
+
+class ComplexityVerdict(Verdict):
+    """Does a question need thinking before it is answered?"""
+
+    needs_thinking: Literal[0, 1] = Field(
+        description="1 if the question takes several steps of reasoning, 0 if a direct answer is enough"
+    )
+
+
+def response_format(verdict: type[Verdict]) -> dict[str, Any]:
+    """The `response_format` of a request: the verdict's JSON schema, strict."""
+    schema = {"name": verdict.__name__, "strict": True, "schema": verdict.model_json_schema()}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def parse_verdict(message: str, verdict: type[V]) -> V:
+    """The verdict in a judge's message.
+
+    The message holds exactly one JSON object that isn't empty, whatever prose is around it (not every endpoint
+    constrains its output), and the object is the verdict. A thought, up to the last `</think>`, doesn't count.
+
+    Raises:
+        CallFailedError: otherwise; asking again may help.
+    """
+    spoken = message.rpartition(THINK_END)[2]
+    objects = _json_objects(spoken)
+    if len(objects) != 1:
+        raise CallFailedError(
+            f"{len(objects)} JSON objects in the judge's message where one is due: {spoken[:SHOWN]!r}"
+        )
+    try:
+        return verdict.model_validate_json(objects[0])
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CallFailedError(f"no {verdict.__name__} in the judge's message {spoken[:SHOWN]!r}: {problems}") from None
+
+
+def _json_objects(text: str) -> list[str]:
+    """JSON texts of the outermost objects, in order; empty ones and those that name a field twice don't count."""
+    decoder = json.JSONDecoder(object_pairs_hook=_fields)
+    found, start = [], text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):  # a brace that opens no JSON object
+            end = start + 1
+        else:
+            if value:
+                found.append(text[start:end])
+        start = text.find("{", end)
+    return found
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) != len(pairs):
+        raise ValueError("a field is given twice")
+    return fields
