@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from . import choice, equality, grounding, lists, ocr, quantity, words
 from .parsing import completion_text, final_answer
 from .pool import WorkerPool
 from .process import Target
 from .score import Score
+from .verify import choice, equality, grounding, lists, ocr, quantity, words
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
@@ -64,7 +64,7 @@ class Answer:
         _verifier(kind)
         self.kind = kind
         self.pool = WorkerPool(
-            Target("rewards.equality:SymbolicEquality"),
+            Target("rewards.verify.equality:SymbolicEquality"),
             timeout_s=timeout_s,
             batch_timeout_s=batch_timeout_s,
             workers=workers,

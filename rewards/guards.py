@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .choice import letters, options_of
-from .equality import quick_equal
-from .latex import normalise
 from .parsing import THINK_END, THINK_START, box_count, completion_text, final_answer, split_thought
+from .verify.choice import letters, options_of
+from .verify.equality import quick_equal
+from .verify.latex import normalise
 
 MIN_LEAK = 3  # characters: a shorter gold answer stands in any prompt by chance
 

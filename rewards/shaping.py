@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .chinese import is_chinese
 from .parsing import completion_text, split_thought
+from .verify.chinese import is_chinese
 
 
 def soft_overlong(completion_ids: Sequence[Sequence[int]], *, max_tokens: int, cache_tokens: int) -> list[float]:

@@ -23,13 +23,13 @@ from conftest import picture
 from judge_server import Reply, Script, ScriptedServer, says, serving, verdict
 from PIL import Image
 
-from rewards.compose import WeightedSum
+from rewards.compose import Composition
 from rewards.judge import AnswerJudge, ThinkJudge, WhenToThinkJudge
-from rewards.judge_errors import CallFailedError, JudgeError, JudgeRefusedError
-from rewards.judge_images import MAX_PNG_BYTES, Picture
-from rewards.judge_limits import estimate_tokens
-from rewards.judge_prompts import Request, neutralise, question_text, request_key
-from rewards.judge_verdicts import AnswerVerdict, ThinkVerdict, parse_verdict
+from rewards.judge.errors import CallFailedError, JudgeError, JudgeRefusedError
+from rewards.judge.images import MAX_PNG_BYTES, Picture
+from rewards.judge.limits import estimate_tokens
+from rewards.judge.prompts import Request, neutralise, question_text, request_key
+from rewards.judge.verdicts import AnswerVerdict, ThinkVerdict, parse_verdict
 from sail_rl.contracts import Prompt, RewardTerm, Rollout
 
 FAST = {"backoff_s": 0.01, "timeout_s": 5.0, "batch_timeout_s": 20.0}
@@ -113,7 +113,7 @@ class TestAnswerJudge:
         judge = answer_judge(serve(right))
         prompt = Prompt("p", [{"role": "user", "content": "?"}], "?", [], {"answer": "cat"})
         rollout = Rollout("p", 0, [1], [0.0], boxed("cat")[0], "stop", 1)
-        scorer = WeightedSum([RewardTerm("judge", judge)])
+        scorer = Composition([RewardTerm("judge", judge)])
         for _ in range(2):  # each call has an event loop of its own
             assert scorer([prompt], [rollout]).total == [1.0]
         scorer.close()

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rewards.answer import Answer
-from rewards.arithmetic import constant, out_of_reach, same_expression
-from rewards.magnitude import Huge, compare
-from rewards.ocr import edit_distance
+from rewards.verify.arithmetic import constant, out_of_reach, same_expression
+from rewards.verify.magnitude import Huge, compare
+from rewards.verify.ocr import edit_distance
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
 

@@ -20,7 +20,7 @@ from rewards.process import Target
 
 TOWER = "9^{9^{9^{9}}}"
 PAIRS = [("2x", "x+x"), ("3x", "x+2x")]
-EQUALITY = Target("rewards.equality:SymbolicEquality")
+EQUALITY = Target("rewards.verify.equality:SymbolicEquality")
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def run_script(*lines: str) -> subprocess.Popen[str]:
         "import os, sys",
         "from rewards.pool import WorkerPool",
         "from rewards.process import Target",
-        "pool = WorkerPool(Target('rewards.equality:SymbolicEquality'), workers=2, timeout_s=60)",
+        "pool = WorkerPool(Target('rewards.verify.equality:SymbolicEquality'), workers=2, timeout_s=60)",
         f"pool.run({PAIRS})",
         "worker_pids = lambda: [worker.process.pid for worker in pool._workers]",
         "pids = worker_pids()",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..parsing import completion_text
 from . import chinese
 from .latex import normalise
-from .parsing import completion_text
 
 _ONE = r"\(?([A-Z])\)?"
 _LETTER = re.compile(

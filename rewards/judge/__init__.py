@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from . import judge_prompts
-from .judge_client import JudgeClient
-from .judge_errors import JudgeError
-from .judge_images import Picture
-from .judge_prompts import Request, question_text, read_template
-from .judge_settings import JudgeSettings
-from .judge_verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict, Verdict
-from .parsing import Parsed, boxes, completion_text, split_thought
+from ..parsing import Parsed, boxes, completion_text, split_thought
+from . import prompts
+from .client import JudgeClient
+from .errors import JudgeError
+from .images import Picture
+from .prompts import Request, question_text, read_template
+from .settings import JudgeSettings
+from .verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class AnswerJudge(_Judge):
 
     cost = 1.0
     verdict = AnswerVerdict
-    instructions = judge_prompts.ANSWER
+    instructions = prompts.ANSWER
 
     async def __call__(
         self, completions: Sequence[Any], prompts: Sequence[Any], answer: Sequence[Any], **_: Any
@@ -159,7 +159,7 @@ class ThinkJudge(_Judge):
 
     cost = 3.0
     verdict = ThinkVerdict
-    instructions = judge_prompts.THINK
+    instructions = prompts.THINK
 
     async def __call__(
         self, completions: Sequence[Any], prompts: Sequence[Any], images: Sequence[Any] | None = None, **_: Any
@@ -195,7 +195,7 @@ class WhenToThinkJudge(_Judge):
 
     cost = 2.0
     verdict = ComplexityVerdict
-    instructions = judge_prompts.WHEN_TO_THINK
+    instructions = prompts.WHEN_TO_THINK
 
     async def __call__(
         self, completions: Sequence[Any], prompts: Sequence[Any], images: Sequence[Any] | None = None, **_: Any

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .judge_images import Picture
-from .judge_verdicts import Verdict
+from .images import Picture
+from .verdicts import Verdict
 
 ANSWER = """\
 You grade answers. Compare the answer with the reference answer to the same question. It is right if it means the \

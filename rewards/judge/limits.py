@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from .judge_errors import CallFailedError
-from .judge_images import Picture
+from .errors import CallFailedError
+from .images import Picture
 
 BYTES_PER_TOKEN = 4  # of UTF-8: English has about 4 characters a token, Chinese a bit over one character
 PIXELS_PER_TOKEN = 28 * 28  # Qwen2-VL and its successors (arXiv 2409.12191, section 2.1); others are coarser

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .judge_errors import CallFailedError
-from .parsing import THINK_END
+from ..parsing import THINK_END
+from .errors import CallFailedError
 
 SHOWN = 200  # characters of a message in an error
 

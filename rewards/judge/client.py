@@ -16,13 +16,13 @@ from pydantic import BaseModel, Field, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from .judge_cache import OpenCache, VerdictCache
-from .judge_errors import CallFailedError, JudgeError, JudgeRefusedError
-from .judge_limits import Breaker, Pace, estimate_tokens
-from .judge_metrics import JudgeMetrics
-from .judge_prompts import Request, messages, request_key
-from .judge_settings import JudgeSettings
-from .judge_verdicts import Verdict, parse_verdict, response_format
+from .cache import OpenCache, VerdictCache
+from .errors import CallFailedError, JudgeError, JudgeRefusedError
+from .limits import Breaker, Pace, estimate_tokens
+from .metrics import JudgeMetrics
+from .prompts import Request, messages, request_key
+from .settings import JudgeSettings
+from .verdicts import Verdict, parse_verdict, response_format
 
 logger = logging.getLogger(__name__)
 

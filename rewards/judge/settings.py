@@ -38,7 +38,7 @@ class JudgeSettings(BaseModel):
     concurrency: int = Field(default=16, ge=1)
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
-    """Prompt and completion; estimated before a call (`judge_limits.estimate_tokens`), corrected after it."""
+    """Prompt and completion; estimated before a call (`limits.estimate_tokens`), corrected after it."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds that one call may take from sending to the last byte of its reply."""
     batch_timeout_s: float = Field(default=900.0, gt=0)
