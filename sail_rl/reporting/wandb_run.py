@@ -44,6 +44,8 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
         # wandb's service process otherwise looks up the host of its error reports when it starts.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it advertises itself, because vLLM imports openai
+    # The service of a parent process would outlive this one, and call the run of a killed process "in use" for ever.
+    os.environ.pop("WANDB_SERVICE", None)
     settings = wandb.Settings(
         silent=local,
         console="off",
