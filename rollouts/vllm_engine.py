@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,12 @@ class VLLMEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from vllm import LLM
+        from vllm.distributed import model_parallel_is_initialized
 
         from .vllm_model import register
+
+        if model_parallel_is_initialized():
+            raise RuntimeError("another vLLM engine lives in this process, and closing one would break both; close it")
 
         register()
         with preserved_rng():  # LLM() reseeds every global generator
@@ -112,12 +117,10 @@ class VLLMEngine:
         self._version = version
 
     def close(self) -> None:
-        """Free the model and its cache, and vLLM's process groups: the next engine in this process makes its own."""
-        from vllm.distributed.parallel_state import destroy_model_parallel
-
-        self._llm.llm_engine.engine_core.shutdown()
+        """Free the model, its cache and vLLM's process groups; the trainer's process group stays."""
+        with _process_group_kept():
+            self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-        destroy_model_parallel()
 
     def _group(self, prompt: Prompt, output: RequestOutput) -> list[Rollout]:
         completions = sorted(output.outputs, key=lambda completion: completion.index)
@@ -156,6 +159,26 @@ def _image_token_ids(tokenizer: Any) -> list[int]:
     from sail_rl.models.processing import IMAGE_END, IMAGE_START
 
     return tokenizer.convert_tokens_to_ids([IMAGE_START, IMAGE_TOKEN, IMAGE_END])
+
+
+@contextmanager
+def _process_group_kept() -> Iterator[None]:
+    """vLLM 0.31 ends every process group when an engine ends, and DeepSpeed holds handles to the trainer's."""
+    from vllm.distributed import parallel_state
+
+    def destroy_own() -> None:
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+        parallel_state._WORLD = parallel_state._NODE_COUNT = None
+
+    destroy_all, parallel_state.destroy_distributed_environment = (
+        parallel_state.destroy_distributed_environment,
+        destroy_own,
+    )
+    try:
+        yield
+    finally:
+        parallel_state.destroy_distributed_environment = destroy_all
 
 
 def _launcher() -> dict[str, Any]:

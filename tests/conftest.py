@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-import deepspeed
 import numpy
 import pytest
 import torch
@@ -81,29 +80,37 @@ def moe(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(tiny_dir: Callable[..., Path]) -> Iterator[Callable[..., VLLMEngine]]:
-    """`vllm_engine(llm, tied, resolution)`: a live engine of that kind; push weights before you generate.
+def vllm_engine_at() -> Iterator[Callable[[Path], VLLMEngine]]:
+    """`vllm_engine_at(folder)`: a live engine for the model there; push weights before you generate.
 
-    One lives at a time, and asking for the same kind again gives the same one.
+    One lives at a time, and asking for the same folder again gives the same one.
     """
     join_process_group()
-    live: dict[tuple[str, bool, str], VLLMEngine] = {}
+    live: dict[Path, VLLMEngine] = {}
 
-    def engine(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> VLLMEngine:
-        kind = (llm, tied, resolution)
-        if kind not in live:
+    def engine(folder: Path) -> VLLMEngine:
+        if folder not in live:
             for other in live.values():
                 other.close()
             live.clear()
-            # The engine's end took the process group along, of which DeepSpeed, used by other tests, keeps handles.
-            deepspeed.comm.comm.cdb = None
-            deepspeed.utils.groups._release_process_group_references()
-            live[kind] = VLLMEngine(tiny_dir(*kind), max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
-        return live[kind]
+            live[folder] = VLLMEngine(folder, max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
+        return live[folder]
 
     yield engine
     for last in live.values():
         last.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(
+    tiny_dir: Callable[..., Path], vllm_engine_at: Callable[[Path], VLLMEngine]
+) -> Callable[..., VLLMEngine]:
+    """`vllm_engine(llm, tied, resolution)`: a live engine of that kind; push weights before you generate."""
+
+    def engine(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> VLLMEngine:
+        return vllm_engine_at(tiny_dir(llm, tied, resolution))
+
+    return engine
 
 
 def picture(seed: int, width: int = 56, height: int = 56) -> Image.Image:

@@ -64,13 +64,15 @@ def prompts_of_every_kind(encoder: Encoder) -> dict[str, Prompt]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("resolution", ["tiles", "anyres", "padded"])
-@pytest.mark.parametrize(("llm", "tied"), VARIANTS)
+@pytest.mark.parametrize(
+    ("llm", "tied", "resolution"),
+    # Padded tiles reach every language model as fixed ones do.
+    [(*variant, resolution) for variant in VARIANTS for resolution in ("tiles", "anyres")]
+    + [("qwen3", True, "padded")],
+)
 def test_every_kind_of_input_has_equal_logprobs_in_vllm(
     llm: str, tied: bool, resolution: str, tiny_dir: Callable[..., Path], vllm_engine: Callable[..., VLLMEngine]
 ) -> None:
-    if resolution == "padded" and (llm, tied) != ("qwen3", True):
-        pytest.skip("padded tiles reach the language model as fixed ones do")
     folder, engine = tiny_dir(llm, tied, resolution), vllm_engine(llm, tied, resolution)
     model, encoder = load_model(folder).eval(), Encoder(AutoProcessor.from_pretrained(folder), max_length=256)
     perturb(model, seed=7)
@@ -200,3 +202,22 @@ def test_a_prompt_without_its_image_is_refused(vllm_engine: Callable[..., VLLMEn
 def test_generating_before_the_first_push_is_refused(tiny_dir: Callable[..., Path], prompts: list[Prompt]) -> None:
     with pytest.raises(RuntimeError, match="no weights yet"):
         HFEngine(tiny_dir()).generate(prompts, SAMPLING)
+
+
+@pytest.mark.slow
+def test_a_second_engine_in_the_process_is_refused(
+    vllm_engine: Callable[..., VLLMEngine], tiny_dir: Callable[..., Path]
+) -> None:
+    vllm_engine()
+    with pytest.raises(RuntimeError, match="another vLLM engine lives"):
+        VLLMEngine(tiny_dir())
+
+
+@pytest.mark.slow
+def test_the_trainer_s_process_group_outlives_an_engine(vllm_engine: Callable[..., VLLMEngine]) -> None:
+    vllm_engine()
+    trainers, batch = torch.distributed.new_group([0]), torch.ones(3)
+    vllm_engine("qwen3_moe")  # closes the first
+    torch.distributed.all_reduce(batch, group=trainers)
+    assert torch.distributed.is_initialized()
+    assert batch.tolist() == [1, 1, 1]

@@ -622,20 +622,19 @@ def test_true_sizes_have_the_reports_parameter_counts(size: str, billions: float
 
 
 @pytest.mark.slow
-def test_the_vllm_engine_runs_on_a_published_folder(published: Callable[..., Published]) -> None:
+def test_the_vllm_engine_runs_on_a_published_folder(
+    published: Callable[..., Published], vllm_engine_at: Callable[[Path], VLLMEngine]
+) -> None:
     """Config, tokenizer and processor are read by vLLM itself; the weights come from the trainer."""
     source = published()
     model, processor = load_model(source.folder).eval(), AutoProcessor.from_pretrained(source.folder)
     encoder = Encoder(processor, max_length=256)
-    engine = VLLMEngine(source.folder, max_model_len=256, max_num_seqs=8, kv_cache_gib=0.25)
-    try:
-        engine.push_weights(1, model.named_parameters())
-        content = [{"type": "image"}, {"type": "text", "text": "What is the sum?"}]
-        row = {"id": "a", "prompt": [{"role": "user", "content": content}], "images": [picture(0, 112, 56)]}
-        prompt = encoder.prompt(row)
-        ((rollout,),) = engine.generate([prompt], Sampling(samples_per_prompt=1, temperature=1.0, max_tokens=8, seed=0))
-    finally:
-        engine.close()
+    engine = vllm_engine_at(source.folder)
+    engine.push_weights(1, model.named_parameters())
+    content = [{"type": "image"}, {"type": "text", "text": "What is the sum?"}]
+    row = {"id": "a", "prompt": [{"role": "user", "content": content}], "images": [picture(0, 112, 56)]}
+    prompt = encoder.prompt(row)
+    ((rollout,),) = engine.generate([prompt], Sampling(samples_per_prompt=1, temperature=1.0, max_tokens=8, seed=0))
     ids, images = encoder.prompt_inputs(prompt)
     whole = torch.cat([ids, torch.tensor(rollout.token_ids)])[None]
     with torch.no_grad():

@@ -142,11 +142,13 @@ def test_no_worker_outlives_the_trainer(end: str, tiny_dir: Callable[..., Path],
     script = tmp_path / "trainer.py"
     script.write_text(
         textwrap.dedent(f"""
+        import signal
         import time
         from pathlib import Path
         from rollouts.workers import WorkerEngine
         from sail_rl.models.loading import load_model
         if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
             engine = WorkerEngine({str(tiny_dir())!r}, workers=1, **{OPTIONS!r})
             Path({str(tmp_path / "pid")!r}).write_text(str(engine.health()[0]["pid"]))
             if {end!r} == "error":
