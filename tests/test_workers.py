@@ -148,7 +148,7 @@ def test_no_worker_outlives_the_trainer(end: str, tiny_dir: Callable[..., Path],
         from rollouts.workers import WorkerEngine
         from sail_rl.models.loading import load_model
         if __name__ == "__main__":
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
             engine = WorkerEngine({str(tiny_dir())!r}, workers=1, **{OPTIONS!r})
             Path({str(tmp_path / "pid")!r}).write_text(str(engine.health()[0]["pid"]))
             if {end!r} == "error":
