@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,3 +157,19 @@ def test_three_stages_with_the_report_s_three_plans(tmp_path: Path) -> None:
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     with whole_models():  # an earlier test's ZeRO-3 may not have been collected yet
         return dict(AutoModelForImageTextToText.from_pretrained(folder).named_parameters())
+
+
+@pytest.mark.parametrize("zero_stage", [2, pytest.param(3, marks=slow)])
+def test_blocks_behind_the_selected_layer_stay_while_the_others_learn(
+    zero_stage: int, tiny_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """They have no gradient, as in the published models (select_layer -4)."""
+    folder = Path(shutil.copytree(tiny_dir(), tmp_path / "base"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"select_layer": -2}))
+    before = {name: tensor.clone() for name, tensor in load_model(folder).named_parameters()}
+    trainer = train(recipe_of(tmp_path / "run", zero_stage=zero_stage, weight_decay=0.0), folder)
+    last = config["vision_config"]["num_hidden_layers"] - 1
+    unused = (f"vision_tower.encoder.layers.{last}.", "vision_tower.rms_norm.")
+    for name, tensor in weights_of(trainer).items():
+        assert torch.equal(tensor, before[name]) == any(part in name for part in unused), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TEXTS, picture
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import (
@@ -30,6 +32,7 @@ from transformers import (
 
 from sail_rl.cli import main
 from sail_rl.models.build import build_model
+from sail_rl.models.files import read_tensors
 from sail_rl.models.loading import load_model
 
 VISION = {
@@ -276,3 +279,35 @@ def test_a_resolution_that_the_published_layout_doesnt_have_is_refused(
     folder = str(tiny_dir("qwen3", True, "anyres"))
     assert main(["model", "convert", folder, str(tmp_path / "out"), "--published"]) == 2
     assert "knows tiles only" in capsys.readouterr().err
+
+
+def test_an_encoder_written_by_aimv2_s_remote_code_is_read(
+    tiny_dir: Callable[..., Path], llm_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its names are the published SAIL-VL2's without their prefix; its config.json has the fields on top."""
+    assert main(["model", "convert", str(tiny_dir()), str(tmp_path / "published"), "--published"]) == 0
+    prefix = "vision_model."
+    tensors = {name.removeprefix(prefix): t for name, t in read_tensors(tmp_path / "published") if prefix in name}
+    tower = load_model(tiny_dir()).model.vision_tower
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    save_file(tensors, remote / "model.safetensors")
+    fields = tower.config.to_dict() | {"model_type": "aimv2", "dtype": "float32"}
+    (remote / "config.json").write_text(json.dumps(fields))
+    built = build_model(vision_dir=remote, llm_dir=llm_dir(), output_dir=tmp_path / "built", seed=0)
+    found = built.model.vision_tower.state_dict()
+    assert found.keys() == tower.state_dict().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tower.state_dict().items())
+    del tensors["trunk.post_trunk_norm.weight"]
+    save_file(tensors, remote / "model.safetensors")
+    with pytest.raises(ValueError, match=r"rms_norm.weight is missing"):
+        build_model(vision_dir=remote, llm_dir=llm_dir(), output_dir=tmp_path / "other", seed=0)
+
+
+def test_a_head_that_tying_would_lose_is_refused(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_dir("qwen3", False), tmp_path / "untied"))
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="set tie_word_embeddings to false"):
+        load_model(folder)

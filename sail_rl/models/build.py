@@ -13,6 +13,7 @@ from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
 from .configuration import LANGUAGE_MODELS, SailVLConfig
+from .files import read_tensors, tensor_names
 from .images import SailVLImageProcessor
 from .loading import check_loaded, load_model
 from .modeling import SailVLForConditionalGeneration, SailVLModel
@@ -28,6 +29,7 @@ from .processing import (
     SailVLProcessor,
 )
 from .published import published_options
+from .tensor_names import ENCODER, in_our_names
 from .vision import SailViT
 
 NOT_VISION = (
@@ -45,7 +47,8 @@ def build_model(*, vision_dir: Path, llm_dir: Path, output_dir: Path, seed: int)
     else is the parts' own, in the language model's dtype: text tokens keep their ids.
 
     Args:
-        vision_dir: an AIMv2 vision model, a whole AIMv2 (its vision part is taken) or a SAIL-VL2 in either layout.
+        vision_dir: an AIMv2 vision model, in transformers' layout or its remote code's; a whole AIMv2 (its vision part
+            is taken); or a SAIL-VL2 in either layout.
         llm_dir: a Qwen3 or Qwen3-MoE with its tokenizer.
         output_dir: a new or empty folder.
         seed: of what is freshly initialised; the global random state is left as it was.
@@ -122,6 +125,8 @@ def load_language_model(llm_dir: Path, tokenizer: Any) -> Any:
 def load_vision(vision_dir: Path, *, dtype: torch.dtype) -> tuple[SailViT, dict[str, Any]]:
     """The vision encoder, and which of its layers feeds the adapter (a SAIL-VL2's own choice, else the last)."""
     config = AutoConfig.from_pretrained(vision_dir)
+    if any(name.startswith("trunk.") for name in tensor_names(vision_dir)):
+        return load_remote_code_vision(vision_dir, dtype=dtype), {}
     if isinstance(config, SailVLConfig):
         config.text_config.num_hidden_layers = 0  # nothing of it is wanted, and so little of it is loaded
         model, found = SailVLModel.from_pretrained(
@@ -144,6 +149,24 @@ def load_vision(vision_dir: Path, *, dtype: torch.dtype) -> tuple[SailViT, dict[
     found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not name.startswith(NOT_VISION)]
     check_loaded(vision_dir, found, tower.config)
     return tower, options
+
+
+def load_remote_code_vision(vision_dir: Path, *, dtype: torch.dtype) -> SailViT:
+    """The encoder in a folder of AIMv2's remote code, whose names are the published SAIL-VL2's less `vision_model.`."""
+    fields = json.loads((vision_dir / "config.json").read_text())
+    known = {field: fields[field] for field in Aimv2VisionConfig().to_dict().keys() & fields.keys() - {"model_type"}}
+    tensors = ((f"vision_model.{name}", tensor) for name, tensor in read_tensors(vision_dir))
+    ours = {name.removeprefix(ENCODER): tensor for name, tensor in in_our_names(tensors)}
+    tower, found = SailViT.from_pretrained(
+        None,
+        config=Aimv2VisionConfig(**known | {"use_head": False}),
+        state_dict=ours,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    check_loaded(vision_dir, found, tower.config)
+    return tower
 
 
 def join(vision: tuple[SailViT, dict[str, Any]], llm: Any, tokenizer: Any) -> SailVLForConditionalGeneration:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .configuration import SailVLConfig
+from .files import read_tensors, tensor_names
 from .modeling import SailVLForConditionalGeneration
 from .packed_attention import PACKED_ATTENTION
 
@@ -43,6 +44,8 @@ def load_model(
         ignore_mismatched_sizes=True,  # to say below which
     )
     check_loaded(model_dir, found, config.vision_config)
+    if config.tie_word_embeddings:
+        check_tied_head(model_dir)
     return model
 
 
@@ -72,3 +75,21 @@ def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any = None) -> 
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{model_dir}: config.json and tensors don't agree: {'; '.join(sorted(problems)[:5])}{more}")
+
+
+def check_tied_head(model_dir: Path) -> None:
+    """Refuse files with a head of its own for a model whose head is its embeddings: it would be lost.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    names = {name for name in tensor_names(model_dir) if name.endswith("lm_head.weight")}
+    if not names:
+        return
+    names |= {name for name in tensor_names(model_dir) if name.endswith("embed_tokens.weight")}
+    first, *others = (tensor for _, tensor in read_tensors(model_dir, names))
+    if not all(torch.equal(first, other) for other in others):
+        raise ValueError(
+            f"{model_dir}: config.json ties the head to the embeddings (tie_word_embeddings), but the files hold a "
+            "head that differs from them; set tie_word_embeddings to false in config.json"
+        )
