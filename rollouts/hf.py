@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.models.loading import load_model
 from sail_rl.seeding import derive_seed
 
+from .streaming import StreamingEngine
 
-class HFEngine:
+
+class HFEngine(StreamingEngine):
     """A `RolloutEngine` on a copy of the model in plain transformers.
 
     Groups are generated one prompt at a time, left-padding free, so that numbers don't depend on the batch. Slow and
@@ -32,11 +34,12 @@ class HFEngine:
         self._max_model_len = max_model_len
         self._version = 0
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
-        """Sample a group for each prompt; see `RolloutEngine.generate`."""
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        """Sample one group after the other; see `RolloutEngine.stream`."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
-        return [self._group(prompt, sampling) for prompt in prompts]
+        for position, prompt in enumerate(prompts):
+            yield position, self._group(prompt, sampling)
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy the tensors into the model; all of its parameters must be given."""

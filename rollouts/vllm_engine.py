@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import torch
 from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.models.processing import IMAGE_TOKEN
 from sail_rl.seeding import derive_seed, preserved_rng
+
+from .streaming import StreamingEngine
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -29,7 +31,7 @@ GIB = 1024**3
 BANNED = -100.0  # logit bias of tokens that can't be sampled: exp(-100) vanishes beside any float32 sum
 
 
-class VLLMEngine:
+class VLLMEngine(StreamingEngine):
     """A `RolloutEngine` backed by an in-process `vllm.LLM`, one for each rank.
 
     Args:
@@ -81,8 +83,13 @@ class VLLMEngine:
         self._banned = dict.fromkeys(_image_token_ids(self._tokenizer), BANNED)
         self._version = 0
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
-        """Sample groups for all prompts in one continuous batch; see `RolloutEngine.generate`."""
+    def stream(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Generator[tuple[int, list[Rollout]]]:
+        """Sample groups for all prompts in one continuous batch; see `RolloutEngine.stream`.
+
+        `stopped` is asked after every decoding step whether to give up on what is unfinished.
+        """
         from vllm import SamplingParams
 
         if self._version == 0:
@@ -99,8 +106,16 @@ class VLLMEngine:
             )
             for prompt in prompts
         ]
-        outputs = self._llm.generate([_request(prompt) for prompt in prompts], params, use_tqdm=False)
-        return [self._group(prompt, output) for prompt, output in zip(prompts, outputs, strict=True)]
+        ids = self._llm.enqueue([_request(prompt) for prompt in prompts], params, use_tqdm=False)
+        places = {name.rpartition("-")[0]: place for place, name in enumerate(ids)}  # vLLM appends a random part
+        try:
+            while places and not stopped():
+                for output in self._llm.llm_engine.step():
+                    if output.finished:
+                        place = places.pop(output.request_id)
+                        yield place, self._group(prompts[place], output)
+        finally:
+            self._llm.llm_engine.abort_request(list(places))
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Reload all weights and drop every cache computed from the old ones; the engine must be idle (it is)."""

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from sail_rl.contracts import Prompt, Sampling
+from sail_rl.contracts import Prompt, Rollout, Sampling
 
 from .shared_weights import SharedWeights
 
@@ -34,17 +34,28 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Sample a group for each prompt."""
+    """Sample a group for each prompt: a `Group` is sent as each is finished, and Done after the last."""
 
     prompts: list[Prompt]
     sampling: Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """The answer to a message that was carried out; `result` are the groups of a Generate."""
+class Stop:
+    """Give up on what is unfinished of a Generate; Done follows. Without one it means nothing."""
 
-    result: Any = None
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The finished group of the prompt at `position` of a Generate."""
+
+    position: int
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer to a message that was carried out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,11 @@ def serve(connection: Connection, parent: int, model_dir: Path, options: dict[st
                             engine.push_weights(version, weights.tensors())
                             answer = Done()
                         case Generate(prompts, sampling):
-                            answer = Done(engine.generate(prompts, sampling))
+                            for position, group in engine.stream(prompts, sampling, stopped=connection.poll):
+                                connection.send(Group(position, group))
+                            answer = Done()
+                        case Stop():
+                            continue
                         case message:
                             answer = Failed(f"unknown message {message!r}")
             except (EOFError, BrokenPipeError):

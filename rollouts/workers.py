@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from torch import multiprocessing
 from sail_rl.contracts import Prompt, Rollout, Sampling
 
 from .shared_weights import SharedWeights
-from .worker_process import Done, Failed, Generate, Push, Share, serve
+from .streaming import StreamingEngine
+from .worker_process import Done, Failed, Generate, Group, Push, Share, Stop, serve
 
 logger = logging.getLogger(__name__)
+LOOK_UP = 1.0  # seconds: how long `close` in another thread may go unnoticed
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -26,7 +28,7 @@ class EngineError(RuntimeError):
     """Rollout workers failed more often than they may."""
 
 
-class WorkerEngine:
+class WorkerEngine(StreamingEngine):
     """A `RolloutEngine` of `workers` processes, each with a vLLM engine of its own.
 
     Prompts are dealt out evenly. Seeds belong to prompts and samples: rollouts don't depend on the number of workers.
@@ -40,6 +42,8 @@ class WorkerEngine:
         max_restarts: replacements before the run is stopped, since the last request that went well.
         **options: of `VLLMEngine`, for each worker.
     """
+
+    concurrent = True
 
     def __init__(
         self,
@@ -62,28 +66,47 @@ class WorkerEngine:
         self._version = 0
         self._restarts = 0
         self._workers: list[_Worker | None] = [None] * workers
+        self._busy: set[int] = set()
+        """Workers that haven't said Done yet."""
         self._ensure()
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
-        """Sample groups for all prompts; see `RolloutEngine.generate`. Shares of failed workers are sampled again."""
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        """Sample groups for all prompts; see `RolloutEngine.stream`. What a failed worker owes is sampled again."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         count = len(self._workers)
-        shares = {number: list(prompts[number::count]) for number in range(count) if prompts[number::count]}
-        results: dict[int, list[list[Rollout]]] = {}
-        while open_shares := {number: share for number, share in shares.items() if number not in results}:
-            requests = {number: Generate(share, sampling) for number, share in open_shares.items()}
-            for number, groups in self._ask(requests, self._generate_timeout).items():
-                if problem := _problem(groups, shares[number], sampling, self._version):
-                    self._replace(number, f"it answered nonsense: {problem}")
-                else:
-                    results[number] = groups
-            self._ensure()
-        self._restarts = 0
-        return [results[place % count][place // count] for place in range(len(prompts))]
+        owed = {number: list(range(number, len(prompts), count)) for number in range(min(count, len(prompts)))}
+        try:
+            while owed:
+                if not self._workers:
+                    raise EngineError("the engine was closed while it generated")
+                yield from self._round(owed, prompts, sampling)
+                owed = {number: places for number, places in owed.items() if places}
+                self._ensure()
+            self._restarts = 0
+        finally:
+            if self._busy:  # the caller gave up, or one worker's answer ended it all
+                self._carry_out(dict.fromkeys(self._busy, Stop()), self._push_timeout)
+                self._ensure()
+
+    def _round(
+        self, owed: dict[int, list[int]], prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Generator[tuple[int, list[Rollout]]]:
+        """Ask each worker for the groups it owes; removes from `owed` what comes."""
+        asked = {number: list(places) for number, places in owed.items()}
+        requests = {n: Generate([prompts[place] for place in places], sampling) for n, places in asked.items()}
+        for number, group in self._ask(requests, self._generate_timeout):
+            place = asked[number][group.position]
+            if problem := _problem(group.rollouts, prompts[place], sampling, self._version):
+                self._replace(number, f"it answered nonsense: {problem}")
+            else:
+                owed[number].remove(place)
+                yield place, group.rollouts
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replace the weights of all workers; see `RolloutEngine.push_weights`. No request is running meanwhile."""
+        if self._busy:
+            raise RuntimeError("the engine is generating; new weights would reach it half-way")
         first = self._weights is None
         if self._weights is None:
             self._weights = SharedWeights.of(tensors)
@@ -91,8 +114,8 @@ class WorkerEngine:
             self._weights.write(tensors)
         self._version = version
         if first:
-            self._ask(dict.fromkeys(range(len(self._workers)), Share(self._weights)), self._push_timeout)
-        self._ask({n: Push(version) for n, worker in enumerate(self._workers) if worker}, self._push_timeout)
+            self._carry_out(dict.fromkeys(range(len(self._workers)), Share(self._weights)), self._push_timeout)
+        self._carry_out({n: Push(version) for n, worker in enumerate(self._workers) if worker}, self._push_timeout)
         self._ensure()
 
     def health(self) -> list[dict[str, Any]]:
@@ -108,43 +131,57 @@ class WorkerEngine:
         for worker in self._workers:
             if worker:
                 worker.end()
-        self._workers = []
+        self._workers, self._busy = [], set()
 
-    def _ask(self, requests: dict[int, Any], timeout: float) -> dict[int, Any]:
-        """Send each worker its message and collect the answers; workers that fail are dropped from `_workers`."""
-        waiting: dict[Any, int] = {}
+    def _carry_out(self, requests: Mapping[int, Any], timeout: float) -> None:
+        """Send each worker its message and wait until it is carried out."""
+        for _ in self._ask(requests, timeout):
+            pass
+
+    def _ask(self, requests: Mapping[int, Any], timeout: float) -> Iterator[tuple[int, Group]]:
+        """Send each worker its message; yield the groups they answer with until all are done.
+
+        Workers that fail are dropped from `_workers`. `timeout` counts the seconds spent waiting for them, not those
+        that the caller spends on a group.
+        """
         for number, message in requests.items():
             worker = self._workers[number]
             assert worker is not None
+            self._busy.add(number)
             try:
                 worker.connection.send(message)
-                waiting[worker.connection] = number
             except OSError as error:
                 self._replace(number, f"it can't be reached: {error}")
-        answers: dict[int, Any] = {}
-        deadline = time.monotonic() + timeout
-        while waiting:
-            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
+        left = timeout
+        while self._busy & requests.keys():
+            waiting: dict[Any, int] = {
+                worker.connection: n for n in self._busy & requests.keys() if (worker := self._workers[n])
+            }
+            start = time.monotonic()
+            ready = wait(list(waiting), timeout=min(left, LOOK_UP))
+            left -= time.monotonic() - start
+            if not ready and left <= 0:
                 for number in waiting.values():
                     self._replace(number, f"it did not answer within {timeout:.0f} s")
-                break
-            for connection in ready:
-                number = waiting.pop(connection)
-                match _receive(connection):  # type: ignore[arg-type]
-                    case Done(result):
-                        answers[number] = result
+            for number in (waiting[connection] for connection in ready):
+                worker = self._workers[number]
+                match _receive(worker.connection) if worker else None:
+                    case Group() as group:
+                        yield number, group
+                    case Done():
+                        self._busy.discard(number)
                     case Failed(reason, final=True):
+                        self._busy.discard(number)
                         raise ValueError(reason)
                     case Failed(reason):
                         self._replace(number, reason)
-        return answers
 
     def _replace(self, number: int, reason: str) -> None:
         """End a worker for `reason`; `_ensure` starts another one in its place."""
         worker = self._workers[number]
         assert worker is not None
         self._workers[number] = None
+        self._busy.discard(number)
         self._restarts += 1
         logger.warning("rollout worker %d (process %d) is replaced: %s", number, worker.process.pid, reason)
         worker.end()
@@ -170,8 +207,8 @@ class WorkerEngine:
                     self._replace(number, answer.reason)
             started = [number for number in missing if self._workers[number]]
             if self._version and self._weights:
-                self._ask(dict.fromkeys(started, Share(self._weights)), self._push_timeout)
-                self._ask({n: Push(self._version) for n in started if self._workers[n]}, self._push_timeout)
+                self._carry_out(dict.fromkeys(started, Share(self._weights)), self._push_timeout)
+                self._carry_out({n: Push(self._version) for n in started if self._workers[n]}, self._push_timeout)
 
 
 class _Worker:
@@ -197,7 +234,7 @@ class _Worker:
             self.process.join(timeout=10)
 
 
-def _receive(connection: Connection) -> Done | Failed:
+def _receive(connection: Connection) -> Done | Failed | Group:
     """A worker's answer; its end if there is none, or none that can be read."""
     try:
         answer = connection.recv()
@@ -205,18 +242,18 @@ def _receive(connection: Connection) -> Done | Failed:
         return Failed("it died")
     except Exception as error:
         return Failed(f"its answer can't be read: {error!r}")
-    return answer if isinstance(answer, Done | Failed) else Failed(f"it answered {answer!r}")
+    return answer if isinstance(answer, Done | Failed | Group) else Failed(f"it answered {answer!r}")
 
 
-def _problem(groups: Any, prompts: Sequence[Prompt], sampling: Sampling, version: int) -> str | None:
-    """What is wrong with the groups that a worker gave for these prompts, or None."""
-    if [{r.prompt_id for r in group} for group in groups] != [{prompt.id} for prompt in prompts]:
-        return "other prompts, or in another order"
-    for rollout in (rollout for group in groups for rollout in group):
+def _problem(group: list[Rollout], prompt: Prompt, sampling: Sampling, version: int) -> str | None:
+    """What is wrong with the group that a worker gave for this prompt, or None."""
+    if {rollout.prompt_id for rollout in group} != {prompt.id}:
+        return "rollouts of another prompt"
+    for rollout in group:
         if rollout.weights_version != version:
             return f"weights of version {rollout.weights_version} instead of {version}"
         if not len(rollout.token_ids) == len(rollout.logprobs) <= sampling.max_tokens:
             return f"{len(rollout.token_ids)} tokens with {len(rollout.logprobs)} log-probs"
-    if any(len(group) != sampling.samples_per_prompt for group in groups):
-        return "groups of another size"
+    if len(group) != sampling.samples_per_prompt:
+        return f"{len(group)} samples instead of {sampling.samples_per_prompt}"
     return None

@@ -6,7 +6,7 @@ protocols. Nothing here imports torch at run time, so a verification worker that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -70,7 +70,14 @@ class Sampling:
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """What the trainer asks of whatever generates (vLLM in-process, transformers, …)."""
+    """What the trainer asks of whatever generates (vLLM in-process, in processes of its own, transformers, …)."""
+
+    concurrent: bool
+    """Whether it generates in other processes, so that the trainer can train meanwhile."""
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        """Yield (position of the prompt, its group) as groups finish. Closing the generator ends what is unfinished."""
+        ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
         """Return one group of `samples_per_prompt` rollouts for each prompt, in the order of the prompts."""
@@ -143,6 +150,15 @@ class Scores:
     total: list[float]
     parts: dict[str, list[float]]
     calls: dict[str, list[RewardCall]] = field(default_factory=dict)
+
+
+def joined(scores: Sequence[Scores]) -> Scores:
+    """The scores of several calls as those of one, in their order."""
+    return Scores(
+        [total for one in scores for total in one.total],
+        {name: [value for one in scores for value in one.parts[name]] for name in scores[0].parts},
+        {name: [call for one in scores for call in one.calls[name]] for name in scores[0].calls},
+    )
 
 
 class Scorer(Protocol):

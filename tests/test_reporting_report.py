@@ -38,7 +38,7 @@ def write_metrics(run_dir: Path, *, experts: bool = False) -> None:
     """Ten steps of SFT, ten of RL, with one held-out evaluation before and one after each."""
     for stage, offset in (("longcot_sft", 0), ("rlvr", 10)):
         for step in range(11):
-            metrics = {"loss": 1 / (1 + step), "entropy": 0.5} if step else {}
+            metrics = {"loss": 1 / (1 + step), "entropy": 0.5, "time/step": 3.0, "time/train": 2.0} if step else {}
             if step in (0, 10):
                 metrics["eval/heldout/accuracy"] = (offset + step) / 25
             if step and offset:
@@ -124,7 +124,7 @@ def test_smoothing_does_not_mix_stages(tmp_path: Path) -> None:
 def test_each_panel_with_data_is_a_picture_and_all_are_in_the_overview(tmp_path: Path) -> None:
     write_metrics(tmp_path, experts=True)
     paths = write_curves(tmp_path)
-    curves = ["accuracy", "reward", "length", "entropy", "logprobs", "loss"]
+    curves = ["accuracy", "reward", "length", "entropy", "logprobs", "loss", "time"]
     assert list(paths) == ["overview", *curves, "experts", "expert_map", "balance", "router"]
     assert paths["overview"] == tmp_path / "curves.png"
     assert paths["loss"] == tmp_path / "curves" / "loss.png"
@@ -143,6 +143,16 @@ def test_panels_without_data_are_not_drawn(tmp_path: Path) -> None:
 def test_every_panel_is_a_panel_of_the_schema() -> None:
     second_views = {"expert_map"}  # of "experts"
     assert {panel.name for panel in PANELS} - second_views <= {metric.panel for metric in METRICS}
+
+
+def test_the_seconds_of_a_step_are_stacked_up_to_the_whole(tmp_path: Path) -> None:
+    write_metrics(tmp_path)
+    axes = Figure().add_subplot()
+    next(panel for panel in PANELS if panel.name == "time").draw(axes, RunCurves.read(tmp_path / "metrics.jsonl"))
+    bars = {container.get_label(): [bar.get_height() for bar in container] for container in axes.containers}
+    assert set(bars) == {"train", "other"}
+    assert bars["train"] == pytest.approx([2.0] * 20)
+    assert bars["other"] == pytest.approx([1.0] * 20)
 
 
 def test_the_expert_map_has_a_row_a_layer_and_a_column_an_expert_and_shows_the_last_tenth(tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
     html = write_report(tmp_path).read_text()
     page = Page(html)
-    assert len(page.sources) == 10 + 1, "a curve for each panel and the trace's image"
+    assert len(page.sources) == 11 + 1, "a curve for each panel and the trace's image"
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "script" not in page.tags
     assert "link" not in page.tags

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,7 @@ from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, D
 from sail_rl.trainer.groups import Group
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
+from sail_rl.trainer.stopwatch import Stopwatch
 
 
 def rollout(tokens: int, *, stop: str = "stop", version: int = 1) -> Rollout:
@@ -109,8 +110,9 @@ def trainer() -> Any:
     metrics: dict[str, float] = {}
     return SimpleNamespace(
         state=SimpleNamespace(global_step=0),
-        stopwatch=SimpleNamespace(measure=lambda name: nullcontext()),
+        stopwatch=Stopwatch(),
         push_weights=lambda engine: None,
+        weights_version=1,
         record=metrics.update,
         metrics=metrics,
     )
@@ -149,6 +151,55 @@ def test_a_spent_budget_trains_on_what_there_is_and_says_so(
     assert record.metrics["sampling/used_fraction"] == 0.25
     assert record.metrics["groups/zero_variance"] == 11 / 12
     assert sampler(engine, encoder, set(), 2).collect(record) == []
+
+
+class WaitingEngine(HFEngine):
+    """Counts its streams; each but the first waits until it is let go."""
+
+    def __init__(self, model_dir: Path) -> None:
+        super().__init__(model_dir)
+        self.streams, self.go = 0, threading.Event()
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        self.streams += 1
+        if self.streams > 1:
+            assert self.go.wait(60)
+        yield from super().stream(prompts, sampling)
+
+
+def test_the_next_batch_is_sampled_while_this_one_is_trained_on(
+    tiny_dir: Callable[..., Path], encoder: Encoder
+) -> None:
+    waiting = WaitingEngine(tiny_dir())
+    waiting.push_weights(1, load_model(tiny_dir()).named_parameters())
+    ahead, record = sampler(waiting, encoder, set(), None), trainer()
+    ahead.undisturbed = lambda step: step == 0
+    first = ahead.collect(record)
+    assert record.metrics["rollout/staleness"] == 0
+    assert waiting.streams == 2, "the second batch is under way already"
+    record.state.global_step, record.weights_version = 1, 2
+    waiting.go.set()
+    second = ahead.collect(record)
+    assert record.metrics["rollout/staleness"] == 1
+    assert waiting.streams == 2, "a third one isn't: step 1 is disturbed"
+    assert {"time/generate", "time/generate_ahead", "time/score_ahead", "time/wait"} <= record.stopwatch.take().keys()
+    plain, now = sampler(waiting, encoder, set(), None), trainer()
+    assert [plain.collect(now), plain.collect(now)] == [first, second], "the same rollouts, but for the weights"
+    ahead.close()
+
+
+def test_an_error_in_what_is_sampled_ahead_ends_the_run(engine: HFEngine, encoder: Encoder) -> None:
+    class FailsAtTheSecondBatch(ScriptedScorer):
+        def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
+            if len(self.sampled) == 4:
+                raise RuntimeError("the service is down")
+            return super().__call__(prompts, rollouts)
+
+    ahead = sampler(engine, encoder, set(), None)
+    ahead.scorer, ahead.undisturbed = FailsAtTheSecondBatch(set()), lambda step: True
+    ahead.collect(trainer())
+    with pytest.raises(RuntimeError, match="the service is down"):
+        ahead.collect(trainer())
 
 
 def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, encoder: Encoder) -> None:

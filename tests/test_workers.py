@@ -97,6 +97,23 @@ def test_a_worker_killed_while_it_generates_is_replaced_and_nothing_is_lost(
     assert all(state["alive"] for state in workers.health())
 
 
+def test_what_a_caller_gives_up_on_is_not_sampled_to_its_end(workers: WorkerEngine, prompts: list[Prompt]) -> None:
+    long = replace(SAMPLING, max_tokens=200)
+    expected = workers.generate(prompts, SAMPLING)
+    started = time.monotonic()
+    whole = dict(workers.stream(prompts, long))
+    took = time.monotonic() - started
+    assert sorted(whole) == list(range(len(prompts)))
+    stream = workers.stream([replace(prompts[0], id="another"), *prompts], long)
+    next(stream)
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match="the engine is generating"):
+        workers.push_weights(9, [])
+    stream.close()
+    assert time.monotonic() - started < took
+    assert close_to(workers.generate(prompts, SAMPLING), expected), "the workers are idle, and answer as before"
+
+
 def test_a_worker_that_hangs_is_replaced_after_its_time_limit(workers: WorkerEngine, prompts: list[Prompt]) -> None:
     expected = workers.generate(prompts, SAMPLING)
     stuck = workers.health()[0]["pid"]

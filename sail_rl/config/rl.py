@@ -93,6 +93,9 @@ class RLStage(StageConfig):
     old_logprobs: Literal["rollout", "trainer"] = "rollout"
     """Whose log-probs the ratio divides by: the engine's, or the trainer's before the first update (recomputed)."""
     importance: ImportanceConfig | None = None
+    staleness: Literal[0, 1] = 0
+    """1: the next batch of rollouts is sampled while this one is trained on, except across checkpoints and evaluations;
+    the ratio then corrects for weights that are one batch old. Takes an engine in processes of its own."""
     dynamic_sampling: DynamicSamplingConfig | None = None
     overlong_filtering: bool = False
     """Leave completions that were cut at `max_tokens` out of the loss (DAPO)."""

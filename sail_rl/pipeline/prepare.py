@@ -44,10 +44,15 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
         ValueError: naming the stage and field, the algebra, or the real import error.
     """
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.stages}
-    resolve(recipe.engine.path)
+    engine = resolve(recipe.engine.path)
     evaluation_scorer(recipe.evaluation)
     for stage in recipe.stages:
         if isinstance(stage, RLStage):
+            if stage.staleness and not getattr(engine, "concurrent", False):
+                raise ValueError(
+                    f"stage {stage.name}: staleness {stage.staleness} takes an engine in processes of its own, and "
+                    f"{recipe.engine.path} runs in the trainer's; set engine.path to rollouts.workers:WorkerEngine"
+                )
             try:
                 stage_scorer(stage)
             except ValueError as error:

@@ -113,7 +113,7 @@ class Stage:
             self._save_model(trainer)
         finally:
             if self.sampler:
-                self.sampler.scorer.close()
+                self.sampler.close()
         assert self.progress.heldout_accuracy_before is not None
         result = StageResult(
             self.config.name, self.progress.seconds / 60, self.progress.heldout_accuracy_before, accuracy
@@ -176,8 +176,16 @@ class Stage:
             sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
+            undisturbed=self._undisturbed if config.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
+
+    def _undisturbed(self, step: int) -> bool:
+        """Whether training on the batch of rollouts that begins at `step` meets no checkpoint, evaluation or end."""
+        config = self.config
+        assert isinstance(config, RLStage)
+        every = (config.save_every, self.plan.recipe.evaluation.every, config.steps)
+        return all(end % period for end in range(step + 1, step + config.updates + 1) for period in every)
 
     def _stream(self, batch_size: int, encoder: Encoder) -> RowStream:
         rows = rows_of(self.plan, self.config.data, encoder)

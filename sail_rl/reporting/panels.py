@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID, SHADE = "#1f2937", "#6b7280", "#e5e7eb", "#f3f6fb"
 PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#db2777")
+PARTS_OF_A_STEP = ("generate", "score", "wait", "sync", "probe", "train", "evaluate")
+BARS = 40
 RIGHT_COLOUR, WRONG_COLOUR = "#059669", "#dc2626"
 
 
@@ -221,6 +223,24 @@ def _expert_map(axes: Axes, data: dict[str, Series]) -> None:
         axis.set_ticks([n + 0.5 for n in range(0, number, every)], [str(n) for n in range(0, number, every)])
 
 
+def _seconds(axes: Axes, data: dict[str, Series]) -> None:
+    """What a step's seconds went to, stacked: means over up to BARS stretches of steps; the rest is grey."""
+    whole = data["time/step"]
+    bins = min(BARS, len(whole))
+    edges = numpy.linspace(whole.steps[0], whole.steps[-1] + 1, bins + 1)
+    counts = numpy.histogram(whole.steps, edges)[0].clip(min=1)
+    heights = {
+        name.removeprefix("time/"): numpy.histogram(series.steps, edges, weights=series.values)[0] / counts
+        for name, series in data.items()
+    }
+    total = heights.pop("step")
+    heights["other"] = (total - sum(heights.values())).clip(min=0)
+    bottom = numpy.zeros(bins)
+    for (name, height), colour in zip(heights.items(), (*PALETTE[: len(heights) - 1], GRID), strict=True):
+        axes.bar(edges[:-1], height, numpy.diff(edges), bottom, align="edge", color=colour, label=name, linewidth=0)
+        bottom += height
+
+
 PANELS = (
     Panel("accuracy", "Held-out accuracy", "right answers", r"eval/[^/]+/accuracy", _accuracy, wide=True),
     Panel("reward", "Rewards (mean over rollouts)", "reward", r"reward/[^/]+/mean", _rewards),
@@ -228,6 +248,7 @@ PANELS = (
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
     Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),
+    Panel("time", "Seconds of a step", "s", rf"time/(step|{'|'.join(PARTS_OF_A_STEP)})", _seconds),
     Panel("experts", "Expert load (1× = equal share)", "", r"moe/load/\d+/\d+", _experts, wide=True),
     Panel("expert_map", "Expert load at the end", "layer", r"moe/load/\d+/\d+", _expert_map, over_steps=False),
     Panel("balance", "Entropy of the expert load", "nats", r"moe/entropy/\d+", _by_layer),

@@ -54,6 +54,7 @@ METRICS = (
         "rollout/logprob_diff_mean", "nats", "mean |trainer - engine| log-prob of a token, same weights", "logprobs"
     ),
     Metric("rollout/weights_version", "pushes", "oldest weight push that sampled a rollout of the step", "logprobs"),
+    Metric("rollout/staleness", "pushes", "weight pushes since a rollout of the step was sampled, mean", "logprobs"),
     Metric("kl/rollout", "nats", "divergence of trainer and sampling policy, k3 estimate", "logprobs"),
     Metric("ratio/mean", "—", "mean importance ratio, trainer to sampler", "logprobs"),
     Metric("ratio/effective_share", "share", "effective sample size of the ratios over the tokens' number", "logprobs"),
@@ -90,6 +91,9 @@ METRICS = (
     Metric("time/step", "s", "the whole step", "time"),
     Metric("time/generate", "s", "sampling rollouts", "time"),
     Metric("time/score", "s", "computing rewards", "time"),
+    Metric("time/wait", "s", "waiting for rollouts that are sampled ahead", "time"),
+    Metric("time/generate_ahead", "s", "sampling rollouts beside the training (`staleness`)", "time"),
+    Metric("time/score_ahead", "s", "computing rewards beside the training", "time"),
     Metric("time/train", "s", "forward and backward passes", "time"),
     Metric("time/count_experts", "s", "passes that count the experts' load ahead, part of time/train", "time"),
     Metric("time/sync", "s", "pushing weights into the rollout engine", "time"),

@@ -93,8 +93,8 @@ class RolloutBatches:
         return drawn
 
     def _probe(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
-        """Compare the log-probs of engine and trainer on rollouts that these very weights sampled."""
-        newest = max((r.weights_version for group in groups for r in group.rollouts), default=0)
+        """Compare the log-probs of engine and trainer on rollouts that the weights of now sampled (none if ahead)."""
+        newest = trainer.weights_version
         fresh = [d.sample for d in drawn if groups[d.position].rollouts[d.index].weights_version == newest]
         if not self.annotator.recompute:
             stride = max(1, len(fresh) // self.probe_rollouts)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
+from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores, joined
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.seeding import derive_seed
@@ -15,6 +17,7 @@ from sail_rl.seeding import derive_seed
 from .distributed import gather_objects
 from .groups import Group
 from .rollout_metrics import rollout_metrics, rollout_records
+from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -26,6 +29,16 @@ class RolloutObserver(Protocol):
     """Is shown each rank's rollouts with their scores (traces, the record of prompts seen)."""
 
     def __call__(self, step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """One rank's share of a batch: rollouts with the prompt and the scores of each [N], and as groups [P]."""
+
+    prompts: list[Prompt]
+    rollouts: list[Rollout]
+    scores: Scores
+    groups: list[Group]
 
 
 @dataclass
@@ -45,6 +58,9 @@ class GroupSampler:
         sampling: how completions are sampled; its seed is the run's.
         observer: sees the rollouts.
         max_rounds: see above.
+        undisturbed: `undisturbed(step)`: whether the batch that training needs after the one of `step` may be sampled
+            while that one is trained on, with weights that are one batch old by then. A checkpoint or an evaluation in
+            between forbids it: both want the engine idle, and a resumed run has only the newest weights.
         next_batch: the next batch of `stream` to sample from; with `surplus`, all that a resumed run must know.
     """
 
@@ -55,8 +71,11 @@ class GroupSampler:
     sampling: Sampling
     observer: RolloutObserver
     max_rounds: int | None = None
+    undisturbed: Callable[[int], bool] = lambda step: False
     next_batch: int = 0
     surplus: list[Group] = field(default_factory=list)
+    _sampled_ahead: Future[DrawnBatch] | None = None
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold so that no prompt is lost or repeated."""
@@ -78,6 +97,7 @@ class GroupSampler:
             rounds, sampled, dull = rounds + 1, sampled + len(fresh), dull + len(fresh) - len(useful)
             good = good + (fresh if self.max_rounds is None else useful)
         used, self.surplus = good[:wanted], good[wanted:]
+        behind = [trainer.weights_version - r.weights_version for group in used for r in group.rollouts]
         if len(used) < wanted:
             logger.warning(
                 "step %d: only %d of %d groups carry a signal after %d round(s) of sampling; training on those",
@@ -91,30 +111,58 @@ class GroupSampler:
                 "sampling/used_fraction": len(used) / wanted,
                 "sampling/surplus": len(self.surplus),
             }
+            | ({"rollout/staleness": fmean(behind)} if behind else {})
         )
+        if len(self.surplus) < wanted and self.undisturbed(trainer.state.global_step):
+            self._sample_ahead(trainer)
         return used
 
+    def close(self) -> None:
+        """Forget what is being sampled ahead, and close the scorer."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.scorer.close()
+
     def _round(self, trainer: Trainer, records: list[dict[str, Any]]) -> list[Group]:
-        """Sample and score the next batch of prompts; adds all ranks' metric records to `records`."""
-        number, self.next_batch = self.next_batch, self.next_batch + 1
+        """The next batch of prompts, sampled and scored; adds all ranks' metric records to `records`."""
+        if self._sampled_ahead:
+            with trainer.stopwatch.measure("time/wait"):
+                drawn, self._sampled_ahead = self._sampled_ahead.result(), None
+        else:
+            trainer.push_weights(self.engine)
+            drawn = self._draw(self.next_batch, trainer.stopwatch, "")
+        self.next_batch += 1
+        self.observer(trainer.state.global_step + 1, drawn.prompts, drawn.rollouts, drawn.scores)
+        records += gather_objects(rollout_records(drawn.prompts, drawn.rollouts, drawn.scores))
+        return gather_objects(drawn.groups)
+
+    def _sample_ahead(self, trainer: Trainer) -> None:
+        """Begin the next batch with the weights of now, while the trainer goes on to change its own."""
+        trainer.push_weights(self.engine)
+        self._sampled_ahead = self._thread.submit(self._draw, self.next_batch, trainer.stopwatch, "_ahead")
+
+    def _draw(self, number: int, stopwatch: Stopwatch, ahead: str) -> DrawnBatch:
+        """Sample this rank's share of a batch and score it a group at a time; talks to no other rank."""
         rows = self.stream.share(number)
         prompts = [self.encoder.prompt(self.stream.rows[row]) for row in rows]
-        trainer.push_weights(self.engine)
-        with trainer.stopwatch.measure("time/generate"):
-            sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", number))
-            groups = self.engine.generate(prompts, sampling)
-        repeated = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
-        rollouts = [rollout for group in groups for rollout in group]
-        with trainer.stopwatch.measure("time/score"):
-            scores = self.scorer(repeated, rollouts)
-        self.observer(trainer.state.global_step + 1, repeated, rollouts, scores)
-        records += gather_objects(rollout_records(repeated, rollouts, scores))
-        own = [
-            self._group(row, prompt, group, scores.total[number * len(group) : (number + 1) * len(group)])
-            for number, (row, prompt, group) in enumerate(zip(rows, prompts, groups, strict=True))
-        ]
-        return gather_objects(own)
-
-    def _group(self, row: int, prompt: Prompt, rollouts: Sequence[Rollout], rewards: list[float]) -> Group:
-        tokens, visual = self.encoder.prompt_size(prompt)
-        return Group(row, list(rollouts), rewards, tokens, visual)
+        sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", number))
+        groups: dict[int, list[Rollout]] = {}
+        scores: dict[int, Scores] = {}
+        stream = self.engine.stream(prompts, sampling)
+        try:
+            while len(groups) < len(prompts):
+                with stopwatch.measure(f"time/generate{ahead}"):
+                    place, groups[place] = next(stream)
+                with stopwatch.measure(f"time/score{ahead}"):
+                    scores[place] = self.scorer([prompts[place]] * len(groups[place]), groups[place])
+            next(stream, None)  # lets it end
+        finally:
+            stream.close()
+        return DrawnBatch(
+            prompts=[prompt for place, prompt in enumerate(prompts) for _ in groups[place]],
+            rollouts=[rollout for place in range(len(prompts)) for rollout in groups[place]],
+            scores=joined([scores[place] for place in range(len(prompts))]),
+            groups=[
+                Group(row, groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
+                for place, row in enumerate(rows)
+            ],
+        )

@@ -147,12 +147,17 @@ class Trainer(transformers.Trainer):
 
     # What a batch source asks for
 
+    @property
+    def weights_version(self) -> int:
+        """The number that the engine knows the current weights by."""
+        return self.state.global_step + 1
+
     def push_weights(self, engine: RolloutEngine) -> None:
         """Give the engine the current weights, unless it has them (a collective under ZeRO-3)."""
         if self._pushed_step == self.state.global_step:
             return
         with self.stopwatch.measure("time/sync"):
-            engine.push_weights(self.state.global_step + 1, whole_weights(self.model))
+            engine.push_weights(self.weights_version, whole_weights(self.model))
         self._pushed_step = self.state.global_step
 
     @torch.no_grad()
@@ -182,7 +187,9 @@ class Trainer(transformers.Trainer):
         """
         own = torch.tensor([[gaps.max() if len(gaps) else 0.0, gaps.sum(), len(gaps)]], device=self.args.device)
         found = self.accelerator.gather(own).cpu()
-        worst, mean = found[:, 0].max().item(), (found[:, 1].sum() / found[:, 2].sum().clamp(min=1)).item()
+        if not found[:, 2].any():  # everything was sampled ahead
+            return
+        worst, mean = found[:, 0].max().item(), (found[:, 1].sum() / found[:, 2].sum()).item()
         self.record({"rollout/logprob_diff_max": worst, "rollout/logprob_diff_mean": mean})
         if not worst <= limit:  # also true for NaN
             raise LogprobMismatchError(

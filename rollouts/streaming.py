@@ -1,0 +1,23 @@
+"""What all engines have in common: they stream groups as these finish, and `generate` collects the stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
+
+from sail_rl.contracts import Prompt, Rollout, Sampling
+
+
+class StreamingEngine(ABC):
+    """A `RolloutEngine` less `push_weights` and `close`; see there."""
+
+    concurrent: bool = False
+
+    @abstractmethod
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        """Yield (position of the prompt, its group) as groups finish."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        """Return all groups in the order of the prompts."""
+        groups = dict(self.stream(prompts, sampling))
+        return [groups[position] for position in range(len(prompts))]
