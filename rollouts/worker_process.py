@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.util
 import os
 import signal
 import threading
@@ -110,6 +111,8 @@ def serve(connection: Connection, parent: int, model_dir: Path, options: dict[st
             except Exception as error:
                 answer = Failed(traceback.format_exc(), final=isinstance(error, ValueError))
             connection.send(answer)
+    # Gives semaphores back, of which the trainer's end would complain.
+    multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
     os._exit(0)  # vLLM's shutdown may wait for threads; nothing here is worth waiting for
 
 

@@ -164,9 +164,26 @@ def test_training_changes_vision_tower_adapter_and_language_model(finished: Call
 def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
     finished: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
+    folder = killed_at_step_three(tmp_path / "run")
+    (folder / "stages/rlvr/checkpoint-4").mkdir(exist_ok=True)  # at worst, the kill leaves half a checkpoint
+    run(folder)
+    assert_same_course(finished("qwen3"), folder, tolerance=1e-6)
+
+
+@pytest.mark.timeout(600)
+def test_so_does_a_run_that_samples_ahead_in_a_process_of_its_own(tmp_path: Path) -> None:
+    ahead = ["engine.path=rollouts.workers:WorkerEngine", "stages.rlvr.staleness=1"]
+    ahead.append("engine.kwargs={workers: 1, threads: 1, kv_cache_gib: 0.1}")
+    straight = run(tmp_path / "straight", *ahead)
+    behind = [record["rollout/staleness"] for record in steps(straight).values() if "rollout/staleness" in record]
+    assert behind == [0, 1] * 3, "a checkpoint is taken after every second step"
+    folder = killed_at_step_three(tmp_path / "run", *ahead)
+    assert_same_course(straight, run(folder, *ahead), tolerance=1e-6)
+
+
+def killed_at_step_three(folder: Path, *overrides: str) -> Path:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    with subprocess.Popen(command(folder), env=environment) as process:
+    with subprocess.Popen(command(folder, *overrides), env=environment) as process:
         deadline = time.monotonic() + 240
         # Step 3 is logged, the newest checkpoint is that of step 2: step 3 has to be forgotten and done again.
         while ("rlvr", 3) not in {(r["stage"], r["step"]) for r in read_jsonl(folder / "metrics.jsonl")}:
@@ -175,9 +192,7 @@ def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert not (folder / "summary.json").exists()
-    (folder / "stages/rlvr/checkpoint-4").mkdir(exist_ok=True)  # at worst, the kill leaves half a checkpoint
-    run(folder)
-    assert_same_course(finished("qwen3"), folder, tolerance=1e-6)
+    return folder
 
 
 @pytest.mark.timeout(700)
