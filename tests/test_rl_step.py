@@ -202,6 +202,39 @@ def test_an_error_in_what_is_sampled_ahead_ends_the_run(engine: HFEngine, encode
         ahead.collect(trainer())
 
 
+def test_an_oversampling_round_ends_early_and_no_prompt_is_lost_or_given_up_twice(
+    engine: HFEngine, encoder: Encoder
+) -> None:
+    """The reference engine finishes one prompt after the other, so the last ones of a round are given up."""
+    over = sampler(engine, encoder, set(), None)
+    over.oversample = 1.5
+    used = [[group.row for group in over.collect(trainer())] for _ in range(4)]
+    rows = over.stream.stretch(0, 18)
+    assert used == [rows[0:4], rows[4:8], rows[8:12], rows[12:16]]
+    assert over.carried == [rows[16:18]]
+    resumed = sampler(engine, encoder, set(), None)
+    resumed.oversample = 1.5
+    resumed.load_state(json.loads(json.dumps(over.state())))
+    assert [group.row for group in resumed.collect(trainer())] == over.stream.stretch(16, 4)
+
+
+def test_a_round_waits_for_what_the_last_one_gave_up(engine: HFEngine, encoder: Encoder) -> None:
+    class LastFirst(HFEngine):
+        def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+            for place in reversed(range(len(prompts))):
+                yield place, engine.generate([prompts[place]], sampling)[0]
+
+    over = sampler(LastFirst.__new__(LastFirst), encoder, set(), None)
+    over.oversample = 1.5
+    rows = over.stream.stretch(0, 14)
+    assert [group.row for group in over.collect(trainer())] == rows[2:6]
+    assert over.carried == [rows[0:2]]
+    assert [group.row for group in over.collect(trainer())] == rows[0:2] + rows[6:8]
+    assert (over.carried, [group.row for group in over.surplus]) == ([[]], rows[8:10])
+    assert [group.row for group in over.collect(trainer())] == rows[8:10] + rows[12:14]
+    assert over.carried == [rows[10:12]]
+
+
 def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, encoder: Encoder) -> None:
     useful = set(range(0, 64, 2))
     straight, stopped = (sampler(engine, encoder, useful, 5) for _ in range(2))

@@ -96,6 +96,9 @@ class RLStage(StageConfig):
     staleness: Literal[0, 1] = 0
     """1: the next batch of rollouts is sampled while this one is trained on, except across checkpoints and evaluations;
     the ratio then corrects for weights that are one batch old. Takes an engine in processes of its own."""
+    oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
+    """Prompts begun, over `prompts_per_step`: sampling ends when enough groups are complete, and the long tail begins
+    anew with the next batch, which waits for it. Which groups these are depends on timing."""
     dynamic_sampling: DynamicSamplingConfig | None = None
     overlong_filtering: bool = False
     """Leave completions that were cut at `max_tokens` out of the loss (DAPO)."""

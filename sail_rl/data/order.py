@@ -33,7 +33,11 @@ class RowStream:
 
     def indices(self, batch: int) -> list[int]:
         """Row numbers of the whole batch, all ranks."""
-        positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+        return self.stretch(batch * self.batch_size, self.batch_size)
+
+    def stretch(self, start: int, count: int) -> list[int]:
+        """Row numbers of the `count` positions from `start` on, in an order that never ends."""
+        positions = range(start, start + count)
         epochs = {position // len(self.rows) for position in positions}
         orders = {epoch: self._order(epoch) for epoch in epochs}
         return [orders[position // len(self.rows)][position % len(self.rows)] for position in positions]

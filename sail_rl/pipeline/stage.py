@@ -176,6 +176,7 @@ class Stage:
             sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
+            oversample=config.oversample,
             undisturbed=self._undisturbed if config.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)

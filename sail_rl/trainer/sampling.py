@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,8 @@ class DrawnBatch:
     rollouts: list[Rollout]
     scores: Scores
     groups: list[Group]
+    unfinished: list[int]
+    """Rows whose groups were given up."""
 
 
 @dataclass
@@ -61,7 +64,11 @@ class GroupSampler:
         undisturbed: `undisturbed(step)`: whether the batch that training needs after the one of `step` may be sampled
             while that one is trained on, with weights that are one batch old by then. A checkpoint or an evaluation in
             between forbids it: both want the engine idle, and a resumed run has only the newest weights.
-        next_batch: the next batch of `stream` to sample from; with `surplus`, all that a resumed run must know.
+        oversample: prompts that are begun, over those wanted. A rank's round ends as soon as it has the groups it
+            wants, and the rest is given up: their prompts come first in the next round, which waits for them.
+        next_batch: the next batch of `stream`; with `surplus` and `carried`, all that a resumed run must know.
+        surplus: good groups for the next step.
+        carried: rows of the prompts that were given up, for each rank.
     """
 
     engine: RolloutEngine
@@ -72,19 +79,23 @@ class GroupSampler:
     observer: RolloutObserver
     max_rounds: int | None = None
     undisturbed: Callable[[int], bool] = lambda step: False
+    oversample: float = 1.0
     next_batch: int = 0
     surplus: list[Group] = field(default_factory=list)
+    carried: list[list[int]] = field(default_factory=list)
     _sampled_ahead: Future[DrawnBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold so that no prompt is lost or repeated."""
-        return {"next_batch": self.next_batch, "surplus": [group.to_json() for group in self.surplus]}
+        surplus = [group.to_json() for group in self.surplus]
+        return {"next_batch": self.next_batch, "surplus": surplus, "carried": self.carried}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.next_batch = state["next_batch"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
+        self.carried = state["carried"]
 
     def collect(self, trainer: Trainer) -> list[Group]:
         """The groups of one step, of all ranks."""
@@ -131,6 +142,7 @@ class GroupSampler:
             trainer.push_weights(self.engine)
             drawn = self._draw(self.next_batch, trainer.stopwatch, "")
         self.next_batch += 1
+        self.carried = gather_objects([drawn.unfinished])
         self.observer(trainer.state.global_step + 1, drawn.prompts, drawn.rollouts, drawn.scores)
         records += gather_objects(rollout_records(drawn.prompts, drawn.rollouts, drawn.scores))
         return gather_objects(drawn.groups)
@@ -142,27 +154,42 @@ class GroupSampler:
 
     def _draw(self, number: int, stopwatch: Stopwatch, ahead: str) -> DrawnBatch:
         """Sample this rank's share of a batch and score it a group at a time; talks to no other rank."""
-        rows = self.stream.share(number)
+        rows, wanted = self._own_rows(number)
+        carried = set(range(len(self.carried[self.stream.rank]))) if self.carried else set()
         prompts = [self.encoder.prompt(self.stream.rows[row]) for row in rows]
         sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", number))
         groups: dict[int, list[Rollout]] = {}
         scores: dict[int, Scores] = {}
         stream = self.engine.stream(prompts, sampling)
         try:
-            while len(groups) < len(prompts):
+            while len(groups) < wanted or carried - groups.keys():
                 with stopwatch.measure(f"time/generate{ahead}"):
                     place, groups[place] = next(stream)
                 with stopwatch.measure(f"time/score{ahead}"):
                     scores[place] = self.scorer([prompts[place]] * len(groups[place]), groups[place])
-            next(stream, None)  # lets it end
+            if len(groups) == len(prompts):
+                next(stream, None)  # lets it end
         finally:
             stream.close()
+        finished = sorted(groups)
         return DrawnBatch(
-            prompts=[prompt for place, prompt in enumerate(prompts) for _ in groups[place]],
-            rollouts=[rollout for place in range(len(prompts)) for rollout in groups[place]],
-            scores=joined([scores[place] for place in range(len(prompts))]),
+            prompts=[prompts[place] for place in finished for _ in groups[place]],
+            rollouts=[rollout for place in finished for rollout in groups[place]],
+            scores=joined([scores[place] for place in finished]),
             groups=[
-                Group(row, groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
-                for place, row in enumerate(rows)
+                Group(rows[place], groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
+                for place in finished
             ],
+            unfinished=[row for place, row in enumerate(rows) if place not in groups],
         )
+
+    def _own_rows(self, number: int) -> tuple[list[int], int]:
+        """This rank's rows of a round, those carried over first, and how many groups of them it wants."""
+        ranks, count = self.stream.world_size, self.stream.batch_size
+        more = (math.ceil(count // ranks * self.oversample) - count // ranks) * ranks  # begun in the first round
+        start = number * count + (more if number else 0)
+        fresh = self.stream.stretch(start, count if number else count + more)
+        share, rank = len(fresh) // ranks, self.stream.rank
+        carried = self.carried[rank] if self.carried else []
+        missing = count - (0 if self.max_rounds else len(self.surplus))  # a dynamic round can't know what will count
+        return carried + fresh[rank * share : (rank + 1) * share], math.ceil(missing / ranks)
