@@ -137,7 +137,8 @@ def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, sha
                 f"reward {term.name!r} raised {type(score).__name__}: {score}\n{show(prompt, rollout)}\n    "
                 "on_error: zero or none would count it and go on"
             ) from score
-        return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds)
+        message = f"{type(score).__name__}: {score}"
+        return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds, message=message)
     if score is None:
         return None, RewardCall("none", milliseconds)
     if not isinstance(score, Real) or not math.isfinite(score):

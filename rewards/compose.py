@@ -26,12 +26,19 @@ class Composition:
         terms: named reward functions; at least one.
         expression: for instance `0.9 * judge * think * answer + 0.1 * format`.
         weights_sum_to_one: refuse weights with which rewards of 1 don't make a total of 1.
+        lenient: a total that can't be had is NaN instead of an error (for trying rewards, never for training).
     """
 
     def __init__(
-        self, terms: Sequence[RewardTerm], *, expression: str | None = None, weights_sum_to_one: bool = False
+        self,
+        terms: Sequence[RewardTerm],
+        *,
+        expression: str | None = None,
+        weights_sum_to_one: bool = False,
+        lenient: bool = False,
     ) -> None:
         _check(terms)
+        self.lenient = lenient
         self.terms = sorted(terms, key=lambda term: term.cost)
         weights = {term.name: term.weight for term in terms if term.weight or not any(other.weight for other in terms)}
         names = [term.name for term in terms]
@@ -89,12 +96,22 @@ class Composition:
             return score
         if term.none == "zero":
             return 0.0
+        if self.lenient:
+            return math.nan
         raise ValueError(
             f"reward {term.name!r} gave None\n{show(prompt, rollout)}\n    say what None means: none: skip (leave the "
             "reward out of this total) or zero"
         )
 
     def _total(self, scores: dict[str, float | None], prompt: Prompt, rollout: Rollout) -> float:
+        try:
+            return self._checked_total(scores, prompt, rollout)
+        except ValueError:
+            if self.lenient:
+                return math.nan
+            raise
+
+    def _checked_total(self, scores: dict[str, float | None], prompt: Prompt, rollout: Rollout) -> float:
         try:
             total = evaluate(self.tree, scores)
         except ZeroDivisionError:

@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts …, moe …, model …"""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts …, reward …, moe …, model …"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .model_command import add_parser as add_model_parser
 from .moe.command import add_parser as add_moe_parser
+from .pipeline.reward_command import add_reward_parser
 from .pipeline.rollouts_command import add_rollouts_parsers
 
 
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add_moe_parser(commands)
     add_rollouts_parsers(commands)
     add_model_parser(commands)
+    add_reward_parser(commands)
     return parser
 
 
@@ -99,7 +101,8 @@ def _report(options: argparse.Namespace) -> None:
 
 def _configure_logging() -> None:
     """Plain lines on standard error; libraries speak only of errors, unless the user's environment says otherwise."""
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    quiet |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     rank = os.environ.get("RANK", "0")  # rank 0 speaks for the job, the others only of trouble
@@ -108,9 +111,6 @@ def _configure_logging() -> None:
     for name in ("DeepSpeed", "transformers", "datasets", "accelerate", "vllm", "torch", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
 
 
 if __name__ == "__main__":

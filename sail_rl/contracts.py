@@ -137,6 +137,8 @@ class RewardCall:
     status: CallStatus = "ok"
     milliseconds: float = 0.0
     cached: bool = False
+    message: str = ""
+    """Of an error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,16 +35,13 @@ def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None
     The dataset's columns reach the rewards as in training. Returns `scores` in stored order, with `before`, `mean`,
     `std`, `changed` (share of totals that differ) and `correlation` (None if one of them is constant).
     """
-    rollouts = read_rollouts(run_dir, stage=stage, step=step)
-    recipe = load_recipe(run_dir / "recipe.yaml")
-    rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in rollouts}}
-    prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in rollouts]
+    stored, prompts, rollouts = stored_samples(run_dir, stage=stage, step=step)
     scorer = plain_scorer(rewards)
     try:
-        scores = scorer(prompts, [_rollout(rollout) for rollout in rollouts]).total
+        scores = scorer(prompts, rollouts).total
     finally:
         scorer.close()
-    before = [rollout["total"] for rollout in rollouts]
+    before = [rollout["total"] for rollout in stored]
     varied = pstdev(before) > 0 and pstdev(scores) > 0
     return {
         "before": before,
@@ -54,6 +51,17 @@ def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None
         "changed": fmean(abs(old - new) > 1e-9 for old, new in zip(before, scores, strict=True)),
         "correlation": correlation(before, scores) if varied else None,
     }
+
+
+def stored_samples(
+    run_dir: Path, *, stage: str | None, step: int | None
+) -> tuple[list[dict[str, Any]], list[Prompt], list[Rollout]]:
+    """Stored rollouts as they lie there, and each with its prompt as in training, the dataset's columns with it."""
+    stored = read_rollouts(run_dir, stage=stage, step=step)
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in stored}}
+    prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in stored]
+    return stored, prompts, [_rollout(rollout) for rollout in stored]
 
 
 def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:

@@ -6,13 +6,15 @@ import functools
 import inspect
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sail_rl.config import DEFAULT_SCORER, ISOLATION, EvaluationConfig, Recipe, RewardConfig, RLStage
 from sail_rl.contracts import RewardTerm, Scorer, reward_hook
-from sail_rl.data.dataset import Rows
 from sail_rl.data.mixture import sources_of
 from sail_rl.imports import resolve
+
+if TYPE_CHECKING:
+    from sail_rl.data.dataset import Rows
 
 
 def stage_scorer(stage: RLStage) -> Scorer:
