@@ -78,6 +78,15 @@ class Composition:
         order = [term.name for term in self.terms]
         return Scores(total, {name: parts[name] for name in [*order, *self._parts]}, calls)
 
+    def metrics(self) -> dict[str, float]:
+        """What rewards with a `metrics()` say of themselves (a judge's calls, cost, latency), under their names."""
+        return {
+            f"reward/{term.name}/judge/{name}": value
+            for term in self.terms
+            if callable(metrics := reward_hook(term.function, "metrics"))
+            for name, value in metrics().items()
+        }
+
     def close(self) -> None:
         """Close every reward that has a `close` (a verification pool, a judge's client)."""
         for term in self.terms:

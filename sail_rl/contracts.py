@@ -98,7 +98,8 @@ class RewardFunction(Protocol):
     `prompts` and `completions` are conversations (lists of messages); every dataset column arrives by its name, as a
     list with one entry for each completion, and so do `completion_ids` and `images`. A function gets those that its
     parameters name, or all if it takes `**columns`; it may be async. An exception in the place of a score is a failure
-    of that completion alone. Optional attributes: `close()`, `cost`, `check_gold(answer, **columns)`.
+    of that completion alone. Optional attributes: `close()`, `cost`, `metrics()`,
+    `check_gold(answer, **columns)`.
     """
 
     def __call__(self, *, completions: list[list[Message]], **columns: Any) -> list[float | None]: ...
@@ -153,6 +154,12 @@ class Scores:
     parts: dict[str, list[float]]
     calls: dict[str, list[RewardCall]] = field(default_factory=dict)
 
+    def some(self, start: int, end: int) -> Scores:
+        """Those of completions `start` to `end`."""
+        parts = {name: values[start:end] for name, values in self.parts.items()}
+        calls = {name: values[start:end] for name, values in self.calls.items()}
+        return Scores(self.total[start:end], parts, calls)
+
 
 def joined(scores: Sequence[Scores]) -> Scores:
     """The scores of several calls as those of one, in their order."""
@@ -168,6 +175,10 @@ class Scorer(Protocol):
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
         """Score rollout `i`, sampled from prompt `i` (a prompt is repeated for each of its samples)."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics of its own besides the scores, by their full names."""
         ...
 
     def close(self) -> None:

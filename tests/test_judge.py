@@ -23,7 +23,9 @@ from conftest import picture
 from judge_server import Reply, Script, ScriptedServer, says, serving, verdict
 from PIL import Image
 
+from rewards.answer import Answer
 from rewards.compose import Composition
+from rewards.format import think_boxed
 from rewards.judge import AnswerJudge, ThinkJudge, WhenToThinkJudge
 from rewards.judge.errors import CallFailedError, JudgeError, JudgeRefusedError
 from rewards.judge.images import MAX_PNG_BYTES, Picture
@@ -118,6 +120,35 @@ class TestAnswerJudge:
             assert scorer([prompt], [rollout]).total == [1.0]
         scorer.close()
 
+    def test_a_factor_of_0_saves_the_calls_of_dearer_judges(self, serve: Serve) -> None:
+        """SAIL-RL's reward: think is asked about only where the decision to think and the answer were right."""
+
+        def script(number: int, body: dict[str, Any]) -> Reply:
+            if "needs_thinking" in json.dumps(body["response_format"]):
+                return verdict(needs_thinking=1)
+            return verdict(logical_coherence=1, factual_grounding=1, answer_consistency=1)
+
+        server = serve(script)
+        settings = {"base_url": server.url, "model": "m", **FAST}
+        terms = [
+            RewardTerm("think", ThinkJudge(**settings), cost=3.0),
+            RewardTerm("judge", WhenToThinkJudge(**settings), cost=2.0),
+            RewardTerm("answer", Answer()),
+            RewardTerm("format", think_boxed),
+        ]
+        scorer = Composition(terms, expression="0.9 * judge * think * answer + 0.1 * format", weights_sum_to_one=True)
+        prompts = [Prompt(name, [{"role": "user", "content": f"{name}?"}], "?", [], {"answer": "4"}) for name in "abc"]
+        texts = ["<think>t</think>\\boxed{4}", "<think>t</think>\\boxed{5}", "\\boxed{4}"]
+        rollouts = [Rollout(p.id, 0, [1], [0.0], text, "stop", 1) for p, text in zip(prompts, texts, strict=True)]
+        scores = scorer(prompts, rollouts)
+        assert scores.total == pytest.approx([1.0, 0.1, 0.0])
+        assert [call.status for call in scores.calls["think"]] == ["ok", "saved", "saved"]
+        assert [call.status for call in scores.calls["judge"]] == ["ok", "saved", "ok"]
+        assert len(server.bodies) == 3
+        metrics = scorer.metrics()
+        assert (metrics["reward/think/judge/calls"], metrics["reward/judge/judge/calls"]) == (1, 2)
+        scorer.close()
+
 
 class TestThinkJudge:
     def test_the_value_is_the_mean_and_single_verdicts_are_visible(self, serve: Serve) -> None:
@@ -157,8 +188,9 @@ class TestThinkJudge:
 
     def test_prefilled_says_that_completions_start_inside_the_thought(self, serve: Serve) -> None:
         server = serve(lambda *_: verdict(logical_coherence=1, factual_grounding=1, answer_consistency=0))
-        judge = ThinkJudge(base_url=server.url, model="m", prefilled=True, **FAST)
-        assert ask(judge, ["cut off", "inside</think>a"]) == [0.0, pytest.approx(2 / 3)]
+        judge = ThinkJudge(base_url=server.url, model="m", **FAST)
+        assert ask(judge, ["cut off", "inside</think>a"], prefilled=True) == [0.0, pytest.approx(2 / 3)]
+        assert ask(judge, ["cut off", "no thought"], prefilled=[True, False]) == [0.0, None]
 
 
 class TestWhenToThinkJudge:

@@ -81,6 +81,9 @@ class ScriptedScorer:
         total = [float(r.sample) if int(p.id) in self.useful else 1.0 for p, r in zip(prompts, rollouts, strict=True)]
         return Scores(total, {"part": total})
 
+    def metrics(self) -> dict[str, float]:
+        return {"reward/part/judge/calls": float(len(self.sampled))}
+
     def close(self) -> None:
         pass
 
@@ -122,6 +125,23 @@ def test_without_dynamic_sampling_every_group_is_used(engine: HFEngine, encoder:
     plain = sampler(engine, encoder, {1, 2, 3}, None)
     groups = plain.collect(trainer())
     assert [group.row for group in groups] == plain.stream.indices(0)
+
+
+@pytest.mark.parametrize(("groups", "calls"), [(1, [1, 1, 1, 1]), (3, [3, 1]), (8, [4])])
+def test_groups_are_scored_as_they_finish(groups: int, calls: list[int], engine: HFEngine, encoder: Encoder) -> None:
+    plain, record = sampler(engine, encoder, set(), None), trainer()
+    whole = plain.scorer
+    sizes: list[int] = []
+
+    class Counting(ScriptedScorer):
+        def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
+            sizes.append(len(rollouts) // 2)
+            return whole(prompts, rollouts)
+
+    plain.scorer, plain.groups_per_score = Counting(set()), groups
+    assert [group.row for group in plain.collect(record)] == plain.stream.indices(0)
+    assert sizes == calls
+    assert "reward/part/judge/calls" in record.metrics
 
 
 def test_groups_without_signal_are_replaced_and_surplus_is_kept(engine: HFEngine, encoder: Encoder) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..parsing import Parsed, boxes, completion_text, split_thought
+from ..score import Score
 from . import prompts
 from .client import JudgeClient
 from .errors import JudgeError
@@ -22,6 +23,7 @@ from .verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict, Verdict
 
 logger = logging.getLogger(__name__)
 
+Prefilled = bool | Sequence[bool]
 Case = Request | float | None
 """What is to be asked about a completion, or its score (None: doesn't apply) where that is known without a judge."""
 
@@ -31,7 +33,6 @@ class _Judge:
 
     Args:
         template: text file with instructions in place of the judge's own.
-        prefilled: the chat template has written `<think>` already, so completions start inside the thought.
         settings: the fields of `JudgeSettings`; `base_url` and `model` are required.
 
     Attributes:
@@ -46,10 +47,9 @@ class _Judge:
     verdict: ClassVar[type[Verdict]]
     instructions: str
 
-    def __init__(self, *, template: str | Path | None = None, prefilled: bool = False, **settings: Any) -> None:
+    def __init__(self, *, template: str | Path | None = None, **settings: Any) -> None:
         self.settings = JudgeSettings(**settings)
         self.client = JudgeClient(self.settings)
-        self.prefilled = prefilled
         self.verdicts: list[Verdict | None] = []
         self._ones: Counter[str] = Counter()
         self._verdicts_given = 0
@@ -70,8 +70,11 @@ class _Judge:
             numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.metrics().items())
             logger.info("%s, model %s: %s", type(self).__name__, self.settings.model, numbers)
 
-    def _parsed(self, completions: Sequence[Any]) -> list[Parsed]:
-        return [split_thought(completion_text(completion), prefilled=self.prefilled) for completion in completions]
+    def _parsed(self, completions: Sequence[Any], prefilled: Prefilled) -> list[Parsed]:
+        """Completions split; `prefilled`: those that start inside the thought, as the chat template has opened it."""
+        inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
+        texts = map(completion_text, completions)
+        return [split_thought(text, prefilled=within) for text, within in zip(texts, inside, strict=True)]
 
     def _pictures(self, images: Sequence[Any] | None, count: int) -> list[tuple[Picture, ...]]:
         """The pictures of each completion; those of completions of one prompt are digested and encoded once."""
@@ -97,7 +100,7 @@ class _Judge:
                 scores.append(value(index, outcome))
             elif isinstance(outcome, JudgeError):
                 failures.append(outcome)
-                scores.append(0.0 if self.settings.on_failure == "zero" else None)
+                scores.append(Score(0.0, status="error") if self.settings.on_failure == "zero" else None)
             else:
                 scores.append(outcome)
         if failures:
@@ -121,7 +124,13 @@ class AnswerJudge(_Judge):
     instructions = prompts.ANSWER
 
     async def __call__(
-        self, completions: Sequence[Any], prompts: Sequence[Any], answer: Sequence[Any], **_: Any
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any],
+        answer: Sequence[Any],
+        *,
+        prefilled: Prefilled = False,
+        **_: Any,
     ) -> list[float | None]:
         """Score completions against their gold answers.
 
@@ -130,7 +139,9 @@ class AnswerJudge(_Judge):
             JudgeError, JudgeRefusedError: see `JudgeClient.ask`.
         """
         cases: list[Case] = []
-        for index, (parsed, prompt, gold) in enumerate(zip(self._parsed(completions), prompts, answer, strict=True)):
+        for index, (parsed, prompt, gold) in enumerate(
+            zip(self._parsed(completions, prefilled), prompts, answer, strict=True)
+        ):
             try:
                 self.check_gold(gold)
             except ValueError as error:
@@ -162,7 +173,13 @@ class ThinkJudge(_Judge):
     instructions = prompts.THINK
 
     async def __call__(
-        self, completions: Sequence[Any], prompts: Sequence[Any], images: Sequence[Any] | None = None, **_: Any
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any],
+        images: Sequence[Any] | None = None,
+        *,
+        prefilled: Prefilled = False,
+        **_: Any,
     ) -> list[float | None]:
         """Score the thoughts of completions.
 
@@ -172,7 +189,7 @@ class ThinkJudge(_Judge):
         pictures = self._pictures(images, len(completions))
         cases = [
             self._case(parsed, prompt, shown)
-            for parsed, prompt, shown in zip(self._parsed(completions), prompts, pictures, strict=True)
+            for parsed, prompt, shown in zip(self._parsed(completions, prefilled), prompts, pictures, strict=True)
         ]
         return await self._scores(cases, lambda _, verdict: verdict.mean)
 
@@ -198,7 +215,13 @@ class WhenToThinkJudge(_Judge):
     instructions = prompts.WHEN_TO_THINK
 
     async def __call__(
-        self, completions: Sequence[Any], prompts: Sequence[Any], images: Sequence[Any] | None = None, **_: Any
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any],
+        images: Sequence[Any] | None = None,
+        *,
+        prefilled: Prefilled = False,
+        **_: Any,
     ) -> list[float | None]:
         """Score the decisions of completions.
 
@@ -209,5 +232,5 @@ class WhenToThinkJudge(_Judge):
             Request(self.instructions, {"question": question_text(prompt)}, self.verdict, shown)
             for prompt, shown in zip(prompts, self._pictures(images, len(completions)), strict=True)
         ]
-        thought = [bool(parsed.thought) for parsed in self._parsed(completions)]
+        thought = [bool(parsed.thought) for parsed in self._parsed(completions, prefilled)]
         return await self._scores(cases, lambda index, verdict: float(verdict.needs_thinking == thought[index]))

@@ -96,6 +96,8 @@ class RLStage(StageConfig):
     staleness: Literal[0, 1] = 0
     """1: the next batch of rollouts is sampled while this one is trained on, except across checkpoints and evaluations;
     the ratio then corrects for weights that are one batch old. Takes an engine in processes of its own."""
+    groups_per_score: PositiveInt = 1
+    """Groups that are scored in one call, as soon as they are finished; more suit rewards that ask a service."""
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Prompts begun, over `prompts_per_step`: sampling ends when enough groups are complete, and the long tail begins
     anew with the next batch, which waits for it. Which groups these are depends on timing."""

@@ -177,6 +177,7 @@ class Stage:
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
             oversample=config.oversample,
+            groups_per_score=config.groups_per_score,
             undisturbed=self._undisturbed if config.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)

@@ -37,6 +37,12 @@ METRICS = (
     Metric("reward/{name}/ms_p99", "ms", "time of a score, 99th percentile", "reward calls"),
     Metric("advantage/std", "—", "standard deviation of the advantages", "reward"),
     Metric("sampling/rounds", "batches", "batches of prompts that were sampled for the step", "reward"),
+    Metric(
+        "reward/{name}/judge/{number}",
+        "see docs",
+        "a judge's calls, tokens, cost, latency since the start",
+        "reward",
+    ),
     Metric("sampling/used_fraction", "share", "groups the step trained on, of those it wanted", "reward"),
     Metric("sampling/surplus", "groups", "good groups kept for the next step", "reward"),
     Metric("groups/zero_variance", "share", "groups whose rewards are all equal: no signal", "reward"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,6 +67,7 @@ class GroupSampler:
             between forbids it: both want the engine idle, and a resumed run has only the newest weights.
         oversample: prompts that are begun, over those wanted. A rank's round ends as soon as it has the groups it
             wants, and the rest is given up: their prompts come first in the next round, which waits for them.
+        groups_per_score: groups that are scored in one call, as soon as they are finished.
         next_batch: the next batch of `stream`; with `surplus` and `carried`, all that a resumed run must know.
         surplus: good groups for the next step.
         carried: rows of the prompts that were given up, for each rank.
@@ -80,6 +82,7 @@ class GroupSampler:
     max_rounds: int | None = None
     undisturbed: Callable[[int], bool] = lambda step: False
     oversample: float = 1.0
+    groups_per_score: int = 1
     next_batch: int = 0
     surplus: list[Group] = field(default_factory=list)
     carried: list[list[int]] = field(default_factory=list)
@@ -116,6 +119,7 @@ class GroupSampler:
             )
         trainer.record(
             rollout_metrics(records)
+            | self.scorer.metrics()
             | {
                 "groups/zero_variance": dull / sampled,
                 "sampling/rounds": rounds,
@@ -165,12 +169,15 @@ class GroupSampler:
             while len(groups) < wanted or carried - groups.keys():
                 with stopwatch.measure(f"time/generate{ahead}"):
                     place, groups[place] = next(stream)
-                with stopwatch.measure(f"time/score{ahead}"):
-                    scores[place] = self.scorer([prompts[place]] * len(groups[place]), groups[place])
+                if len(unscored := groups.keys() - scores.keys()) == self.groups_per_score:
+                    with stopwatch.measure(f"time/score{ahead}"):
+                        scores |= self._score(prompts, groups, sorted(unscored))
             if len(groups) == len(prompts):
                 next(stream, None)  # lets it end
         finally:
             stream.close()
+        with stopwatch.measure(f"time/score{ahead}"):
+            scores |= self._score(prompts, groups, sorted(groups.keys() - scores.keys()))
         finished = sorted(groups)
         return DrawnBatch(
             prompts=[prompts[place] for place in finished for _ in groups[place]],
@@ -182,6 +189,17 @@ class GroupSampler:
             ],
             unfinished=[row for place, row in enumerate(rows) if place not in groups],
         )
+
+    def _score(
+        self, prompts: Sequence[Prompt], groups: Mapping[int, list[Rollout]], places: Sequence[int]
+    ) -> dict[int, Scores]:
+        """The scores of the groups at these places, from one call."""
+        if not places:
+            return {}
+        repeated = [prompts[place] for place in places for _ in groups[place]]
+        scores = self.scorer(repeated, [rollout for place in places for rollout in groups[place]])
+        ends = list(accumulate(len(groups[place]) for place in places))
+        return {place: scores.some(end - len(groups[place]), end) for place, end in zip(places, ends, strict=True)}
 
     def _own_rows(self, number: int) -> tuple[list[int], int]:
         """This rank's rows of a round, those carried over first, and how many groups of them it wants."""
