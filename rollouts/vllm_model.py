@@ -32,9 +32,12 @@ LANGUAGE_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeFor
 
 
 def register() -> None:
-    """Register the model with vLLM (called by vLLM through the entry point, and by the engine)."""
+    """Register model and weight transfer with vLLM (which calls it through the entry point; so does the engine)."""
     from vllm import ModelRegistry
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
+    if "sail_files" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("sail_files", "rollouts.file_transfer", "FileTransfer")
     ModelRegistry.register_model("SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration")
 
 

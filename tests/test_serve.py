@@ -8,13 +8,12 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import picture, question
+from test_run import free_port
 
 from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLForConditionalGeneration
@@ -39,14 +39,14 @@ def server(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @contextlib.contextmanager
-def serving_vllm(model_dir: Path, log_dir: Path, *, max_model_len: int) -> Iterator[str]:
+def serving_vllm(
+    model_dir: Path, log_dir: Path, *, max_model_len: int, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[str]:
     """Address of a server for this model, called `tiny`; it is killed with its children afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = port or free_port()
     command = [*serve_command(model_dir), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--served-model-name", "tiny", *OPTIONS.split()]
-    command += ["--max-model-len", str(max_model_len)]
+    command += ["--max-model-len", str(max_model_len), *options]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # set by the in-process engine
     log = log_dir / "log"

@@ -1,0 +1,281 @@
+"""RemoteEngine: rollouts by vLLM servers on any machines, over HTTP; one that goes away is missed until it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import logging
+import queue
+import threading
+import time
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+from transformers import AutoProcessor
+
+from sail_rl.contracts import Prompt, Rollout, Sampling
+from sail_rl.models.processing import IMAGE_TOKEN
+from sail_rl.seeding import derive_seed
+
+from .remote_server import Server, ServerError
+from .streaming import StreamingEngine
+from .workers import EngineError
+
+logger = logging.getLogger(__name__)
+BANNED = -100
+POLL = 0.2  # seconds
+# The prompt is rendered already: its text goes through as it is, with the images at their places.
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}" + IMAGE_TOKEN + "{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+class RemoteEngine(StreamingEngine):
+    """A `RolloutEngine` of vLLM servers. Each is asked for the next prompt when it has room: faster ones do more.
+
+    Start each with the command that `docs/rollouts.md` shows. Weights go through a file that all see, by vLLM's
+    weight-transfer API; a push is over when every server that is there has loaded it, and a server that wasn't gets
+    them when it is back.
+
+    Args:
+        model_dir: checkpoint with the tokenizer.
+        servers: addresses, `http://HOST:PORT`.
+        weights_dir: folder for the weights' file, seen under this path by the trainer and all servers.
+        concurrency: prompts that one server works on at a time.
+        request_timeout, push_timeout: seconds for one prompt's group and for one push.
+        patience: seconds to wait for a server when none is there; then the run is stopped.
+        max_failures: times that one prompt may fail before the run is stopped.
+        max_model_len, dtype: the trainer's; the servers must be started with the same.
+    """
+
+    concurrent = True
+
+    def __init__(
+        self,
+        model_dir: Path | str,
+        *,
+        servers: Sequence[str],
+        weights_dir: Path | str,
+        concurrency: int = 32,
+        request_timeout: float = 600.0,
+        push_timeout: float = 300.0,
+        patience: float = 300.0,
+        max_failures: int = 5,
+        max_model_len: int = 1024,
+        dtype: str = "float32",
+    ) -> None:
+        if not servers:
+            raise ValueError("engine.kwargs.servers is empty; give at least one address, http://HOST:PORT")
+        self._processor = AutoProcessor.from_pretrained(model_dir)
+        self._tokenizer, self._max_model_len = self._processor.tokenizer, max_model_len
+        self._banned = {str(token): BANNED for token in self._processor.image_token_ids}
+        self._weights = Path(weights_dir)
+        self._weights.mkdir(parents=True, exist_ok=True)
+        self._concurrency, self._request_timeout, self._push_timeout = concurrency, request_timeout, push_timeout
+        self._patience, self._max_failures = patience, max_failures
+        self._version = 0
+        self._rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rollout servers", daemon=True)
+        self._thread.start()
+        self._servers = [Server(address.rstrip("/")) for address in servers]
+        self._streaming = False
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        """Sample groups for all prompts; see `RolloutEngine.stream`. What a lost server owes others are asked for."""
+        if self._version == 0:
+            raise RuntimeError("the engine has no weights yet; call push_weights before generate")
+        results: queue.Queue[tuple[int, list[Rollout]] | Exception] = queue.Queue()
+        self._streaming = True
+        work = asyncio.run_coroutine_threadsafe(self._sample(prompts, sampling, results), self._loop)
+        try:
+            for _ in prompts:
+                result = results.get()
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+        finally:
+            work.cancel()
+            self._streaming = False
+
+    def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Write the weights' file and let every server load it; see `RolloutEngine.push_weights`."""
+        if self._streaming:
+            raise RuntimeError("the engine is generating; new weights would reach it half-way")
+        before, self._version = self._file, version
+        if self._rank == 0:
+            partial = self._weights / "partial"
+            save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}, partial)
+            partial.rename(self._file)
+            self._run(self._ensure(wait=True))
+            if before != self._file:
+                before.unlink(missing_ok=True)
+        else:
+            for _ in tensors:  # gathering them may take every rank
+                pass
+        if distributed.is_initialized():
+            distributed.barrier()
+        if self._rank:
+            self._run(self._ensure(wait=True))
+
+    def health(self) -> list[dict[str, Any]]:
+        """Address of each server, whether it is there, and the version of its weights."""
+        return [{"address": s.address, "alive": s.version > 0, "version": s.version} for s in self._servers]
+
+    def close(self) -> None:
+        """End all requests; the servers stay."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        (self._weights / "partial").unlink(missing_ok=True)
+
+    @property
+    def _file(self) -> Path:
+        return self._weights / f"weights-{self._version}.safetensors"
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _ensure(self, *, wait: bool) -> None:
+        """Give the newest weights to every server that answers and hasn't them; with `wait`, until there is one."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            behind = [server for server in self._servers if server.version != self._version]
+            await asyncio.gather(*(self._bring_up(server) for server in behind))
+            if any(server.version == self._version for server in self._servers) or not wait:
+                return
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"no rollout server is there: {'; '.join(f'{s.address}: {s.problem}' for s in self._servers)}"
+                )
+            await asyncio.sleep(1)
+
+    async def _bring_up(self, server: Server) -> None:
+        """Rank 0 pushes; the other ranks see whether the server has what rank 0 pushed."""
+        try:
+            if self._rank == 0:
+                await server.push(self._file, self._version, timeout=self._push_timeout)
+            else:
+                await server.look(self._version)
+        except ServerError as error:
+            self._drop(server, error)
+
+    def _drop(self, server: Server, error: Exception) -> None:
+        if not server.problem:
+            logger.warning("rollout server %s is left out for now: %s", server.address, error)
+        server.version, server.problem = 0, str(error)
+
+    async def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, results: queue.Queue) -> None:
+        """Put every group into `results`, or the exception that ends it all."""
+        todo: asyncio.Queue[_Task] = asyncio.Queue()
+        try:
+            for place, prompt in enumerate(prompts):
+                todo.put_nowait(_Task(place, self._body(prompt, sampling)))
+            async with asyncio.TaskGroup() as group:
+                for server in self._servers:
+                    for _ in range(self._concurrency):
+                        group.create_task(self._serve(server, todo, prompts, sampling, results))
+                group.create_task(self._look_after())
+        except* Exception as errors:
+            results.put(errors.exceptions[0])  # the consumer raises it
+
+    async def _look_after(self) -> None:
+        """Push to servers that come back; stop when there has been none for too long."""
+        alone_since = None
+        while True:
+            await asyncio.sleep(1)
+            await self._ensure(wait=False)
+            if any(server.version for server in self._servers):
+                alone_since = None
+                continue
+            alone_since = alone_since or time.monotonic()
+            if time.monotonic() - alone_since > self._patience:
+                raise EngineError(f"no rollout server is there; the last problem: {self._servers[-1].problem}")
+
+    async def _serve(
+        self, server: Server, todo: asyncio.Queue, prompts: Sequence[Prompt], sampling: Sampling, results: queue.Queue
+    ) -> None:
+        """Ask one server for one prompt after the other, as long as it has the newest weights."""
+        async with httpx.AsyncClient(base_url=server.address, timeout=self._request_timeout) as client:
+            while True:
+                if server.version != self._version:
+                    await asyncio.sleep(POLL)
+                    continue
+                task: _Task = await todo.get()
+                prompt = prompts[task.place]
+                try:
+                    choices = await server.ask(client, task.body)
+                    results.put((task.place, [self._rollout(choice, prompt) for choice in choices]))
+                except ServerError as error:
+                    task.failures += 1
+                    if task.failures >= self._max_failures:
+                        raise EngineError(
+                            f"prompt {prompt.id} failed {task.failures} times; the last time: {error}"
+                        ) from error
+                    todo.put_nowait(task)
+                    self._drop(server, error)
+                except ValueError as error:
+                    raise ValueError(f"prompt {prompt.id}: {error}") from None
+
+    def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        """The request for one prompt's group."""
+        texts = prompt.text.split(IMAGE_TOKEN)
+        if len(texts) - 1 != len(prompt.images):
+            raise ValueError(
+                f"prompt {prompt.id} has {len(texts) - 1} image placeholder(s) but {len(prompt.images)} image(s); "
+                "they must agree"
+            )
+        content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
+        for image, text in zip(prompt.images, texts[1:], strict=True):
+            content += [{"type": "image_url", "image_url": {"url": _data_url(image)}}, {"type": "text", "text": text}]
+        return {
+            "messages": [{"role": "user", "content": [part for part in content if part.get("text") != ""]}],
+            "chat_template": TEMPLATE,
+            "add_generation_prompt": False,
+            "n": sampling.samples_per_prompt,
+            "temperature": sampling.temperature,
+            "max_completion_tokens": min(sampling.max_tokens, self._room(prompt)),
+            "seed": derive_seed(sampling.seed, prompt.id),  # sample i of the group gets this seed + i
+            "logprobs": True,
+            "return_token_ids": True,
+            "logit_bias": self._banned,
+        }
+
+    def _room(self, prompt: Prompt) -> int:
+        """Tokens that the context has left for a completion."""
+        text = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        images = [self._processor.image_tokens(image.height, image.width) for image in prompt.images]
+        length = len(text) + sum(images) - len(images)  # an image stands at one placeholder
+        if length >= self._max_model_len:
+            raise ValueError(f"prompt {prompt.id} has {length} tokens, and the context {self._max_model_len}")
+        return self._max_model_len - length
+
+    def _rollout(self, choice: dict[str, Any], prompt: Prompt) -> Rollout:
+        return Rollout(
+            prompt_id=prompt.id,
+            sample=choice["index"],
+            token_ids=choice["token_ids"],
+            logprobs=[token["logprob"] for token in choice["logprobs"]["content"]],
+            text=self._tokenizer.decode(choice["token_ids"], skip_special_tokens=True),
+            stop_reason=choice["finish_reason"],
+            weights_version=self._version,
+        )
+
+
+@dataclass(slots=True)
+class _Task:
+    place: int
+    body: dict[str, Any]
+    failures: int = 0
+
+
+def _data_url(image: Any) -> str:
+    image.save(content := io.BytesIO(), format="PNG")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
