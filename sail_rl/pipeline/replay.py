@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import correlation, fmean, pstdev
 from typing import Any
@@ -85,7 +86,8 @@ def _panel(rollout: dict[str, Any]) -> Panel:
     """One rollout: prompt, thought (dim), answer, rewards."""
     thought, mark, answer = rollout["completion"].partition("</think>")
     completion = Text(thought + mark, style="dim") + Text(answer) if mark else Text(thought)
-    parts = ", ".join(f"{part['name']} {part['value']:.3g}" for part in rollout["rewards"])
+    scored = [part for part in rollout["rewards"] if not math.isnan(part["value"])]
+    parts = ", ".join(f"{part['name']} {part['value']:.3g}" for part in scored)
     title = f"{rollout['stage']} step {rollout['step']} · prompt {rollout['prompt_id']} #{rollout['sample']}"
     facts = f"total {rollout['total']:.3g} ({parts}) · gold {rollout['answer']} · {len(rollout['token_ids'])} tokens, "
     body = Group(Text(rollout["prompt"], style="cyan"), completion, Text(facts + rollout["stop_reason"], style="bold"))
