@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts …, reward …, moe …, model …"""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts, reward, data, moe, model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .model_command import add_parser as add_model_parser
 from .moe.command import add_parser as add_moe_parser
+from .pipeline.data_command import add_data_parser
 from .pipeline.reward_command import add_reward_parser
 from .pipeline.rollouts_command import add_rollouts_parsers
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add_rollouts_parsers(commands)
     add_model_parser(commands)
     add_reward_parser(commands)
+    add_data_parser(commands)
     return parser
 
 

@@ -15,6 +15,7 @@ LAYERS = {
     "sail_rl/models": {"sail_rl.models"},
     "sail_rl/reporting": {"sail_rl.reporting", "sail_rl.contracts"},
     "sail_rl/data": {"sail_rl.data", "sail_rl.contracts", "sail_rl.files", "sail_rl.models", "sail_rl.seeding"},
+    "sail_rl/curation": {"sail_rl.curation", "sail_rl.seeding"},
     "sail_rl/moe": {"sail_rl.moe", "sail_rl.data", "sail_rl.files", "sail_rl.maths", "sail_rl.models"},
     "sail_rl/trainer": {
         "sail_rl.trainer",

@@ -73,6 +73,13 @@ class Rows(Sequence[dict[str, Any]]):
         sizes, video = self._sizes[number], _has_video(self._dataset[number])
         return self._row(number, [] if video else sizes, sizes if video else [])
 
+    def stored(self, index: int) -> dict[str, Any]:
+        """The row as it lies in the file, images undecoded, with an id."""
+        number = self._kept[index]
+        row = dict(self._dataset[number])
+        row.setdefault("id", str(number))
+        return row
+
     def without(self, indices: Collection[int]) -> Rows:
         """The same rows but for these; the others keep their numbers."""
         rest = copy.copy(self)

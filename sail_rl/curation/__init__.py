@@ -1,0 +1,1 @@
+"""Curation: which rows are worth training on, and which completions. Pure functions over stored rollouts."""

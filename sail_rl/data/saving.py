@@ -1,0 +1,54 @@
+"""Writing chosen rows of a dataset as a Parquet file of its own, with the images inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image, List
+
+from .dataset import Rows
+
+
+def save_rows(
+    path: Path, rows: Rows, indices: Sequence[int], columns: Mapping[str, Sequence[Any]] | None = None
+) -> None:
+    """Write the rows at these indices (an index may stand there more than once) to `path`.
+
+    Args:
+        path: a .parquet file; it appears when it is whole.
+        rows: where they are from. Images are embedded as they were stored; a video's path is made absolute.
+        indices: which rows, in which order.
+        columns: further columns, or others in the place of the rows' own; one value for each index.
+    """
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path}: rows are written as Parquet; end the name in .parquet")
+    if not indices:
+        raise ValueError(f"{path}: there is no row to write")
+    made = []
+    for place, index in enumerate(indices):
+        row = rows.stored(index) | {name: values[place] for name, values in (columns or {}).items()}
+        if "images" in row:
+            row["images"] = [_embedded(image, rows.path.parent) for image in row["images"] or []]
+        if row.get("image") is not None:
+            row["image"] = _embedded(row["image"], rows.path.parent)
+        if isinstance(row.get("video"), str):
+            row["video"] = str((rows.path.parent / row["video"]).resolve())
+        made.append(row)
+    dataset = Dataset.from_list(made)
+    for name, feature in (("images", List(Image(decode=False))), ("image", Image(decode=False))):
+        if name in dataset.column_names and any(row.get(name) for row in made):
+            dataset = dataset.cast_column(name, feature)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    dataset.to_parquet(str(partial))
+    partial.replace(path)
+
+
+def _embedded(image: Any, folder: Path) -> dict[str, Any]:
+    """As datasets stores an image: its bytes, and the name of its file."""
+    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, image)
+    if content is None:
+        content = (folder / str(path)).read_bytes()
+    return {"bytes": content, "path": Path(path).name if path else None}
