@@ -141,7 +141,7 @@ def test_panels_without_data_are_not_drawn(tmp_path: Path) -> None:
 
 
 def test_every_panel_is_a_panel_of_the_schema() -> None:
-    second_views = {"expert_map"}  # of "experts"
+    second_views = {"guards", "expert_map"}  # of "experts"
     assert {panel.name for panel in PANELS} - second_views <= {metric.panel for metric in METRICS}
 
 

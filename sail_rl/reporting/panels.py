@@ -243,7 +243,8 @@ def _seconds(axes: Axes, data: dict[str, Series]) -> None:
 
 PANELS = (
     Panel("accuracy", "Held-out accuracy", "right answers", r"eval/[^/]+/accuracy", _accuracy, wide=True),
-    Panel("reward", "Rewards (mean over rollouts)", "reward", r"reward/[^/]+/mean", _rewards),
+    Panel("reward", "Rewards (mean over rollouts)", "reward", r"reward/(?!guard_)[^/]+/mean", _rewards),
+    Panel("guards", "Guards against reward hacking", "share", r"reward/guard_[^/]+/mean", _rewards),
     Panel("length", "Response length", "tokens", r"rollout/length_(mean|correct|wrong)", _lengths),
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
     Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
