@@ -1,4 +1,4 @@
-"""`sail-rl model build --vision DIR --llm DIR --out DIR` and `sail-rl model convert SOURCE OUT [--published]`."""
+"""`sail-rl model build --vision DIR --llm DIR --out DIR` , `model convert`, `model soup`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def add_parser(commands: Any) -> None:
     convert.add_argument("--published", action="store_true", help="the published layout, for the remote code")
     convert.set_defaults(command=_convert)
 
+    soup = kinds.add_parser("soup", help="average the models of like runs")
+    soup.add_argument("out", type=Path, help="a new folder")
+    soup.add_argument("models", type=Path, nargs="+", help="folders RUN/stages/NAME/model")
+    soup.add_argument("--force", action="store_true", help="average models of unlike runs, too")
+    soup.set_defaults(command=_soup)
+
 
 def _build(options: argparse.Namespace) -> None:
     from .models.build import build_model
@@ -37,6 +43,12 @@ def _convert(options: argparse.Namespace) -> None:
     from .models.build import convert_model
 
     _summarise(convert_model(options.source, options.out, published=options.published), options.out)
+
+
+def _soup(options: argparse.Namespace) -> None:
+    from .pipeline.soup import make_soup
+
+    make_soup(options.models, options.out, force=options.force)
 
 
 def _summarise(model: Any, folder: Path) -> None:
