@@ -15,6 +15,7 @@ import pytest
 
 from rewards.answer import Answer
 from rewards.verify.arithmetic import constant, out_of_reach, same_expression
+from rewards.verify.equality import quick_equal
 from rewards.verify.magnitude import Huge, compare
 from rewards.verify.ocr import edit_distance
 
@@ -151,3 +152,11 @@ class TestConstants:
 )
 def test_edit_distance_by_hand(left: str, right: str, distance: int) -> None:
     assert edit_distance(left, right) == edit_distance(right, left) == distance
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "equal"),
+    [("7", "seven", True), ("seven", "7", True), ("10", "Ten", True), ("7", "eight", False), ("none", "0", False)],
+)
+def test_a_number_may_be_spelled(gold: str, answer: str, equal: bool) -> None:
+    assert quick_equal(gold, answer) is equal

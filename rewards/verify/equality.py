@@ -13,6 +13,7 @@ from .latex import WORDS, normalise
 from .magnitude import compare
 from .quantity import as_number, as_quantity, same_quantity
 from .structure import parts_of, same_parts
+from .words import NUMBER_WORDS
 
 _CLOSE = Fraction(1, 10**5)
 _SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` counts
@@ -27,7 +28,13 @@ def quick_equal(gold: str, answer: str) -> bool | None:
     of letters "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitude of constants, and
     the values of expressions in variables at a few points.
     """
-    return _decide(chinese.unframed(normalise(gold)), chinese.unframed(normalise(answer)))
+    return _decide(_in_digits(chinese.unframed(normalise(gold))), _in_digits(chinese.unframed(normalise(answer))))
+
+
+def _in_digits(text: str) -> str:
+    """`seven` as 7; `none` is no number where there may be no solution."""
+    word = text.casefold()
+    return text if word == "none" else NUMBER_WORDS.get(word, text)
 
 
 def _decide(left: str, right: str) -> bool | None:
