@@ -83,10 +83,10 @@ def check_tied_head(model_dir: Path) -> None:
     Raises:
         ValueError: the two differ.
     """
-    names = {name for name in tensor_names(model_dir) if name.endswith("lm_head.weight")}
-    if not names:
+    policy = {name for name in tensor_names(model_dir) if not name.startswith("critic.")}
+    names = {name for name in policy if name.endswith(("lm_head.weight", "embed_tokens.weight"))}
+    if not any(name.endswith("lm_head.weight") for name in names):
         return
-    names |= {name for name in tensor_names(model_dir) if name.endswith("embed_tokens.weight")}
     first, *others = (tensor for _, tensor in read_tensors(model_dir, names))
     if not all(torch.equal(first, other) for other in others):
         raise ValueError(
