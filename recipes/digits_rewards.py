@@ -13,3 +13,18 @@ def reading(completions, digits, **columns):
         right = sum(seen == there for seen, there in zip(read, expected, strict=False))
         scores.append(right / len(expected) if len(read) == len(expected) else 0.0)
     return scores
+
+
+HARD = ("sum", "count")
+
+
+def decision(completions, source, **columns):
+    """1 where a hard question was thought about or an easy one wasn't, else 0."""
+    thought = ["</think>" in completion[0]["content"] for completion in completions]
+    return [float(thinks == (kind in HARD)) for thinks, kind in zip(thought, source, strict=True)]
+
+
+def shape(completions, **columns):
+    """1 for one box, with or without a thought before it, else 0."""
+    pattern = r"(<think>[^<]+</think>)?\\boxed\{[^{}]+\}"
+    return [float(re.fullmatch(pattern, completion[0]["content"].strip()) is not None) for completion in completions]

@@ -75,15 +75,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Any, change: Any, path: Path) -> Any:
-    """`change` over `base`: mappings key by key; a mapping over a list of stages goes by name, null drops one."""
+    """`change` over `base`: mappings key by key.
+
+    A mapping over a list of stages goes by name: null drops a stage, a new one (which says its `kind`) is appended.
+    """
     if isinstance(base, dict) and isinstance(change, dict):
         return base | {key: _merged(base[key], value, path) if key in base else value for key, value in change.items()}
     if isinstance(base, list) and isinstance(change, dict):
         names = [item.get("name") for item in base]
-        if unknown := change.keys() - set(names):
+        added = {name: stage for name, stage in change.items() if name not in names}
+        if unknown := [name for name, stage in added.items() if not isinstance(stage, dict) or "kind" not in stage]:
             raise ValueError(f"{path}: no stage {', '.join(unknown)} in what it extends, which has {', '.join(names)}")
         changes = {item["name"]: change.get(item["name"], {}) for item in base}
-        return [_merged(item, changes[item["name"]], path) for item in base if changes[item["name"]] is not None]
+        kept = [_merged(item, changes[item["name"]], path) for item in base if changes[item["name"]] is not None]
+        return kept + [{"name": name, **stage} for name, stage in added.items()]
     return change
 
 

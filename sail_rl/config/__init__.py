@@ -18,7 +18,7 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import AdaLRSConfig, LoRAConfig, SFTStage, StageConfig
+from .stages import AdaLRSConfig, HarvestStage, LoRAConfig, SFTStage, StageConfig
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -31,6 +31,7 @@ __all__ = [
     "DynamicSamplingConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "HarvestStage",
     "ImportanceConfig",
     "KLConfig",
     "LoRAConfig",

@@ -13,7 +13,7 @@ from pydantic import (
 
 from .rl import RLStage
 from .sections import DataConfig, DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
-from .stages import SFTStage
+from .stages import HarvestStage, SFTStage
 
 
 class Recipe(Strict):
@@ -29,7 +29,17 @@ class Recipe(Strict):
     evaluation: EvaluationConfig
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     logging: LoggingConfig = LoggingConfig()
-    stages: list[Annotated[SFTStage | RLStage, Field(discriminator="kind")]]
+    stages: list[Annotated[SFTStage | RLStage | HarvestStage, Field(discriminator="kind")]]
+
+    @property
+    def training(self) -> list[SFTStage | RLStage]:
+        """The stages that train."""
+        return [stage for stage in self.stages if not isinstance(stage, HarvestStage)]
+
+    @property
+    def harvests(self) -> list[HarvestStage]:
+        """The stages that make datasets."""
+        return [stage for stage in self.stages if isinstance(stage, HarvestStage)]
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -38,12 +48,38 @@ class Recipe(Strict):
             raise ValueError("stages is empty; name at least one")
         if len(set(names)) != len(names):
             raise ValueError(f"stage names repeat: {', '.join(names)}")
-        if self.data.files:
-            for user, data in [("evaluation", self.evaluation.data), *((s.name, s.data) for s in self.stages)]:
-                if data not in self.data.files and data not in self.data.mixtures:
-                    raise ValueError(f"{user}.data is {data!r}, but data.files has {', '.join(self.data.files)}")
-        supervised = {stage.name for stage in self.stages if isinstance(stage, SFTStage)}
-        for user, data in [("evaluation", self.evaluation.data), *((s.name, s.data) for s in self.stages)]:
+        return self
+
+    @model_validator(mode="after")
+    def _data_names(self) -> Self:
+        users = [("evaluation", self.evaluation.data), *((stage.name, stage.data) for stage in self.training)]
+        supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
+        harvested = {stage.name for stage in self.harvests}
+        for user, data in users:
             if data in self.data.mixtures and user not in supervised:
                 raise ValueError(f"{user}.data is {data!r}, a mixture; mixtures are for SFT stages")
+            if data in harvested and user not in supervised:
+                raise ValueError(f"{user}.data is {data!r}, a harvest; harvests are for SFT stages")
+            if self.data.files and data not in {*self.data.files, *self.data.mixtures, *harvested}:
+                raise ValueError(f"{user}.data is {data!r}, but data.files has {', '.join(self.data.files)}")
+        return self
+
+    @model_validator(mode="after")
+    def _harvests_follow_what_they_harvest(self) -> Self:
+        before: dict[str, RLStage] = {}
+        for stage in self.stages:
+            if isinstance(stage, RLStage):
+                before[stage.name] = stage
+            if not isinstance(stage, HarvestStage):
+                continue
+            if stage.rollouts not in before:
+                raise ValueError(f"stage {stage.name}: there is no RL stage {stage.rollouts!r} before it")
+            rewards = before[stage.rollouts].rewards
+            if unknown := sorted(stage.minimum.keys() - rewards.keys()):
+                raise ValueError(
+                    f"stage {stage.name}: minimum names {unknown[0]!r}, but stage {stage.rollouts} has the rewards "
+                    f"{', '.join(rewards)}"
+                )
+            if not self.logging.rollouts_gib:
+                raise ValueError(f"stage {stage.name}: logging.rollouts_gib is 0, so there are no rollouts to harvest")
         return self

@@ -44,9 +44,11 @@ class DataConfig(Strict):
     files: dict[str, Path] = {}
     builder: str | None = None
     kwargs: dict[str, Any] = {}
-    mixtures: dict[str, Path] = {}
-    """Further datasets for SFT, mixed from those above: files of weights, shares of the tokens, by source name
+    mixtures: dict[str, Path | dict[str, float]] = {}
+    """Further datasets for SFT, mixed from those above and from harvests: weights by source name, here or in a file
     (`sail-rl moe calibrate` writes one)."""
+    mix_by: Literal["tokens", "samples"] = "tokens"
+    """What the weights are shares of."""
     overlong: Literal["error", "drop"] = "error"
     """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
     video_frames: PositiveInt = 8

@@ -90,6 +90,23 @@ class StageConfig(Strict):
         return self
 
 
+class HarvestStage(Strict):
+    """Rejection sampling: an earlier RL stage's right rollouts become a dataset, called like this stage."""
+
+    kind: Literal["harvest"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    rollouts: str
+    """The RL stage."""
+    minimum: Annotated[dict[str, float], Field(min_length=1)]
+    """Scores that a right rollout has at least, by reward."""
+    per_prompt: PositiveInt = 1
+    """Completions of one prompt, no two alike."""
+    last_steps: PositiveInt | None = None
+    """Only rollouts of the stage's last so many steps; None: of all that are stored."""
+    where: dict[str, list[str]] = Field(default_factory=dict)
+    """Only rows whose column has one of these values."""
+
+
 class AdaLRSConfig(Strict):
     """A line search for the learning rate (AdaLRS, see `maths.adalrs`)."""
 

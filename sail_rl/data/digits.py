@@ -79,18 +79,29 @@ def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
     return page.convert("RGB")
 
 
-def _rows(name: str, count: int, scans: list[int], seed: int, careless: float) -> Iterator[dict[str, Any]]:
-    """`count` rows that draw their digits from the scans with these indices; `careless`: share of wrong boxes."""
+EASY = ("maximum", "comparison")
+"""Questions that need no thought: those of the direct answers."""
+
+
+def _rows(
+    name: str, count: int, scans: list[int], seed: int, careless: float, *, direct: bool = False
+) -> Iterator[dict[str, Any]]:
+    """`count` rows that draw their digits from the scans with these indices.
+
+    `careless`: share of wrong boxes. `direct`: easy questions only, answered without a thought.
+    """
     bundle = load_digits()
     rng = random.Random(derive_seed(seed, "digits", name))
     small = [scan for scan in scans if bundle.target[scan] <= LARGEST_ADDEND]
     for index in range(count):
-        source = rng.choice(list(QUESTIONS))
+        source = rng.choice(EASY if direct else list(QUESTIONS))
         chosen = rng.sample(small if source == "sum" else scans, 4)
         digits = [int(bundle.target[scan]) for scan in chosen]
         question, thought, answer = QUESTIONS[source](digits, rng)
         written = answer + rng.choice((1, 2)) if rng.random() < careless else answer
         response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{written}}}"
+        if direct:
+            response = f"\\boxed{{{answer}}}"
         yield {
             "id": f"{name}/{index:06d}",
             "images": [_compose([bundle.images[scan] for scan in chosen])],
@@ -118,8 +129,11 @@ def build_digits(
     rl_rows: int = 3200,
     heldout_rows: int = 300,
     careless: float = 0.0,
+    direct_rows: int = 0,
 ) -> dict[str, Path]:
     """Write `sft.parquet`, `rl.parquet` and `heldout.parquet` to `output_dir`; returns their paths by name.
+
+    With `direct_rows` there is `direct.parquet`, too: easy questions, answered without a thought.
 
     `careless` is the share of SFT demonstrations whose thought is right but whose final answer slips by one or two, as
     in generated chains of thought that nobody has verified. The `answer` column is always right.
@@ -130,11 +144,14 @@ def build_digits(
         "rl": (rl_rows, train, 0.0),
         "heldout": (heldout_rows, held_out, 0.0),
     }
+    if direct_rows:
+        sources["direct"] = (direct_rows, train, 0.0)
     output_dir.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, (count, scans, slips) in sources.items():
         paths[name] = output_dir / f"{name}.parquet"
-        rows = Dataset.from_list(list(_rows(name, count, scans, seed, slips)), features=FEATURES)
+        made = list(_rows(name, count, scans, seed, slips, direct=name == "direct"))
+        rows = Dataset.from_list(made, features=FEATURES)
         partial = paths[name].with_suffix(".partial")
         rows.to_parquet(partial)
         partial.rename(paths[name])  # a file under its own name is complete

@@ -45,9 +45,13 @@ def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[
     return {name: float(weights[name]) for name in sources}
 
 
-def sources_of(mixtures: Mapping[str, Path], data: str) -> dict[str, float]:
-    """The datasets behind the name `data`, with their shares of the tokens: itself, or a mixture's."""
-    return read_mixture(mixtures[data]) if data in mixtures else {data: 1.0}
+def sources_of(mixtures: Mapping[str, Path | dict[str, float]], data: str) -> dict[str, float]:
+    """The datasets behind the name `data`, with their shares: itself, or a mixture's (in a file, or given)."""
+    mixture = mixtures.get(data, {data: 1.0})
+    if isinstance(mixture, Path):
+        return read_mixture(mixture)
+    check_mixture(mixture, where=f"data.mixtures.{data}")
+    return mixture
 
 
 def check_mixture(weights: Mapping[str, object], *, where: str) -> None:

@@ -15,7 +15,8 @@ from sail_rl.trainer.distributed import gather_objects
 class Evaluator:
     """Scores one completion for each of this rank's `prompts`; every rank must call it.
 
-    Returns `eval/NAME/REWARD` for each reward (the mean over all ranks' prompts) and `eval/NAME/length_mean` (tokens).
+    Returns `eval/NAME/REWARD` for each reward (the mean over all ranks' prompts), `eval/NAME/length_mean` (tokens) and,
+    for rows with a `source`, `eval/NAME/thinking/SOURCE`: the share of finished thoughts.
     """
 
     name: str
@@ -32,10 +33,19 @@ class Evaluator:
         rollouts = [rollout for group in groups for rollout in group]
         scores = self.scorer(self.prompts, rollouts)
         own = [
-            {"length_mean": float(len(rollout.token_ids))} | {name: part[i] for name, part in scores.parts.items()}
-            for i, rollout in enumerate(rollouts)
+            {"length_mean": float(len(rollout.token_ids))}
+            | {name: part[i] for name, part in scores.parts.items()}
+            | ({f"thinking/{source}": float("</think>" in rollout.text)} if (source := _source(prompt)) else {})
+            for i, (prompt, rollout) in enumerate(zip(self.prompts, rollouts, strict=True))
         ]
         records = gather_objects(own)
-        names = records[0]
-        columns = {name: [record[name] for record in records if not math.isnan(record[name])] for name in names}
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {
+            name: [record[name] for record in records if not math.isnan(record.get(name, math.nan))] for name in names
+        }
         return {f"eval/{self.name}/{name}": fmean(values) for name, values in columns.items() if values}
+
+
+def _source(prompt: Prompt) -> str | None:
+    source = prompt.columns.get("source")
+    return source if isinstance(source, str) and "/" not in source else None

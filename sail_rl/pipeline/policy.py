@@ -26,7 +26,7 @@ def check_lora(recipe: Recipe) -> None:
     Raises:
         ValueError: naming the stage, the field and the remedy.
     """
-    for stage in recipe.stages:
+    for stage in recipe.training:
         if stage.lora is None:
             continue
         if "llm" in stage.lora.targets and _is_moe(recipe):

@@ -43,10 +43,10 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     Raises:
         ValueError: naming the stage and field, the algebra, or the real import error.
     """
-    algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.stages}
+    algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.training}
     engine = resolve(recipe.engine.path)
     evaluation_scorer(recipe.evaluation)
-    for stage in recipe.stages:
+    for stage in recipe.training:
         if isinstance(stage, RLStage):
             if stage.staleness and not getattr(engine, "concurrent", False):
                 raise ValueError(
@@ -91,8 +91,9 @@ def build_data(recipe: Recipe) -> dict[str, Path]:
 def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses."""
     needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
-    for stage in recipe.stages:
-        for source in sources_of(recipe.data.mixtures, stage.data):
+    harvested = {stage.name for stage in recipe.harvests}
+    for stage in recipe.training:
+        for source in sources_of(recipe.data.mixtures, stage.data).keys() - harvested:
             needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
     unknown = sorted(set(needs) - set(paths))
     if unknown:
@@ -102,16 +103,29 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
 
 
 def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]:
-    """The rows of the dataset or mixture named `data`."""
+    """The rows of the dataset, harvest or mixture named `data`."""
+    harvests = {stage.name for stage in plan.recipe.harvests}
     weights = sources_of(plan.recipe.data.mixtures, data)
+    sources = {
+        name: Rows(harvest_file(plan.recipe, name), needs=("prompt", "completion"))
+        if name in harvests
+        else plan.datasets[name]
+        for name in weights
+    }
     if data not in plan.recipe.data.mixtures:
-        return plan.datasets[data]
-    sources = {name: plan.datasets[name] for name in weights}
+        return sources[data]
+    if plan.recipe.data.mix_by == "samples":
+        return MixedRows(sources, weights, dict.fromkeys(sources, 1.0))
     tokens = {
         name: fmean(encoder.length(rows.outline(index), completion=True) for index in range(len(rows)))
         for name, rows in sources.items()
     }
     return MixedRows(sources, weights, tokens)
+
+
+def harvest_file(recipe: Recipe, name: str) -> Path:
+    """The dataset that a harvest stage makes."""
+    return recipe.output_dir / "stages" / name / "data.parquet"
 
 
 def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
@@ -129,7 +143,7 @@ def fit_to_context(plan: Plan, model_dir: Path) -> Plan:
     """
     recipe = plan.recipe
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=recipe.model.max_length)
-    training = [stage.data for stage in recipe.stages if isinstance(stage, SFTStage)]
+    training = [stage.data for stage in recipe.training if isinstance(stage, SFTStage)]
     supervised = {source for data in training for source in sources_of(recipe.data.mixtures, data)}
     fitting = {}
     for name, rows in plan.datasets.items():
@@ -154,8 +168,8 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
         return recipe.model.path
     folder = recipe.output_dir / "base"
     if not (folder / "COMPLETE").exists():
-        sources = [source for stage in recipe.stages for source in sources_of(recipe.data.mixtures, stage.data)]
-        texts = [text for source in sources for text in datasets[source].texts()]
+        sources = [source for stage in recipe.training for source in sources_of(recipe.data.mixtures, stage.data)]
+        texts = [text for source in sources if source in datasets for text in datasets[source].texts()]
         build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
         (folder / "COMPLETE").touch()
     return folder

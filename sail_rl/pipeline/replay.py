@@ -66,7 +66,7 @@ def stored_samples(
 
 
 def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:
-    data = next(config.data for config in recipe.stages if config.name == stage)
+    data = next(config.data for config in recipe.training if config.name == stage)
     rows = Rows(build_data(recipe)[data])
     return {row["id"]: row for row in (rows[index] for index in range(len(rows)))}
 

@@ -16,7 +16,7 @@ import yaml
 from torch import distributed
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.config import HarvestStage, Recipe, RLStage, SFTStage
 from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import write_whole
@@ -32,6 +32,7 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
 from .evaluate import Evaluator
+from .harvest import harvest
 from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan
 from .scoring import evaluation_scorer
 from .stage import Stage, StageResult
@@ -112,6 +113,11 @@ def _run_stages(plan: Plan) -> list[StageResult]:
             folder = recipe.output_dir / "stages" / config.name
             if (folder / "result.json").exists():
                 results.append(StageResult(**json.loads((folder / "result.json").read_text())))
+            elif isinstance(config, HarvestStage):
+                if rank() == 0:
+                    harvest(plan, config)
+                distributed.barrier()
+                results.append(StageResult(**json.loads((folder / "result.json").read_text())))
             else:
                 if records:
                     records.begin(number, folder)
@@ -123,9 +129,11 @@ def _run_stages(plan: Plan) -> list[StageResult]:
                 results.append(stage.run())
                 if records:
                     records.end()
-            parent = folder / "model"
+            if not isinstance(config, HarvestStage):
+                parent = folder / "model"
         if records:
-            records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in results})
+            trained = [result for result in results if result.heldout_accuracy_after is not None]
+            records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in trained})
     finally:
         evaluator.scorer.close()
         engine.close()
@@ -159,7 +167,9 @@ class _Records:
     def __init__(self, plan: Plan) -> None:
         recipe = plan.recipe
         self.recipe = recipe
-        self.offsets = [sum(stage.steps for stage in recipe.stages[:n]) for n in range(len(recipe.stages))]
+        self.offsets = [
+            sum(getattr(stage, "steps", 0) for stage in recipe.stages[:n]) for n in range(len(recipe.stages))
+        ]
         self.logger = RunLogger(
             recipe.output_dir,
             project=recipe.logging.wandb_project,
@@ -173,6 +183,7 @@ class _Records:
         checkpoints.remove_unusable(folder)
         checkpoint = checkpoints.newest_checkpoint(folder)
         stage = self.recipe.stages[number]
+        assert not isinstance(stage, HarvestStage)
         done = checkpoint[1] if checkpoint else 0
         # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
         self.logger.rollback(stage.name, done or -1, stages=[stage.name for stage in self.recipe.stages])

@@ -71,7 +71,7 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows]) -> None:
         ValueError: for the first row with an answer that its reward can't use, with file, row and reward.
     """
     users = [("evaluation", recipe.evaluation.data, recipe.evaluation.rewards)]
-    users += [(stage.name, stage.data, stage.rewards) for stage in recipe.stages if isinstance(stage, RLStage)]
+    users += [(stage.name, stage.data, stage.rewards) for stage in recipe.training if isinstance(stage, RLStage)]
     for user, data, rewards in users:
         terms = make_terms(rewards)
         try:

@@ -56,8 +56,9 @@ class StageResult:
 
     name: str
     minutes: float
-    heldout_accuracy_before: float
-    heldout_accuracy_after: float
+    heldout_accuracy_before: float | None
+    heldout_accuracy_after: float | None
+    """None for a stage that trains nothing."""
 
 
 @dataclass

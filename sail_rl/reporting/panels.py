@@ -144,6 +144,14 @@ def _lengths(axes: Axes, data: dict[str, Series]) -> None:
     axes.set_ylim(bottom=0)
 
 
+def _by_source(axes: Axes, data: dict[str, Series]) -> None:
+    """Points joined by lines: an evaluation is a rare event."""
+    for (name, series), colour in zip(data.items(), PALETTE * 9, strict=False):
+        label = name.rsplit("/", 1)[1]
+        axes.plot(series.steps, series.values, color=colour, linewidth=1.9, marker="o", markersize=3, label=label)
+    axes.set_ylim(-0.03, 1.05)
+
+
 def _single(axes: Axes, data: dict[str, Series]) -> None:
     for name, series in data.items():
         _line(axes, series, label=name, colour=PALETTE[0])
@@ -246,6 +254,7 @@ PANELS = (
     Panel("reward", "Rewards (mean over rollouts)", "reward", r"reward/(?!guard_)[^/]+/mean", _rewards),
     Panel("guards", "Guards against reward hacking", "share", r"reward/guard_[^/]+/mean", _rewards),
     Panel("length", "Response length", "tokens", r"rollout/length_(mean|correct|wrong)", _lengths),
+    Panel("thinking", "Held-out answers with a thought", "share", r"eval/[^/]+/thinking/[^/]+", _by_source),
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
     Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),

@@ -21,6 +21,7 @@ class Metric:
 METRICS = (
     Metric("eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"),
     Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
+    Metric("eval/{set}/thinking/{source}", "share", "of these with a finished thought, by `source`", "thinking"),
     Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),
     Metric("reward/total/mean", "reward", "mean of the total that is trained on", "reward"),
     Metric("reward/total/std", "reward", "standard deviation of the total over rollouts", "reward"),
