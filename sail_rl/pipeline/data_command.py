@@ -34,23 +34,14 @@ def add_data_parser(commands: Any) -> None:
 def _harvest(options: argparse.Namespace) -> None:
     from sail_rl.curation.harvest import rejection_sample
     from sail_rl.data.dataset import Rows
-    from sail_rl.data.saving import save_rows
+
+    from .harvest import save_harvest
 
     rollouts, minimum = _read(options)
     kept = rejection_sample(rollouts, minimum, per_prompt=options.per_prompt, seed=options.seed)
     if not kept:
         raise ValueError(f"{options.rollouts}: none of {len(rollouts)} rollouts is right by {minimum}")
-    rows = Rows(options.data)
-    places = _places(rows, {rollout["prompt_id"] for rollout in kept})
-    save_rows(
-        options.out,
-        rows,
-        [places[rollout["prompt_id"]] for rollout in kept],
-        {
-            "id": [f"{rollout['prompt_id']}#{rollout['sample']}@{rollout['step']}" for rollout in kept],
-            "completion": [[{"role": "assistant", "content": rollout["completion"]}] for rollout in kept],
-        },
-    )
+    save_harvest(options.out, Rows(options.data), kept)
     prompts = len({rollout["prompt_id"] for rollout in rollouts})
     sys.stdout.write(
         f"{len(rollouts)} rollouts of {prompts} prompts -> {len(kept)} completions of "
@@ -63,10 +54,12 @@ def _filter(options: argparse.Namespace) -> None:
     from sail_rl.data.dataset import Rows
     from sail_rl.data.saving import save_rows
 
+    from .harvest import places_of
+
     rollouts, minimum = _read(options)
     rates = pass_rates(rollouts, minimum)
     rows = Rows(options.data)
-    places = _places(rows, rates.keys())
+    places = places_of(rows, rates.keys())
     if options.kind == "hard":
         kept = hard_cases(rates, below=options.hard_below)
     else:
@@ -84,6 +77,8 @@ def _filter(options: argparse.Namespace) -> None:
 def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
     from sail_rl.reporting.store import read_rollouts
 
+    from .harvest import newest_steps
+
     if not options.minimum:
         raise ValueError("say what is right: --minimum REWARD=SCORE, for instance --minimum answer=1")
     minimum = {}
@@ -95,20 +90,8 @@ def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
             equals = ""
         if not equals or not name:
             raise ValueError(f"--minimum {given}: write REWARD=SCORE")
-    rollouts = read_rollouts(options.rollouts, stage=options.stage)
-    if options.last_steps:
-        newest = sorted({rollout["step"] for rollout in rollouts})[-options.last_steps :]
-        rollouts = [rollout for rollout in rollouts if rollout["step"] >= newest[0]]
-    return rollouts, minimum
+    return newest_steps(read_rollouts(options.rollouts, stage=options.stage), options.last_steps), minimum
 
 
 def _ids(rows: Any) -> list[str]:
     return [rows.outline(index)["id"] for index in range(len(rows))]
-
-
-def _places(rows: Any, wanted: Any) -> dict[str, int]:
-    """Where each row is, by id; every wanted one must be there."""
-    places = {name: index for index, name in enumerate(_ids(rows))}
-    if missing := sorted(set(wanted) - places.keys()):
-        raise ValueError(f"{rows.path} has no row with id {missing[0]!r} ({len(missing)} are missing)")
-    return places
