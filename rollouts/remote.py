@@ -30,7 +30,8 @@ from .workers import EngineError
 
 logger = logging.getLogger(__name__)
 BANNED = -100
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds between looks at whether a server may be asked again
+LOOK = 1.0  # seconds between looks for servers that are back
 # The prompt is rendered already: its text goes through as it is, with the images at their places.
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -88,6 +89,8 @@ class RemoteEngine(StreamingEngine):
         self._thread.start()
         self._servers = [Server(address.rstrip("/")) for address in servers]
         self._streaming = False
+        self._pushing = asyncio.Lock()
+        asyncio.run_coroutine_threadsafe(self._look_after(), self._loop)
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         """Sample groups for all prompts; see `RolloutEngine.stream`. What a lost server owes others are asked for."""
@@ -110,21 +113,17 @@ class RemoteEngine(StreamingEngine):
         """Write the weights' file and let every server load it; see `RolloutEngine.push_weights`."""
         if self._streaming:
             raise RuntimeError("the engine is generating; new weights would reach it half-way")
-        before, self._version = self._file, version
         if self._rank == 0:
             partial = self._weights / "partial"
             save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}, partial)
-            partial.rename(self._file)
-            self._run(self._ensure(wait=True))
-            if before != self._file:
-                before.unlink(missing_ok=True)
+            self._run(self._change(version))
         else:
             for _ in tensors:  # gathering them may take every rank
                 pass
         if distributed.is_initialized():
             distributed.barrier()
         if self._rank:
-            self._run(self._ensure(wait=True))
+            self._run(self._change(version))
 
     def health(self) -> list[dict[str, Any]]:
         """Address of each server, whether it is there, and the version of its weights."""
@@ -132,6 +131,7 @@ class RemoteEngine(StreamingEngine):
 
     def close(self) -> None:
         """End all requests; the servers stay."""
+        self._run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         (self._weights / "partial").unlink(missing_ok=True)
@@ -143,19 +143,36 @@ class RemoteEngine(StreamingEngine):
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _ensure(self, *, wait: bool) -> None:
-        """Give the newest weights to every server that answers and hasn't them; with `wait`, until there is one."""
-        deadline = time.monotonic() + self._patience
+    async def _change(self, version: int) -> None:
+        """Take the new version everywhere; over when every server that is there has it, and there is one."""
+        async with self._pushing:
+            before, self._version = self._file, version
+            if self._rank == 0:
+                (self._weights / "partial").rename(self._file)
+                if before != self._file:
+                    before.unlink(missing_ok=True)
+            deadline = time.monotonic() + self._patience
+            while not await self._bring_up_all():
+                if time.monotonic() > deadline:
+                    raise EngineError(f"no rollout server is there: {self._problems()}")
+                await asyncio.sleep(LOOK)
+
+    async def _look_after(self) -> None:
+        """As long as the engine lives: push to servers that come back, whether or not it is generating."""
         while True:
-            behind = [server for server in self._servers if server.version != self._version]
-            await asyncio.gather(*(self._bring_up(server) for server in behind))
-            if any(server.version == self._version for server in self._servers) or not wait:
-                return
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"no rollout server is there: {'; '.join(f'{s.address}: {s.problem}' for s in self._servers)}"
-                )
-            await asyncio.sleep(1)
+            await asyncio.sleep(LOOK)
+            async with self._pushing:
+                if self._version:
+                    await self._bring_up_all()
+
+    async def _bring_up_all(self) -> bool:
+        """Give the newest weights to every server that answers and hasn't them; whether there is one with them."""
+        behind = [server for server in self._servers if server.version != self._version]
+        await asyncio.gather(*(self._bring_up(server) for server in behind))
+        return any(server.version == self._version for server in self._servers)
+
+    def _problems(self) -> str:
+        return "; ".join(f"{server.address}: {server.problem}" for server in self._servers)
 
     async def _bring_up(self, server: Server) -> None:
         """Rank 0 pushes; the other ranks see whether the server has what rank 0 pushed."""
@@ -164,7 +181,7 @@ class RemoteEngine(StreamingEngine):
                 await server.push(self._file, self._version, timeout=self._push_timeout)
             else:
                 await server.look(self._version)
-        except ServerError as error:
+        except (ServerError, LookupError, TypeError, ValueError) as error:  # the last three: an answer of another shape
             self._drop(server, error)
 
     def _drop(self, server: Server, error: Exception) -> None:
@@ -182,22 +199,18 @@ class RemoteEngine(StreamingEngine):
                 for server in self._servers:
                     for _ in range(self._concurrency):
                         group.create_task(self._serve(server, todo, prompts, sampling, results))
-                group.create_task(self._look_after())
+                group.create_task(self._patience_lasts())
         except* Exception as errors:
             results.put(errors.exceptions[0])  # the consumer raises it
 
-    async def _look_after(self) -> None:
-        """Push to servers that come back; stop when there has been none for too long."""
-        alone_since = None
-        while True:
-            await asyncio.sleep(1)
-            await self._ensure(wait=False)
+    async def _patience_lasts(self) -> None:
+        """Stop when there has been no server for too long."""
+        alone_since = time.monotonic()
+        while time.monotonic() - alone_since <= self._patience:
+            await asyncio.sleep(LOOK)
             if any(server.version for server in self._servers):
-                alone_since = None
-                continue
-            alone_since = alone_since or time.monotonic()
-            if time.monotonic() - alone_since > self._patience:
-                raise EngineError(f"no rollout server is there; the last problem: {self._servers[-1].problem}")
+                alone_since = time.monotonic()
+        raise EngineError(f"no rollout server is there: {self._problems()}")
 
     async def _serve(
         self, server: Server, todo: asyncio.Queue, prompts: Sequence[Prompt], sampling: Sampling, results: queue.Queue
@@ -274,6 +287,14 @@ class _Task:
     place: int
     body: dict[str, Any]
     failures: int = 0
+
+
+async def _end_tasks() -> None:
+    """Cancel all other tasks of this loop, and see them end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _data_url(image: Any) -> str:

@@ -49,7 +49,7 @@ def serving_vllm(
     command += ["--max-model-len", str(max_model_len), *options]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # set by the in-process engine
-    log = log_dir / "log"
+    log = log_dir / f"log-{port}"
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
