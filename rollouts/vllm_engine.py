@@ -17,6 +17,7 @@ from sail_rl.seeding import derive_seed, preserved_rng
 from .streaming import StreamingEngine
 
 if TYPE_CHECKING:
+    import numpy as np
     from vllm import RequestOutput
 
 # Read by vLLM at import: in-process engine, no telemetry, the trainer's threads not pinned to cores, no compiler.
@@ -40,8 +41,12 @@ class VLLMEngine(StreamingEngine):
         dtype: "float32" or "bfloat16": the trainer's, or log-probs differ.
         max_num_seqs: sequences decoded at once.
         kv_cache_gib: memory for the key-value cache, in GiB.
+        capture_routes: note an MoE's routing in `Rollout.routes`; without prefix caching on CPU, as a cached prefix is
+            not routed again.
         options: further keyword arguments of `vllm.LLM`.
     """
+
+    captures_routes = True
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class VLLMEngine(StreamingEngine):
         dtype: str = "float32",
         max_num_seqs: int = 128,
         kv_cache_gib: float = 0.5,
+        capture_routes: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         for name, value in ENVIRONMENT.items():
@@ -77,8 +83,11 @@ class VLLMEngine(StreamingEngine):
                 # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
                 enable_chunked_prefill=torch.cuda.is_available(),
                 **_launcher(),
+                **(_capturing_options() if capture_routes else {}),
                 **(options or {}),
             )
+        self._capturing = capture_routes
+        self._recorder = self._listen() if capture_routes and not torch.cuda.is_available() else None
         self._tokenizer = self._llm.get_tokenizer()
         self._banned = dict.fromkeys(_image_token_ids(self._tokenizer), BANNED)
         self._version = 0
@@ -94,6 +103,8 @@ class VLLMEngine(StreamingEngine):
 
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
+        if sampling.routes and not self._capturing:
+            raise ValueError("the sampling asks for routes; make the engine with capture_routes=True")
         params = [
             SamplingParams(
                 n=sampling.samples_per_prompt,
@@ -107,15 +118,21 @@ class VLLMEngine(StreamingEngine):
             for prompt in prompts
         ]
         ids = self._llm.enqueue([_request(prompt) for prompt in prompts], params, use_tqdm=False)
-        places = {name.rpartition("-")[0]: place for place, name in enumerate(ids)}  # vLLM appends a random part
+        internal = {name.rpartition("-")[0]: name for name in ids}  # vLLM appends a random part
+        places = {name: place for place, name in enumerate(internal)}
+        if self._recorder:
+            self._recorder.active = sampling.routes
         try:
             while places and not stopped():
                 for output in self._llm.llm_engine.step():
                     if output.finished:
                         place = places.pop(output.request_id)
-                        yield place, self._group(prompts[place], output)
+                        routes = self._routes(output, internal[output.request_id]) if sampling.routes else None
+                        yield place, self._group(prompts[place], output, routes)
         finally:
             self._llm.llm_engine.abort_request(list(places))
+            if self._recorder:
+                self._recorder.forget()
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Reload all weights and drop every cache computed from the old ones; the engine must be idle (it is)."""
@@ -137,7 +154,25 @@ class VLLMEngine(StreamingEngine):
             self._llm.llm_engine.engine_core.shutdown()
         del self._llm
 
-    def _group(self, prompt: Prompt, output: RequestOutput) -> list[Rollout]:
+    def _listen(self) -> Any:
+        from .routing import RouteRecorder
+
+        return self._llm.collective_rpc(lambda worker: RouteRecorder(worker.model_runner))[0]
+
+    def _routes(self, output: RequestOutput, request: str) -> dict[int, np.ndarray]:
+        """What the recorder, or vLLM's own on a GPU, noted of each completion, by its index."""
+        routes = {}
+        for completion in output.outputs:
+            length = len(output.prompt_token_ids or ()) + len(completion.token_ids) - 1
+            if self._recorder:
+                child = f"{completion.index}_{request}" if len(output.outputs) > 1 else request
+                routes[completion.index] = self._recorder.take(child, length)
+            else:
+                assert completion.routed_experts is not None
+                routes[completion.index] = completion.routed_experts[:length].astype("int16")
+        return routes
+
+    def _group(self, prompt: Prompt, output: RequestOutput, routes: dict[int, np.ndarray] | None) -> list[Rollout]:
         completions = sorted(output.outputs, key=lambda completion: completion.index)
         texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
         return [
@@ -151,6 +186,7 @@ class VLLMEngine(StreamingEngine):
                 text=text,
                 stop_reason="stop" if completion.finish_reason == "stop" else "length",
                 weights_version=self._version,
+                routes=routes[completion.index] if routes else None,
             )
             for completion, text in zip(completions, texts, strict=True)
         ]
@@ -194,6 +230,11 @@ def _process_group_kept() -> Iterator[None]:
         yield
     finally:
         parallel_state.destroy_distributed_environment = destroy_all
+
+
+def _capturing_options() -> dict[str, Any]:
+    """Options under which routing can be captured: vLLM's own way on a GPU, and a `RouteRecorder`'s elsewhere."""
+    return {"enable_return_routed_experts": True} if torch.cuda.is_available() else {"enable_prefix_caching": False}
 
 
 def _launcher() -> dict[str, Any]:

@@ -81,7 +81,9 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         config = vllm_config.model_config.hf_config
         self.config = config
         with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
-            self.vision_tower = SailViT._from_config(config.vision_config, attn_implementation="sdpa")
+            self.vision_tower = SailViT._from_config(
+                config.vision_config, attn_implementation="sdpa", dtype=vllm_config.model_config.dtype
+            )
             self.multi_modal_projector = InternVLMultiModalProjector(config)
         with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model: Any = init_vllm_registered_model(

@@ -44,6 +44,7 @@ class WorkerEngine(StreamingEngine):
     """
 
     concurrent = True
+    captures_routes = True
 
     def __init__(
         self,

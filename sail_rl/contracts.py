@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from PIL.Image import Image
 
@@ -42,7 +43,8 @@ class Rollout:
 
     `token_ids` are the sampled tokens, end-of-sequence included when `stop_reason` is "stop" ("length": cut at the
     limit). `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was sampled from:
-    temperature applied, banned tokens removed. `weights_version` counts the weight pushes of the engine.
+    temperature applied, banned tokens removed. `weights_version` counts the weight pushes of the engine. `routes`, if
+    the sampling asks for them: the experts that each position but the last went to, prompt included [T - 1, layers, k].
     """
 
     prompt_id: str
@@ -52,6 +54,7 @@ class Rollout:
     text: str
     stop_reason: StopReason
     weights_version: int
+    routes: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Sampling:
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
+    routes: bool = False
+    """Whether to fill `Rollout.routes`; takes an engine made with `capture_routes=True`."""
 
 
 @runtime_checkable
@@ -74,6 +79,9 @@ class RolloutEngine(Protocol):
 
     concurrent: bool
     """Whether it generates in other processes, so that the trainer can train meanwhile."""
+
+    captures_routes: bool
+    """Whether it can be made with `capture_routes=True`, for `Sampling.routes`."""
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         """Yield (position of the prompt, its group) as groups finish. Closing the generator ends what is unfinished."""

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -80,21 +81,23 @@ def moe(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine_at() -> Iterator[Callable[[Path], VLLMEngine]]:
-    """`vllm_engine_at(folder)`: a live engine for the model there; push weights before you generate.
+def vllm_engine_at() -> Iterator[Callable[..., VLLMEngine]]:
+    """`vllm_engine_at(folder, **changes)`: a live engine for the model there; push weights before you generate.
 
     One lives at a time, and asking for the same folder again gives the same one.
     """
     join_process_group()
-    live: dict[Path, VLLMEngine] = {}
+    live: dict[tuple[Any, ...], VLLMEngine] = {}
 
-    def engine(folder: Path) -> VLLMEngine:
-        if folder not in live:
+    def engine(folder: Path, **changes: Any) -> VLLMEngine:
+        key = (folder, *sorted(changes.items()))
+        if key not in live:
             for other in live.values():
                 other.close()
             live.clear()
-            live[folder] = VLLMEngine(folder, max_model_len=256, max_num_seqs=32, kv_cache_gib=0.25)
-        return live[folder]
+            options: dict[str, Any] = {"max_model_len": 256, "max_num_seqs": 32, "kv_cache_gib": 0.25}
+            live[key] = VLLMEngine(folder, **options | changes)
+        return live[key]
 
     yield engine
     for last in live.values():
@@ -102,9 +105,7 @@ def vllm_engine_at() -> Iterator[Callable[[Path], VLLMEngine]]:
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(
-    tiny_dir: Callable[..., Path], vllm_engine_at: Callable[[Path], VLLMEngine]
-) -> Callable[..., VLLMEngine]:
+def vllm_engine(tiny_dir: Callable[..., Path], vllm_engine_at: Callable[..., VLLMEngine]) -> Callable[..., VLLMEngine]:
     """`vllm_engine(llm, tied, resolution)`: a live engine of that kind; push weights before you generate."""
 
     def engine(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> VLLMEngine:

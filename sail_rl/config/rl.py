@@ -101,6 +101,8 @@ class RLStage(StageConfig):
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Prompts begun, over `prompts_per_step`: sampling ends when enough groups are complete, and the long tail begins
     anew with the next batch, which waits for it. Which groups these are depends on timing."""
+    routing_replay: bool = False
+    """MoE: compute log-probs and gradients with the experts that the sampler used (R3, see `models.routing`)."""
     dynamic_sampling: DynamicSamplingConfig | None = None
     overlong_filtering: bool = False
     """Leave completions that were cut at `max_tokens` out of the loss (DAPO)."""

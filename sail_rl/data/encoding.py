@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -19,7 +20,8 @@ class Sample:
 
     `input_ids` [T]; `pixel_values` [P, 3 x patch²] and `image_grid_thw` [images, 3]
     (see `models.vision`) or None; `token_fields` maps a name to a float tensor with one
-    value for each completion token [T - prompt_length] (RL: "advantages", "rollout_logprobs").
+    value for each completion token [T - prompt_length] (RL: "advantages", "rollout_logprobs"); `routes`
+    [T, layers, k] are the experts to replay (see `models.routing`) or None.
     """
 
     input_ids: torch.Tensor
@@ -27,6 +29,7 @@ class Sample:
     pixel_values: torch.Tensor | None = None
     image_grid_thw: torch.Tensor | None = None
     token_fields: dict[str, torch.Tensor] = field(default_factory=dict)
+    routes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -78,6 +81,8 @@ class Encoder:
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             sample.token_fields["rollout_logprobs"] = torch.tensor(rollout.logprobs)
+            if rollout.routes is not None:  # the last token was never fed to the sampler's model
+                sample.routes = torch.from_numpy(np.pad(rollout.routes, ((0, 1), (0, 0), (0, 0)), constant_values=-1))
         return samples
 
     def prompt_size(self, prompt: Prompt) -> tuple[int, int]:

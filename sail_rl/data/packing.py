@@ -23,7 +23,8 @@ class PackedRow:
     `input_ids`, `position_ids` and `targets` are [1, T]; `targets` are shifted within each segment (`targets[0, t]`
     follows `input_ids[0, t]`, IGNORE where nothing is scored); `cu_seq_lens` [S + 1] are the segments' boundaries;
     `pixel_values` [P, 3 x patch²], `image_grid_thw` [images, 3] as in `models.vision`; each of `token_fields` is [L],
-    in the order of the labelled tokens; `segments` [L] says which of the row's samples a labelled token belongs to.
+    in the order of the labelled tokens; `segments` [L] says which of the row's samples a labelled token belongs to;
+    `routes` [T, layers, k] are experts to replay (-1: none), or None.
     """
 
     input_ids: torch.Tensor
@@ -34,6 +35,7 @@ class PackedRow:
     image_grid_thw: torch.Tensor
     token_fields: dict[str, torch.Tensor]
     segments: torch.Tensor
+    routes: torch.Tensor | None = None
 
     @property
     def labelled(self) -> int:
@@ -46,7 +48,7 @@ class PackedRow:
         lengths = self.cu_seq_lens.diff()
         return torch.isin(torch.repeat_interleave(torch.arange(len(lengths)), lengths), self.segments)
 
-    def model_inputs(self, device: torch.device) -> dict[str, torch.Tensor | int]:
+    def model_inputs(self, device: torch.device) -> dict[str, torch.Tensor | int | None]:
         """Keyword arguments of the model's forward (FlashAttention's varlen names for the boundaries)."""
         boundaries = self.cu_seq_lens.to(device)
         longest = int(self.cu_seq_lens.diff().max())
@@ -60,6 +62,7 @@ class PackedRow:
             "cu_seq_lens_k": boundaries,
             "max_length_q": longest,
             "max_length_k": longest,
+            "routes": None if self.routes is None else self.routes.to(device),
         }
 
     def fully_masked(self) -> PackedRow:
@@ -118,6 +121,18 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         image_grid_thw=torch.cat([sample.image_grid_thw for sample in parts if sample.image_grid_thw is not None]),
         token_fields={name: torch.cat([sample.token_fields[name] for sample in samples]) for name in fields},
         segments=torch.cat(segments),
+        routes=_routes(parts),
+    )
+
+
+def _routes(parts: Sequence[Sample]) -> torch.Tensor | None:
+    """The row's experts to replay; -1 for the parts that have none."""
+    shapes = {sample.routes.shape[1:] for sample in parts if sample.routes is not None}
+    if not shapes:
+        return None
+    (shape,) = shapes
+    return torch.cat(
+        [s.routes if s.routes is not None else torch.full((len(s), *shape), -1, dtype=torch.int16) for s in parts]
     )
 
 

@@ -19,6 +19,7 @@ from .configuration import SailVLConfig
 from .critic import Critic
 from .packed_attention import PACKED_ATTENTION
 from .published import to_published
+from .routing import make_replayable, set_routes
 from .tensor_names import saving_names
 from .token_scores import token_scores
 from .vision import SailViT, encode_images, repeat_images
@@ -162,6 +163,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = SailVLModel(config)
         self.lm_head = LanguageModelHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        make_replayable(self.model.language_model)
         if config.critic:
             trunk = SailVLModel(config) if config.critic == "model" else None
             self.critic = Critic(config.text_config.hidden_size, trunk)
@@ -183,6 +185,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         targets: torch.LongTensor | None = None,
         temperature: float = 1.0,
         banned_token_ids: tuple[int, ...] = (),
+        routes: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast | TokenScores:
@@ -194,10 +197,13 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
                 -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
             temperature, banned_token_ids: of the scored distribution, see `token_scores`.
+            routes: [T, layers, k] experts to replay in an MoE, see `routing`.
             logits_to_keep: compute logits only for the last so many positions (0: all), or those indices.
         """
         kwargs.setdefault("output_router_logits", self.config.is_moe and (labels is not None or targets is not None))
-        if not self.config.is_moe:
+        if self.config.is_moe:
+            set_routes(self.model.language_model, routes)
+        else:
             kwargs.pop("output_router_logits")
         if targets is not None:
             images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}

@@ -29,7 +29,7 @@ def check_lora(recipe: Recipe) -> None:
     for stage in recipe.training:
         if stage.lora is None:
             continue
-        if "llm" in stage.lora.targets and _is_moe(recipe):
+        if "llm" in stage.lora.targets and is_moe(recipe):
             _check_experts(stage, recipe)
         if stage.lora.quantize:
             _check_quantised(stage, recipe)
@@ -53,7 +53,8 @@ def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> Sai
     return policy
 
 
-def _is_moe(recipe: Recipe) -> bool:
+def is_moe(recipe: Recipe) -> bool:
+    """Whether the recipe's base model is an MoE."""
     if recipe.model.path is None:
         return recipe.model.llm == "qwen3_moe"
     return SailVLConfig.from_pretrained(recipe.model.path).is_moe

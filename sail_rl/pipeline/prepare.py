@@ -21,7 +21,7 @@ from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
-from .policy import check_lora
+from .policy import check_lora, is_moe
 from .scoring import check_gold_answers, evaluation_scorer, stage_scorer
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
                     f"stage {stage.name}: staleness {stage.staleness} takes an engine in processes of its own, and "
                     f"{recipe.engine.path} runs in the trainer's; set engine.path to rollouts.workers:WorkerEngine"
                 )
+            if stage.routing_replay:
+                _check_replay(stage, recipe, engine)
             try:
                 stage_scorer(stage)
             except ValueError as error:
@@ -177,4 +179,17 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
 
 def engine_options(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments of the rollout engine."""
-    return {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype, **recipe.engine.kwargs}
+    options: dict[str, Any] = {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype}
+    if any(isinstance(stage, RLStage) and stage.routing_replay for stage in recipe.training):
+        options["capture_routes"] = True
+    return options | recipe.engine.kwargs
+
+
+def _check_replay(stage: RLStage, recipe: Recipe, engine: Any) -> None:
+    if not is_moe(recipe):
+        raise ValueError(f"stage {stage.name}: routing_replay is for an MoE, and this model is dense; leave it out")
+    if not getattr(engine, "captures_routes", False):
+        raise ValueError(
+            f"stage {stage.name}: routing_replay takes an engine that captures routes, which {recipe.engine.path} "
+            "doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or rollouts.workers:WorkerEngine"
+        )

@@ -174,7 +174,9 @@ class Stage:
             scorer=stage_scorer(config),
             stream=self._stream(config.prompts_per_step, encoder),
             encoder=encoder,
-            sampling=Sampling(config.samples_per_prompt, config.max_tokens, config.temperature, seed),
+            sampling=Sampling(
+                config.samples_per_prompt, config.max_tokens, config.temperature, seed, config.routing_replay
+            ),
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
             oversample=config.oversample,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import base64
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from sail_rl.contracts import Rollout
 
@@ -32,10 +35,23 @@ class Group:
         return self.prompt_tokens + len(self.rollouts[sample].token_ids), self.visual_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; floats survive JSON exactly."""
-        return asdict(self)
+        """Plain values; floats survive JSON exactly, and routes go as base64 of 16-bit integers."""
+        routes = [None if r.routes is None else _text(r.routes) for r in self.rollouts]
+        plain = replace(self, rollouts=[replace(rollout, routes=None) for rollout in self.rollouts])
+        return asdict(plain) | {"routes": routes}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Group:
         """The inverse of `to_json`."""
-        return cls(**(values | {"rollouts": [Rollout(**rollout) for rollout in values["rollouts"]]}))
+        values = dict(values)
+        routes = [text and _array(text) for text in values.pop("routes")]
+        rollouts = [Rollout(**r | {"routes": own}) for r, own in zip(values["rollouts"], routes, strict=True)]
+        return cls(**values | {"rollouts": rollouts})
+
+
+def _text(routes: np.ndarray) -> dict[str, Any]:
+    return {"shape": routes.shape, "base64": base64.b64encode(routes.tobytes()).decode()}
+
+
+def _array(text: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text["base64"]), dtype=np.int16).reshape(text["shape"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,8 @@ class Trainer(transformers.Trainer):
         model.eval()
         places = assign_rows([len(sample) for sample in samples], row_tokens=self.row_tokens)
         rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
+        if model is not self.model_wrapped:  # another model routes by itself
+            rows = [replace(row, routes=None) for row in rows]
         scored: dict[int, TokenScores] = {}
         for number, row in enumerate(self._equally_many(rows)):
             scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)

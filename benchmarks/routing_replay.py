@@ -1,0 +1,95 @@
+"""Log-prob gap between vLLM and the trainer on an MoE, with and without routing replay (R3); a Markdown table.
+
+    python benchmarks/routing_replay.py [--model DIR] [--prompts 64] [--samples 4]
+
+The same rollouts are scored twice in each dtype: the trainer's router chooses, or the sampler's choice is replayed.
+Without `--model` a tiny, untrained SAIL-VL2 MoE is built; a trained one tells more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoProcessor
+
+from rollouts.vllm_engine import VLLMEngine
+from sail_rl.contracts import Prompt, Sampling
+from sail_rl.data.dataset import Rows
+from sail_rl.data.digits import build_digits
+from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.packing import collate
+from sail_rl.models.loading import load_model
+from sail_rl.models.tiny import build_tiny
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = build_digits(Path(folder), seed=0, sft_rows=64, rl_rows=options.prompts, heldout_rows=8)
+        rows = Rows(paths["rl"])
+        model_dir = options.model or build_tiny(Path(folder) / "tiny", rows.texts(), llm="qwen3_moe", seed=0)
+        encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=256)
+        prompts = [encoder.prompt(rows[index]) for index in range(options.prompts)]
+        print(
+            "| dtype | routing | mean gap | 99th percentile | largest | tokens above 0.1 |\n|---|---|---|---|---|---|"
+        )
+        for dtype in ("float32", "bfloat16"):
+            measure(model_dir, encoder, prompts, options.samples, dtype)
+            gc.collect()
+
+
+@torch.no_grad()
+def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: int, dtype: str) -> None:
+    """Print the table's two rows of a dtype, and how often the two engines choose differently."""
+    model = load_model(model_dir, dtype=getattr(torch, dtype)).eval()
+    engine = VLLMEngine(model_dir, max_model_len=256, dtype=dtype, capture_routes=True)
+    engine.push_weights(1, model.named_parameters())
+    groups = engine.generate(prompts, Sampling(samples, 48, 1.0, seed=1, routes=True))
+    engine.close()
+    pairs = zip(prompts, groups, strict=True)
+    sampled = [sample for prompt, group in pairs for sample in encoder.rollout_samples(prompt, group)]
+    different, places = 0, 0
+    for name, replayed in (("trainer's own", False), ("replayed", True)):
+        gaps = []
+        for sample in sampled:
+            scores = score(model, encoder, sample, replayed)
+            gaps.append((scores.logprobs - sample.token_fields["rollout_logprobs"]).abs())
+            if not replayed:
+                missed = elsewhere(scores.router_logits, sample)
+                different, places = different + int(missed.sum()), places + missed.numel()
+        gap = torch.cat(gaps).float()
+        above = (gap > 0.1).float().mean()
+        print(f"| {dtype} | {name} | {gap.mean():.2e} | {gap.quantile(0.99):.2e} | {gap.max():.2e} | {above:.2%} |")
+    print(f"| {dtype} | *routed elsewhere: {different / places:.2%} of {places:,} places* | | | | |")
+
+
+def score(model: Any, encoder: Encoder, sample: Sample, replayed: bool) -> Any:
+    """One sample's scores, by the trainer's forward."""
+    row = collate([sample], filler=encoder.filler())
+    if not replayed:
+        row = replace(row, routes=None)
+    banned = tuple(encoder.processor.image_token_ids)
+    return model(**row.model_inputs(torch.device("cpu")), banned_token_ids=banned)
+
+
+def elsewhere(router_logits: tuple[torch.Tensor, ...], sample: Sample) -> torch.Tensor:
+    """[T - 1, layers], true where the trainer's router chooses other experts than the sampler's."""
+    assert sample.routes is not None
+    theirs = sample.routes[:-1].long().sort().values
+    ours = torch.stack([logits.topk(theirs.shape[-1]).indices for logits in router_logits], dim=1)
+    return (ours[: len(theirs)].sort().values != theirs).any(-1)
+
+
+if __name__ == "__main__":
+    main()
