@@ -12,6 +12,7 @@ class StreamingEngine(ABC):
     """A `RolloutEngine` less `push_weights` and `close`; see there."""
 
     concurrent: bool = False
+    continues: bool = False
     captures_routes: bool = False
 
     @abstractmethod

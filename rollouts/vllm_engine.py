@@ -12,9 +12,10 @@ import torch
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.models.processing import IMAGE_TOKEN
-from sail_rl.seeding import derive_seed, preserved_rng
+from sail_rl.seeding import preserved_rng
 
 from .streaming import StreamingEngine
+from .vllm_requests import Request, RequestMaker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,6 @@ ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
 }
 GIB = 1024**3
-BANNED = -100.0  # logit bias of tokens that can't be sampled: exp(-100) vanishes beside any float32 sum
 
 
 class VLLMEngine(StreamingEngine):
@@ -46,6 +46,7 @@ class VLLMEngine(StreamingEngine):
         options: further keyword arguments of `vllm.LLM`.
     """
 
+    continues = True
     captures_routes = True
 
     def __init__(
@@ -88,8 +89,9 @@ class VLLMEngine(StreamingEngine):
             )
         self._capturing = capture_routes
         self._recorder = self._listen() if capture_routes and not torch.cuda.is_available() else None
-        self._tokenizer = self._llm.get_tokenizer()
-        self._banned = dict.fromkeys(_image_token_ids(self._tokenizer), BANNED)
+        tokenizer = self._llm.get_tokenizer()
+        banned = _image_token_ids(tokenizer)
+        self._maker = RequestMaker(tokenizer, banned=banned, max_model_len=max_model_len)
         self._version = 0
 
     def stream(
@@ -99,38 +101,29 @@ class VLLMEngine(StreamingEngine):
 
         `stopped` is asked after every decoding step whether to give up on what is unfinished.
         """
-        from vllm import SamplingParams
-
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         if sampling.routes and not self._capturing:
             raise ValueError("the sampling asks for routes; make the engine with capture_routes=True")
-        params = [
-            SamplingParams(
-                n=sampling.samples_per_prompt,
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=derive_seed(sampling.seed, prompt.id),  # sample i of the group gets this seed + i
-                logprobs=0,
-                logit_bias=self._banned,
-                detokenize=False,
-            )
-            for prompt in prompts
-        ]
-        ids = self._llm.enqueue([_request(prompt) for prompt in prompts], params, use_tqdm=False)
+        wanted = [request for place, p in enumerate(prompts) for request in self._maker.requests(place, p, sampling)]
+        ids = self._llm.enqueue([r.inputs for r in wanted], [r.params for r in wanted], use_tqdm=False)
+        requests = dict(zip(ids, wanted, strict=True))
         internal = {name.rpartition("-")[0]: name for name in ids}  # vLLM appends a random part
-        places = {name: place for place, name in enumerate(internal)}
+        groups: dict[int, list[Rollout]] = {place: [] for place in range(len(prompts))}
         if self._recorder:
             self._recorder.active = sampling.routes
         try:
-            while places and not stopped():
+            while requests and not stopped():
                 for output in self._llm.llm_engine.step():
-                    if output.finished:
-                        place = places.pop(output.request_id)
-                        routes = self._routes(output, internal[output.request_id]) if sampling.routes else None
-                        yield place, self._group(prompts[place], output, routes)
+                    if not output.finished:
+                        continue
+                    request = requests.pop(name := internal[output.request_id])
+                    group = groups[request.place]
+                    group += self._rollouts(request, name, output, sampling)
+                    if len(group) == (len(request.prompt.begun) or sampling.samples_per_prompt):
+                        yield request.place, sorted(group, key=lambda rollout: rollout.sample)
         finally:
-            self._llm.llm_engine.abort_request(list(places))
+            self._llm.llm_engine.abort_request([name.rpartition("-")[0] for name in requests])
             if self._recorder:
                 self._recorder.forget()
 
@@ -159,6 +152,10 @@ class VLLMEngine(StreamingEngine):
 
         return self._llm.collective_rpc(lambda worker: RouteRecorder(worker.model_runner))[0]
 
+    def _rollouts(self, request: Request, name: str, output: RequestOutput, sampling: Sampling) -> list[Rollout]:
+        routes = self._routes(output, name) if sampling.routes else None
+        return self._maker.rollouts(request, output, sampling, version=self._version, routes=routes)
+
     def _routes(self, output: RequestOutput, request: str) -> dict[int, np.ndarray]:
         """What the recorder, or vLLM's own on a GPU, noted of each completion, by its index."""
         routes = {}
@@ -171,39 +168,6 @@ class VLLMEngine(StreamingEngine):
                 assert completion.routed_experts is not None
                 routes[completion.index] = completion.routed_experts[:length].astype("int16")
         return routes
-
-    def _group(self, prompt: Prompt, output: RequestOutput, routes: dict[int, np.ndarray] | None) -> list[Rollout]:
-        completions = sorted(output.outputs, key=lambda completion: completion.index)
-        texts = self._tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
-        return [
-            Rollout(
-                prompt_id=prompt.id,
-                sample=completion.index,
-                token_ids=list(completion.token_ids),
-                logprobs=[
-                    step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)
-                ],
-                text=text,
-                stop_reason="stop" if completion.finish_reason == "stop" else "length",
-                weights_version=self._version,
-                routes=routes[completion.index] if routes else None,
-            )
-            for completion, text in zip(completions, texts, strict=True)
-        ]
-
-
-def _request(prompt: Prompt) -> dict[str, Any]:
-    """The prompt in vLLM's form: text with ONE placeholder an image (vLLM expands it)."""
-    placeholders = prompt.text.count(IMAGE_TOKEN)
-    if placeholders != len(prompt.images):  # vLLM would accept it silently
-        raise ValueError(
-            f"prompt {prompt.id} has {placeholders} image placeholder(s) but {len(prompt.images)} image(s); "
-            "they must agree"
-        )
-    request: dict[str, Any] = {"prompt": prompt.text}
-    if prompt.images:
-        request["multi_modal_data"] = {"image": prompt.images}
-    return request
 
 
 def _image_token_ids(tokenizer: Any) -> list[int]:

@@ -44,6 +44,7 @@ class WorkerEngine(StreamingEngine):
     """
 
     concurrent = True
+    continues = True
     captures_routes = True
 
     def __init__(
@@ -255,6 +256,7 @@ def _problem(group: list[Rollout], prompt: Prompt, sampling: Sampling, version: 
             return f"weights of version {rollout.weights_version} instead of {version}"
         if not len(rollout.token_ids) == len(rollout.logprobs) <= sampling.max_tokens:
             return f"{len(rollout.token_ids)} tokens with {len(rollout.logprobs)} log-probs"
-    if len(group) != sampling.samples_per_prompt:
-        return f"{len(group)} samples instead of {sampling.samples_per_prompt}"
+    wanted = len(prompt.begun) or sampling.samples_per_prompt
+    if len(group) != wanted:
+        return f"{len(group)} samples instead of {wanted}"
     return None

@@ -24,7 +24,8 @@ class Prompt:
     """One question, before any token exists.
 
     `text` is the chat template applied with the generation prompt, with one image placeholder for each of `images`;
-    `columns` holds every column of the dataset row, so that rewards see what they need.
+    `columns` holds every column of the dataset row, so that rewards see what they need. `begun` are unfinished rollouts
+    of it, to be gone on with instead of sampling new ones.
     """
 
     id: str
@@ -32,9 +33,10 @@ class Prompt:
     text: str
     images: list[Image] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
+    begun: Sequence[Rollout] = ()
 
 
-StopReason = Literal["stop", "length"]
+StopReason = Literal["stop", "length", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,11 @@ class Rollout:
     """One sampled completion and how it came about.
 
     `token_ids` are the sampled tokens, end-of-sequence included when `stop_reason` is "stop" ("length": cut at the
-    limit). `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was sampled from:
-    temperature applied, banned tokens removed. `weights_version` counts the weight pushes of the engine. `routes`, if
-    the sampling asks for them: the experts that each position but the last went to, prompt included [T - 1, layers, k].
+    limit; "unfinished": at `Sampling.growth`). `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the
+    distribution it was sampled from: temperature applied, banned tokens removed. `weights_version` counts the weight
+    pushes of the engine: that of the last token; `earlier` has those of the first tokens, where older weights sampled
+    them. `routes`, if the sampling asks for them: the experts that each position but the last went to, prompt included
+    [T - 1, layers, k].
     """
 
     prompt_id: str
@@ -54,7 +58,13 @@ class Rollout:
     text: str
     stop_reason: StopReason
     weights_version: int
+    earlier: list[int] = field(default_factory=list)
     routes: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def token_versions(self) -> list[int]:
+        """For each token, the version of the weights that sampled it."""
+        return self.earlier + [self.weights_version] * (len(self.token_ids) - len(self.earlier))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,9 @@ class Sampling:
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
+    growth: int | None = None
+    """Tokens that a completion may grow by; one that isn't at its end then is "unfinished", and may be given back in
+    `Prompt.begun`. Takes an engine that `continues`."""
     routes: bool = False
     """Whether to fill `Rollout.routes`; takes an engine made with `capture_routes=True`."""
 
@@ -80,6 +93,8 @@ class RolloutEngine(Protocol):
     concurrent: bool
     """Whether it generates in other processes, so that the trainer can train meanwhile."""
 
+    continues: bool
+    """Whether it knows `Sampling.growth` and `Prompt.begun`."""
     captures_routes: bool
     """Whether it can be made with `capture_routes=True`, for `Sampling.routes`."""
 
@@ -171,6 +186,8 @@ class Scores:
 
 def joined(scores: Sequence[Scores]) -> Scores:
     """The scores of several calls as those of one, in their order."""
+    if not scores:
+        return Scores([], {})
     return Scores(
         [total for one in scores for total in one.total],
         {name: [value for one in scores for value in one.parts[name]] for name in scores[0].parts},

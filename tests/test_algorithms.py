@@ -32,6 +32,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "rloo": {"advantages": "rloo", "kl": {"coef": 0.01, "place": "reward"}},
     "reinforce_pp": {"advantages": "reinforce_pp", "samples_per_prompt": 1, "prompts_per_step": 8},
     "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "kl": {"coef": 0.01, "kind": "k2"}},
+    "partial": {"partial_tokens": 5, "oversample": 1.5, "steps": 4},
     "two_epochs": {"mini_batches": 1, "epochs": 2},
     "tis": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01},
     "ppo_head": {"advantages": "gae", "critic": {"kind": "head", "warmup_steps": 1}},
@@ -96,4 +97,6 @@ def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, 
     assert records["reinforce_pp_baseline", 1]["kl/reference"] == pytest.approx(0, abs=1e-9)
     assert records["reinforce_pp_baseline", 2]["kl/reference"] > 0
     assert records["tis", 1]["importance/mean"] == pytest.approx(1, abs=1e-3)
+    assert records["partial", 1]["rollout/staleness"] == 0
+    assert records["partial", 3]["rollout/staleness"] > 0, "some tokens are of the weights of before"
     assert records["dapo", 1]["sampling/used_fraction"] <= 1

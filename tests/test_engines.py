@@ -221,3 +221,32 @@ def test_the_trainer_s_process_group_outlives_an_engine(vllm_engine: Callable[..
     torch.distributed.all_reduce(batch, group=trainers)
     assert torch.distributed.is_initialized()
     assert batch.tolist() == [1, 1, 1]
+
+
+def test_rollouts_in_parts_are_the_whole_ones_and_know_who_sampled_what(
+    model: SailVLForConditionalGeneration,
+    vllm_engine: Callable[..., VLLMEngine],
+    encoder: Encoder,
+    prompts: list[Prompt],
+) -> None:
+    perturb(model, seed=4)
+    engine = vllm_engine()
+    engine.push_weights(1, model.named_parameters())
+    greedy = dataclasses.replace(SAMPLING, temperature=0.0, samples_per_prompt=1)
+    whole = engine.generate(prompts, greedy)
+    groups: list[list[Rollout]] = [[] for _ in prompts]
+    for version in (1, 2, 3):
+        engine.push_weights(version, model.named_parameters())
+        under_way = [[r for r in group if r.stop_reason == "unfinished"] for group in groups]
+        going = [dataclasses.replace(p, begun=b) for p, b in zip(prompts, under_way, strict=True)]
+        chosen = [place for place, prompt in enumerate(going) if version == 1 or prompt.begun]
+        grown = engine.generate([going[place] for place in chosen], dataclasses.replace(greedy, growth=5))
+        for place, fresh in zip(chosen, grown, strict=True):
+            ready = [r for r in groups[place] if r.stop_reason != "unfinished"]
+            groups[place] = sorted(ready + fresh, key=lambda r: r.sample)
+    for group, expected in zip(groups, whole, strict=True):
+        for rollout, all_at_once in zip(group, expected, strict=True):
+            assert (rollout.token_ids, rollout.text) == (all_at_once.token_ids, all_at_once.text)
+            assert (rollout.sample, rollout.stop_reason) == (all_at_once.sample, all_at_once.stop_reason)
+            assert rollout.logprobs == pytest.approx(all_at_once.logprobs, abs=1e-5)
+            assert rollout.token_versions == ([1] * 5 + [2] * 5 + [3] * 2)[: len(rollout.token_ids)]

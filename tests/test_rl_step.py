@@ -6,7 +6,9 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +27,7 @@ from sail_rl.maths.aggregation import Aggregation
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, Drawn
-from sail_rl.trainer.groups import Group
+from sail_rl.trainer.groups import Begun, Group
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
 from sail_rl.trainer.stopwatch import Stopwatch
@@ -148,7 +150,7 @@ def test_groups_without_signal_are_replaced_and_surplus_is_kept(engine: HFEngine
     useful = set(range(0, 64, 2))
     dynamic, record = sampler(engine, encoder, useful, 4), trainer()
     used = [group.row for _ in range(6) for group in dynamic.collect(record)]
-    order = [row for batch in range(dynamic.next_batch) for row in dynamic.stream.indices(batch)]
+    order = [row for batch in range(dynamic.rounds) for row in dynamic.stream.indices(batch)]
     assert dynamic.scorer.sampled == order, "every prompt was sampled once, in order"  # type: ignore[attr-defined]
     good = [row for row in order if row in useful]
     assert used == good[: len(used)], "every group with a signal is used once, in order"
@@ -231,7 +233,7 @@ def test_an_oversampling_round_ends_early_and_no_prompt_is_lost_or_given_up_twic
     used = [[group.row for group in over.collect(trainer())] for _ in range(4)]
     rows = over.stream.stretch(0, 18)
     assert used == [rows[0:4], rows[4:8], rows[8:12], rows[12:16]]
-    assert over.carried == [rows[16:18]]
+    assert rows_of(over.carried) == [rows[16:18]]
     resumed = sampler(engine, encoder, set(), None)
     resumed.oversample = 1.5
     resumed.load_state(json.loads(json.dumps(over.state())))
@@ -248,11 +250,79 @@ def test_a_round_waits_for_what_the_last_one_gave_up(engine: HFEngine, encoder: 
     over.oversample = 1.5
     rows = over.stream.stretch(0, 14)
     assert [group.row for group in over.collect(trainer())] == rows[2:6]
-    assert over.carried == [rows[0:2]]
+    assert rows_of(over.carried) == [rows[0:2]]
     assert [group.row for group in over.collect(trainer())] == rows[0:2] + rows[6:8]
-    assert (over.carried, [group.row for group in over.surplus]) == ([[]], rows[8:10])
-    assert [group.row for group in over.collect(trainer())] == rows[8:10] + rows[12:14]
-    assert over.carried == [rows[10:12]]
+    assert (rows_of(over.carried), [group.row for group in over.surplus]) == ([[]], rows[8:10])
+    assert [group.row for group in over.collect(trainer())] == rows[8:10] + rows[11:13]
+    assert rows_of(over.carried) == [rows[10:11]]
+
+
+def rows_of(carried: list[list[Begun]]) -> list[list[int]]:
+    return [[prompt.row for prompt in prompts] for prompts in carried]
+
+
+class Growing(HFEngine):
+    """Goes on with what was begun; the rollouts of prompt n end after n % 7 + 1 + sample tokens."""
+
+    def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
+        assert sampling.growth
+        for place, prompt in enumerate(prompts):
+            begun = prompt.begun or [Rollout(prompt.id, n, [], [], "", "unfinished", 0) for n in range(2)]
+            yield place, [self.grown(rollout, sampling) for rollout in begun]
+
+    def grown(self, rollout: Rollout, sampling: Sampling) -> Rollout:
+        end, have = int(rollout.prompt_id) % 7 + 1 + rollout.sample, len(rollout.token_ids)
+        length = min(end, have + (sampling.growth or 0))
+        return replace(
+            rollout,
+            token_ids=rollout.token_ids + list(range(have, length)),
+            logprobs=rollout.logprobs + [-1.0] * (length - have),
+            stop_reason="stop" if length == end else "unfinished",
+            weights_version=self.version,
+            earlier=rollout.token_versions,
+        )
+
+
+def growing(encoder: Encoder, version: int = 1) -> GroupSampler:
+    partial = sampler(Growing.__new__(Growing), encoder, set(), None)
+    partial.engine.version = version  # type: ignore[attr-defined]
+    partial.sampling = replace(partial.sampling, max_tokens=8)
+    partial.partial, partial.oversample = 3, 1.5
+    return partial
+
+
+def test_partial_rollouts_are_gone_on_with_and_nothing_is_lost(encoder: Encoder) -> None:
+    partial, record = growing(encoder), trainer()
+    seen: list[Group] = []
+    for version in range(1, 9):
+        partial.engine.version = record.weights_version = version  # type: ignore[attr-defined]
+        groups = partial.collect(record)
+        assert len(groups) == 4
+        seen += groups
+        for each in groups:
+            for sample, rollout in enumerate(each.rollouts):
+                assert (rollout.sample, rollout.stop_reason) == (sample, "stop")
+                assert rollout.token_ids == list(range(each.row % 7 + 1 + sample)), "every token once, in order"
+                assert rollout.token_versions == sorted(rollout.token_versions)
+        ages = [version - v for each in groups for r in each.rollouts for v in r.token_versions]
+        assert record.metrics["rollout/staleness"] == fmean(ages)
+    assert any(rollout.earlier and rollout.earlier[0] < rollout.weights_version for g in seen for rollout in g.rollouts)
+    under_way = [group.row for group in partial.surplus] + rows_of(partial.carried)[0]
+    begun = partial.stream.stretch(0, partial.begun)
+    assert sorted([group.row for group in seen] + under_way) == sorted(begun), "every prompt was begun once"
+    assert len(partial.carried[0]) <= 6
+
+
+def test_a_resumed_sampler_goes_on_with_partial_rollouts(encoder: Encoder) -> None:
+    straight, stopped = growing(encoder), growing(encoder)
+    for _ in range(2):
+        straight.collect(trainer())
+        stopped.collect(trainer())
+    assert any(prompt.rollouts for prompt in stopped.carried[0]), "the case is only interesting with partial ones"
+    resumed = growing(encoder, version=1)
+    resumed.load_state(json.loads(json.dumps(stopped.state())))
+    for _ in range(4):
+        assert resumed.collect(trainer()) == straight.collect(trainer())
 
 
 def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, encoder: Encoder) -> None:

@@ -151,7 +151,7 @@ def test_routes_of_another_model_are_refused(moe: SailVLForConditionalGeneration
 
 def test_groups_keep_their_routes_through_json() -> None:
     routes = torch.arange(12, dtype=torch.int16).view(3, 2, 2).numpy()
-    rollouts = [Rollout("p", n, [5], [-0.25], "x", "stop", 1, routes if n else None) for n in range(2)]
+    rollouts = [Rollout("p", n, [5], [-0.25], "x", "stop", 1, routes=routes if n else None) for n in range(2)]
     group = Group(4, rollouts, [0.0, 1.0], 9, 4)
     read = Group.from_json(json.loads(json.dumps(group.to_json())))
     assert read == group

@@ -100,7 +100,10 @@ class RLStage(StageConfig):
     """Groups that are scored in one call, as soon as they are finished; more suit rewards that ask a service."""
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
     """Prompts begun, over `prompts_per_step`: sampling ends when enough groups are complete, and the long tail begins
-    anew with the next batch, which waits for it. Which groups these are depends on timing."""
+    anew with the next batch, which waits for it. Which groups these are depends on timing, but for `partial_tokens`."""
+    partial_tokens: PositiveInt | None = None
+    """Partial rollouts: a completion grows by at most so many tokens at a time. Sampling ends when enough groups are
+    complete, and the others are gone on with in the next batch, by newer weights. Takes VLLMEngine or WorkerEngine."""
     routing_replay: bool = False
     """MoE: compute log-probs and gradients with the experts that the sampler used (R3, see `models.routing`)."""
     dynamic_sampling: DynamicSamplingConfig | None = None
@@ -119,6 +122,11 @@ class RLStage(StageConfig):
             )
         if self.dynamic_sampling and self.samples_per_prompt < 2:
             raise ValueError(f"stage {self.name}: dynamic_sampling compares the samples of a prompt; give 2 or more")
+        if self.partial_tokens and self.partial_tokens >= self.max_tokens:
+            raise ValueError(
+                f"stage {self.name}: partial_tokens is {self.partial_tokens}, and a completion has at most max_tokens "
+                f"{self.max_tokens}: nothing would ever be carried on; give less, or leave it out"
+            )
         if self.importance and self.old_logprobs != "trainer":
             raise ValueError(
                 f"stage {self.name}: importance corrects from the engine's to the trainer's log-probs; set "

@@ -53,6 +53,12 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
                     f"stage {stage.name}: staleness {stage.staleness} takes an engine in processes of its own, and "
                     f"{recipe.engine.path} runs in the trainer's; set engine.path to rollouts.workers:WorkerEngine"
                 )
+            if stage.partial_tokens and not getattr(engine, "continues", False):
+                raise ValueError(
+                    f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
+                    f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
+                    "rollouts.workers:WorkerEngine"
+                )
             if stage.routing_replay:
                 _check_replay(stage, recipe, engine)
             try:

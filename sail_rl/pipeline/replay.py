@@ -78,7 +78,7 @@ def _prompt(rows: dict[str, dict[str, Any]], rollout: dict[str, Any]) -> Prompt:
 
 
 def _rollout(stored: dict[str, Any]) -> Rollout:
-    names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version")
+    names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version", "earlier")
     return Rollout(text=stored["completion"], **{name: stored[name] for name in names})
 
 

@@ -175,11 +175,12 @@ class Stage:
             stream=self._stream(config.prompts_per_step, encoder),
             encoder=encoder,
             sampling=Sampling(
-                config.samples_per_prompt, config.max_tokens, config.temperature, seed, config.routing_replay
+                config.samples_per_prompt, config.max_tokens, config.temperature, seed, routes=config.routing_replay
             ),
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
             oversample=config.oversample,
+            partial=config.partial_tokens,
             groups_per_score=config.groups_per_score,
             undisturbed=self._undisturbed if config.staleness else lambda step: False,
         )

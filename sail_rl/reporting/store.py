@@ -29,6 +29,7 @@ SCHEMA = pyarrow.schema(
         ("logprobs", pyarrow.list_(pyarrow.float32())),
         ("stop_reason", pyarrow.string()),
         ("weights_version", pyarrow.int64()),
+        ("earlier", pyarrow.list_(pyarrow.int64())),  # weight versions of the first tokens, where they are older
         ("total", pyarrow.float64()),
         ("rewards", pyarrow.list_(pyarrow.struct([("name", pyarrow.string()), ("value", pyarrow.float64())]))),
     ]
@@ -87,6 +88,7 @@ class RolloutStore:
             "logprobs": rollout.logprobs,
             "stop_reason": rollout.stop_reason,
             "weights_version": rollout.weights_version,
+            "earlier": rollout.earlier,
             "total": scores.total[index],
             "rewards": [{"name": name, "value": values[index]} for name, values in scores.parts.items()],
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,18 +36,50 @@ class Group:
         return self.prompt_tokens + len(self.rollouts[sample].token_ids), self.visual_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; floats survive JSON exactly, and routes go as base64 of 16-bit integers."""
-        routes = [None if r.routes is None else _text(r.routes) for r in self.rollouts]
-        plain = replace(self, rollouts=[replace(rollout, routes=None) for rollout in self.rollouts])
-        return asdict(plain) | {"routes": routes}
+        """Plain values; floats survive JSON exactly."""
+        return asdict(replace(self, rollouts=[])) | {"rollouts": rollouts_to_json(self.rollouts)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Group:
         """The inverse of `to_json`."""
-        values = dict(values)
-        routes = [text and _array(text) for text in values.pop("routes")]
-        rollouts = [Rollout(**r | {"routes": own}) for r, own in zip(values["rollouts"], routes, strict=True)]
-        return cls(**values | {"rollouts": rollouts})
+        return cls(**values | {"rollouts": rollouts_from_json(values["rollouts"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A prompt whose group isn't complete: its row, and its rollouts so far (none: it begins, or begins anew)."""
+
+    row: int
+    rollouts: list[Rollout] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Rollout]:
+        """Rollouts that wait for the others."""
+        return [rollout for rollout in self.rollouts if rollout.stop_reason != "unfinished"]
+
+    @property
+    def unfinished(self) -> list[Rollout]:
+        """Rollouts to go on with."""
+        return [rollout for rollout in self.rollouts if rollout.stop_reason == "unfinished"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"row": self.row, "rollouts": rollouts_to_json(self.rollouts)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Begun:
+        """The inverse of `to_json`."""
+        return cls(values["row"], rollouts_from_json(values["rollouts"]))
+
+
+def rollouts_to_json(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+    """Plain values; routes go as base64 of 16-bit integers."""
+    return [asdict(replace(r, routes=None)) | {"routes": r.routes is not None and _text(r.routes)} for r in rollouts]
+
+
+def rollouts_from_json(values: Sequence[dict[str, Any]]) -> list[Rollout]:
+    """The inverse of `rollouts_to_json`."""
+    return [Rollout(**each | {"routes": _array(each["routes"]) if each["routes"] else None}) for each in values]
 
 
 def _text(routes: np.ndarray) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class RolloutBatches:
     def _probe(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
         """Compare the log-probs of engine and trainer on rollouts that the weights of now sampled (none if ahead)."""
         newest = trainer.weights_version
-        fresh = [d.sample for d in drawn if groups[d.position].rollouts[d.index].weights_version == newest]
+        rollouts = [groups[d.position].rollouts[d.index] for d in drawn]
+        fresh = [d.sample for d, r in zip(drawn, rollouts, strict=True) if min(r.token_versions) == newest]
         if not self.annotator.recompute:
             stride = max(1, len(fresh) // self.probe_rollouts)
             fresh = fresh[::stride][: self.probe_rollouts]

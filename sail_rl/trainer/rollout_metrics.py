@@ -19,7 +19,7 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
             "length": len(rollout.token_ids),
             "truncated": rollout.stop_reason == "length",
             "thinking": "</think>" in rollout.text,
-            "version": rollout.weights_version,
+            "version": min(rollout.token_versions),
             "total": scores.total[index],
             "parts": {name: values[index] for name, values in scores.parts.items()},
             "calls": {name: calls[index] for name, calls in scores.calls.items()},
@@ -29,7 +29,9 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
 
 
 def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over all rollouts of the step; a rollout counts as correct when its total is above RIGHT."""
+    """Means over all rollouts of the step (none: {}); a rollout counts as correct when its total is above RIGHT."""
+    if not records:
+        return {}
     lengths = [record["length"] for record in records]
     totals = [record["total"] for record in records]
     metrics = {

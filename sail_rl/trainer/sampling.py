@@ -17,7 +17,7 @@ from sail_rl.data.order import RowStream
 from sail_rl.seeding import derive_seed
 
 from .distributed import gather_objects
-from .groups import Group
+from .groups import Begun, Group
 from .rollout_metrics import rollout_metrics, rollout_records
 from .stopwatch import Stopwatch
 
@@ -41,8 +41,8 @@ class DrawnBatch:
     rollouts: list[Rollout]
     scores: Scores
     groups: list[Group]
-    unfinished: list[int]
-    """Rows whose groups were given up."""
+    unfinished: list[Begun]
+    """Prompts whose groups were given up, or are gone on with in the next round."""
 
 
 @dataclass
@@ -67,10 +67,14 @@ class GroupSampler:
             between forbids it: both want the engine idle, and a resumed run has only the newest weights.
         oversample: prompts that are begun, over those wanted. A rank's round ends as soon as it has the groups it
             wants, and the rest is given up: their prompts come first in the next round, which waits for them.
+        partial: tokens that a completion grows by in one round. Groups with unfinished ones are carried to the next
+            round, of this step or the next one; `oversample` is then what is under way, over what a step wants, and
+            nothing is given up.
         groups_per_score: groups that are scored in one call, as soon as they are finished.
-        next_batch: the next batch of `stream`; with `surplus` and `carried`, all that a resumed run must know.
+        rounds: rounds of sampling so far; with the rest, all that a resumed run must know.
+        begun: prompts of `stream` that were begun, by all ranks.
         surplus: good groups for the next step.
-        carried: rows of the prompts that were given up, for each rank.
+        carried: prompts that were given up or are unfinished, for each rank.
     """
 
     engine: RolloutEngine
@@ -82,36 +86,43 @@ class GroupSampler:
     max_rounds: int | None = None
     undisturbed: Callable[[int], bool] = lambda step: False
     oversample: float = 1.0
+    partial: int | None = None
     groups_per_score: int = 1
-    next_batch: int = 0
+    rounds: int = 0
+    begun: int = 0
     surplus: list[Group] = field(default_factory=list)
-    carried: list[list[int]] = field(default_factory=list)
+    carried: list[list[Begun]] = field(default_factory=list)
     _sampled_ahead: Future[DrawnBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold so that no prompt is lost or repeated."""
-        surplus = [group.to_json() for group in self.surplus]
-        return {"next_batch": self.next_batch, "surplus": surplus, "carried": self.carried}
+        return {
+            "rounds": self.rounds,
+            "begun": self.begun,
+            "surplus": [group.to_json() for group in self.surplus],
+            "carried": [[prompt.to_json() for prompt in prompts] for prompts in self.carried],
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        self.next_batch = state["next_batch"]
+        self.rounds, self.begun = state["rounds"], state["begun"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
-        self.carried = state["carried"]
+        self.carried = [[Begun.from_json(prompt) for prompt in prompts] for prompts in state["carried"]]
 
     def collect(self, trainer: Trainer) -> list[Group]:
         """The groups of one step, of all ranks."""
         wanted, rounds, sampled = self.stream.batch_size, 0, 0
         records: list[dict[str, Any]] = []
         good, dull = self.surplus, 0
-        while rounds < (self.max_rounds or 1) and len(good) < wanted:
+        allowed = (self.max_rounds or 1) * (math.ceil(self.sampling.max_tokens / self.partial) if self.partial else 1)
+        while rounds < allowed and len(good) < wanted:
             fresh = self._round(trainer, records)
             useful = [group for group in fresh if group.informative]
             rounds, sampled, dull = rounds + 1, sampled + len(fresh), dull + len(fresh) - len(useful)
             good = good + (fresh if self.max_rounds is None else useful)
         used, self.surplus = good[:wanted], good[wanted:]
-        behind = [trainer.weights_version - r.weights_version for group in used for r in group.rollouts]
+        ages = [trainer.weights_version - v for group in used for r in group.rollouts for v in r.token_versions]
         if len(used) < wanted:
             logger.warning(
                 "step %d: only %d of %d groups carry a signal after %d round(s) of sampling; training on those",
@@ -121,12 +132,12 @@ class GroupSampler:
             rollout_metrics(records)
             | self.scorer.metrics()
             | {
-                "groups/zero_variance": dull / sampled,
+                "groups/zero_variance": dull / max(1, sampled),
                 "sampling/rounds": rounds,
                 "sampling/used_fraction": len(used) / wanted,
                 "sampling/surplus": len(self.surplus),
             }
-            | ({"rollout/staleness": fmean(behind)} if behind else {})
+            | ({"rollout/staleness": fmean(ages)} if ages else {})
         )
         if len(self.surplus) < wanted and self.undisturbed(trainer.state.global_step):
             self._sample_ahead(trainer)
@@ -144,35 +155,42 @@ class GroupSampler:
                 drawn, self._sampled_ahead = self._sampled_ahead.result(), None
         else:
             trainer.push_weights(self.engine)
-            drawn = self._draw(self.next_batch, trainer.stopwatch, "")
-        self.next_batch += 1
+            drawn = self._draw(trainer.stopwatch, "")
+        self.begun += sum(self._rooms())
+        self.rounds += 1
         self.carried = gather_objects([drawn.unfinished])
-        self.observer(trainer.state.global_step + 1, drawn.prompts, drawn.rollouts, drawn.scores)
+        if drawn.rollouts:
+            self.observer(trainer.state.global_step + 1, drawn.prompts, drawn.rollouts, drawn.scores)
         records += gather_objects(rollout_records(drawn.prompts, drawn.rollouts, drawn.scores))
         return gather_objects(drawn.groups)
 
     def _sample_ahead(self, trainer: Trainer) -> None:
         """Begin the next batch with the weights of now, while the trainer goes on to change its own."""
         trainer.push_weights(self.engine)
-        self._sampled_ahead = self._thread.submit(self._draw, self.next_batch, trainer.stopwatch, "_ahead")
+        self._sampled_ahead = self._thread.submit(self._draw, trainer.stopwatch, "_ahead")
 
-    def _draw(self, number: int, stopwatch: Stopwatch, ahead: str) -> DrawnBatch:
+    def _draw(self, stopwatch: Stopwatch, ahead: str) -> DrawnBatch:
         """Sample this rank's share of a batch and score it a group at a time; talks to no other rank."""
-        rows, wanted = self._own_rows(number)
-        carried = set(range(len(self.carried[self.stream.rank]))) if self.carried else set()
-        prompts = [self.encoder.prompt(self.stream.rows[row]) for row in rows]
-        sampling = replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", number))
+        begun = self._own_prompts()
+        carried = len(self._carried()[self.stream.rank])
+        wanted = len(begun) if self.partial else math.ceil(self._missing() / self.stream.world_size)
+        prompts = [replace(self.encoder.prompt(self.stream.rows[b.row]), begun=b.unfinished) for b in begun]
+        seed = derive_seed(self.sampling.seed, "rollouts", self.rounds)
         groups: dict[int, list[Rollout]] = {}
+        partial: dict[int, list[Rollout]] = {}
         scores: dict[int, Scores] = {}
-        stream = self.engine.stream(prompts, sampling)
+        stream = self.engine.stream(prompts, replace(self.sampling, seed=seed, growth=self.partial))
         try:
-            while len(groups) < wanted or carried - groups.keys():
+            while len(groups) + len(partial) < wanted or set(range(carried)) - groups.keys() - partial.keys():
                 with stopwatch.measure(f"time/generate{ahead}"):
-                    place, groups[place] = next(stream)
+                    place, fresh = next(stream)
+                group = sorted(begun[place].finished + fresh, key=lambda rollout: rollout.sample)
+                complete = all(rollout.stop_reason != "unfinished" for rollout in group)
+                (groups if complete else partial)[place] = group
                 if len(unscored := groups.keys() - scores.keys()) == self.groups_per_score:
                     with stopwatch.measure(f"time/score{ahead}"):
                         scores |= self._score(prompts, groups, sorted(unscored))
-            if len(groups) == len(prompts):
+            if len(groups) + len(partial) == len(prompts):
                 next(stream, None)  # lets it end
         finally:
             stream.close()
@@ -184,10 +202,10 @@ class GroupSampler:
             rollouts=[rollout for place in finished for rollout in groups[place]],
             scores=joined([scores[place] for place in finished]),
             groups=[
-                Group(rows[place], groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
+                Group(begun[place].row, groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
                 for place in finished
             ],
-            unfinished=[row for place, row in enumerate(rows) if place not in groups],
+            unfinished=[Begun(b.row, partial.get(n, b.rollouts)) for n, b in enumerate(begun) if n not in groups],
         )
 
     def _score(
@@ -201,13 +219,21 @@ class GroupSampler:
         ends = list(accumulate(len(groups[place]) for place in places))
         return {place: scores.some(end - len(groups[place]), end) for place, end in zip(places, ends, strict=True)}
 
-    def _own_rows(self, number: int) -> tuple[list[int], int]:
-        """This rank's rows of a round, those carried over first, and how many groups of them it wants."""
-        ranks, count = self.stream.world_size, self.stream.batch_size
-        more = (math.ceil(count // ranks * self.oversample) - count // ranks) * ranks  # begun in the first round
-        start = number * count + (more if number else 0)
-        fresh = self.stream.stretch(start, count if number else count + more)
-        share, rank = len(fresh) // ranks, self.stream.rank
-        carried = self.carried[rank] if self.carried else []
-        missing = count - (0 if self.max_rounds else len(self.surplus))  # a dynamic round can't know what will count
-        return carried + fresh[rank * share : (rank + 1) * share], math.ceil(missing / ranks)
+    def _own_prompts(self) -> list[Begun]:
+        """This rank's prompts of a round: those carried over, and new ones up to what may be under way."""
+        rooms, rank = self._rooms(), self.stream.rank
+        fresh = self.stream.stretch(self.begun + sum(rooms[:rank]), rooms[rank])
+        return self._carried()[rank] + [Begun(row) for row in fresh]
+
+    def _rooms(self) -> list[int]:
+        """New prompts that each rank begins in the coming round."""
+        count = self.stream.batch_size if self.partial else self._missing()
+        most = math.ceil(math.ceil(count / self.stream.world_size) * self.oversample)
+        return [max(0, most - len(prompts)) for prompts in self._carried()]
+
+    def _missing(self) -> int:
+        """Groups that a round is for; a dynamic one can't know which will count."""
+        return self.stream.batch_size - (0 if self.max_rounds else len(self.surplus))
+
+    def _carried(self) -> list[list[Begun]]:
+        return self.carried or [[]] * self.stream.world_size

@@ -1,0 +1,123 @@
+"""From prompts to vLLM's requests, and from its outputs to rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sail_rl.contracts import Prompt, Rollout, Sampling, StopReason
+from sail_rl.models.processing import IMAGE_TOKEN
+from sail_rl.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from vllm import RequestOutput, SamplingParams
+
+BANNED = -100.0  # logit bias of tokens that can't be sampled: exp(-100) vanishes beside any float32 sum
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: a prompt's whole group, or one rollout of it that is gone on with.
+
+    `place` is the prompt's; `inputs` and `params` are what vLLM takes.
+    """
+
+    place: int
+    prompt: Prompt
+    begun: Rollout | None
+    inputs: dict[str, Any]
+    params: SamplingParams
+
+
+class RequestMaker:
+    """Makes requests and reads their outputs.
+
+    Args:
+        tokenizer: the model's.
+        banned: ids of tokens that can't be sampled.
+        max_model_len: limit of prompt and completion together.
+    """
+
+    def __init__(self, tokenizer: Any, *, banned: Sequence[int], max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._banned = dict.fromkeys(banned, BANNED)
+        self._max_model_len = max_model_len
+
+    def requests(self, place: int, prompt: Prompt, sampling: Sampling) -> list[Request]:
+        """The requests of one prompt."""
+        if not prompt.begun:
+            inputs = {"prompt": prompt.text, **_images(prompt)}
+            return [Request(place, prompt, None, inputs, self._params(prompt, sampling, None))]
+        text = self._tokenizer(prompt.text)["input_ids"]
+        return [
+            Request(
+                place,
+                prompt,
+                begun,
+                {"prompt_token_ids": text + begun.token_ids, **_images(prompt)},
+                self._params(prompt, sampling, begun),
+            )
+            for begun in prompt.begun
+        ]
+
+    def rollouts(
+        self,
+        request: Request,
+        output: RequestOutput,
+        sampling: Sampling,
+        *,
+        version: int,
+        routes: dict[int, np.ndarray] | None,
+    ) -> list[Rollout]:
+        """The rollouts of a finished request, in order; what was begun before is in them."""
+        begun = request.begun or Rollout(request.prompt.id, 0, [], [], "", "unfinished", version)
+        rollouts = []
+        for completion in sorted(output.outputs, key=lambda completion: completion.index):
+            new, steps = list(completion.token_ids), completion.logprobs
+            tokens = begun.token_ids + new
+            full = len(output.prompt_token_ids or ()) + len(new) >= self._max_model_len
+            reason: StopReason = "stop" if completion.finish_reason == "stop" else "length"
+            if reason == "length" and len(tokens) < sampling.max_tokens and not full:
+                reason = "unfinished"
+            rollouts.append(
+                Rollout(
+                    prompt_id=request.prompt.id,
+                    sample=begun.sample + completion.index,
+                    token_ids=tokens,
+                    logprobs=begun.logprobs + [step[t].logprob for step, t in zip(steps, new, strict=True)],
+                    text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+                    stop_reason=reason,
+                    weights_version=version,
+                    earlier=begun.token_versions,
+                    routes=routes[completion.index] if routes else None,
+                )
+            )
+        return rollouts
+
+    def _params(self, prompt: Prompt, sampling: Sampling, begun: Rollout | None) -> SamplingParams:
+        from vllm import SamplingParams
+
+        left = sampling.max_tokens - (len(begun.token_ids) if begun else 0)
+        return SamplingParams(
+            n=1 if begun else sampling.samples_per_prompt,
+            temperature=sampling.temperature,
+            max_tokens=min(left, sampling.growth or left),
+            # Sample i of the group gets this seed + i, alone or with the others.
+            seed=derive_seed(sampling.seed, prompt.id) + (begun.sample if begun else 0),
+            logprobs=0,
+            logit_bias=self._banned,
+            detokenize=False,
+        )
+
+
+def _images(prompt: Prompt) -> dict[str, Any]:
+    """The prompt's images; the text has ONE placeholder for each, which vLLM expands."""
+    placeholders = prompt.text.count(IMAGE_TOKEN)
+    if placeholders != len(prompt.images):  # vLLM would accept it silently
+        raise ValueError(
+            f"prompt {prompt.id} has {placeholders} image placeholder(s) but {len(prompt.images)} image(s); "
+            "they must agree"
+        )
+    return {"multi_modal_data": {"image": prompt.images}} if prompt.images else {}
