@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import logging
 import queue
 import threading
@@ -12,31 +10,23 @@ import time
 from collections.abc import Coroutine, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import torch
-from safetensors.torch import save_file
 from torch import distributed
-from transformers import AutoProcessor
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
-from sail_rl.models.processing import IMAGE_TOKEN
-from sail_rl.seeding import derive_seed
 
+from .remote_requests import ChatRequests
 from .remote_server import Server, ServerError
 from .streaming import StreamingEngine
+from .transfers import FileTransfer, NcclTransfer, Transfer
 from .workers import EngineError
 
 logger = logging.getLogger(__name__)
-BANNED = -100
 POLL = 0.2  # seconds between looks at whether a server may be asked again
 LOOK = 1.0  # seconds between looks for servers that are back
-# The prompt is rendered already: its text goes through as it is, with the images at their places.
-TEMPLATE = (
-    "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}" + IMAGE_TOKEN + "{% endif %}{% endfor %}{% endfor %}"
-)
 
 
 class RemoteEngine(StreamingEngine):
@@ -49,7 +39,9 @@ class RemoteEngine(StreamingEngine):
     Args:
         model_dir: checkpoint with the tokenizer.
         servers: addresses, `http://HOST:PORT`.
-        weights_dir: folder for the weights' file, seen under this path by the trainer and all servers.
+        transfer: how weights reach the servers: "files" through `weights_dir`, "nccl" between GPUs.
+        weights_dir: with "files": folder that trainer and servers see under this path.
+        host: with "nccl": the address under which the servers reach the trainer.
         concurrency: prompts that one server works on at a time.
         request_timeout, push_timeout: seconds for one prompt's group and for one push.
         patience: seconds to wait for a server when none is there; then the run is stopped.
@@ -64,7 +56,9 @@ class RemoteEngine(StreamingEngine):
         model_dir: Path | str,
         *,
         servers: Sequence[str],
-        weights_dir: Path | str,
+        transfer: Literal["files", "nccl"] = "files",
+        weights_dir: Path | str | None = None,
+        host: str | None = None,
         concurrency: int = 32,
         request_timeout: float = 600.0,
         push_timeout: float = 300.0,
@@ -75,11 +69,8 @@ class RemoteEngine(StreamingEngine):
     ) -> None:
         if not servers:
             raise ValueError("engine.kwargs.servers is empty; give at least one address, http://HOST:PORT")
-        self._processor = AutoProcessor.from_pretrained(model_dir)
-        self._tokenizer, self._max_model_len = self._processor.tokenizer, max_model_len
-        self._banned = {str(token): BANNED for token in self._processor.image_token_ids}
-        self._weights = Path(weights_dir)
-        self._weights.mkdir(parents=True, exist_ok=True)
+        self._chat = ChatRequests(model_dir, max_model_len)
+        self._transfer = _transfer(transfer, weights_dir, host)
         self._concurrency, self._request_timeout, self._push_timeout = concurrency, request_timeout, push_timeout
         self._patience, self._max_failures = patience, max_failures
         self._version = 0
@@ -113,17 +104,20 @@ class RemoteEngine(StreamingEngine):
         """Write the weights' file and let every server load it; see `RolloutEngine.push_weights`."""
         if self._streaming:
             raise RuntimeError("the engine is generating; new weights would reach it half-way")
-        if self._rank == 0:
-            partial = self._weights / "partial"
-            save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}, partial)
-            self._run(self._change(version))
-        else:
-            for _ in tensors:  # gathering them may take every rank
-                pass
-        if distributed.is_initialized():
-            distributed.barrier()
-        if self._rank:
-            self._run(self._change(version))
+        self._run(self._pushing.acquire())  # nobody reads what is kept while it changes
+        try:
+            if self._rank == 0:
+                self._transfer.keep(version, tensors)
+                self._run(self._change(version))
+            else:
+                for _ in tensors:  # gathering them may take every rank
+                    pass
+            if distributed.is_initialized():
+                distributed.barrier()
+            if self._rank:
+                self._run(self._change(version))
+        finally:
+            self._loop.call_soon_threadsafe(self._pushing.release)
 
     def health(self) -> list[dict[str, Any]]:
         """Address of each server, whether it is there, and the version of its weights."""
@@ -134,28 +128,19 @@ class RemoteEngine(StreamingEngine):
         self._run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
-        (self._weights / "partial").unlink(missing_ok=True)
+        self._transfer.close()
 
-    @property
-    def _file(self) -> Path:
-        return self._weights / f"weights-{self._version}.safetensors"
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _change(self, version: int) -> None:
         """Take the new version everywhere; over when every server that is there has it, and there is one."""
-        async with self._pushing:
-            before, self._version = self._file, version
-            if self._rank == 0:
-                (self._weights / "partial").rename(self._file)
-                if before != self._file:
-                    before.unlink(missing_ok=True)
-            deadline = time.monotonic() + self._patience
-            while not await self._bring_up_all():
-                if time.monotonic() > deadline:
-                    raise EngineError(f"no rollout server is there: {self._problems()}")
-                await asyncio.sleep(LOOK)
+        self._version = version
+        deadline = time.monotonic() + self._patience
+        while not await self._bring_up_all():
+            if time.monotonic() > deadline:
+                raise EngineError(f"no rollout server is there: {self._problems()}")
+            await asyncio.sleep(LOOK)
 
     async def _look_after(self) -> None:
         """As long as the engine lives: push to servers that come back, whether or not it is generating."""
@@ -178,7 +163,7 @@ class RemoteEngine(StreamingEngine):
         """Rank 0 pushes; the other ranks see whether the server has what rank 0 pushed."""
         try:
             if self._rank == 0:
-                await server.push(self._file, self._version, timeout=self._push_timeout)
+                await server.push(self._transfer, self._version, timeout=self._push_timeout)
             else:
                 await server.look(self._version)
         except (ServerError, LookupError, TypeError, ValueError) as error:  # the last three: an answer of another shape
@@ -194,7 +179,7 @@ class RemoteEngine(StreamingEngine):
         todo: asyncio.Queue[_Task] = asyncio.Queue()
         try:
             for place, prompt in enumerate(prompts):
-                todo.put_nowait(_Task(place, self._body(prompt, sampling)))
+                todo.put_nowait(_Task(place, self._chat.body(prompt, sampling)))
             async with asyncio.TaskGroup() as group:
                 for server in self._servers:
                     for _ in range(self._concurrency):
@@ -225,7 +210,7 @@ class RemoteEngine(StreamingEngine):
                 prompt = prompts[task.place]
                 try:
                     choices = await server.ask(client, task.body)
-                    results.put((task.place, [self._rollout(choice, prompt) for choice in choices]))
+                    results.put((task.place, [self._chat.rollout(choice, prompt, self._version) for choice in choices]))
                 except ServerError as error:
                     task.failures += 1
                     if task.failures >= self._max_failures:
@@ -237,50 +222,6 @@ class RemoteEngine(StreamingEngine):
                 except ValueError as error:
                     raise ValueError(f"prompt {prompt.id}: {error}") from None
 
-    def _body(self, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
-        """The request for one prompt's group."""
-        texts = prompt.text.split(IMAGE_TOKEN)
-        if len(texts) - 1 != len(prompt.images):
-            raise ValueError(
-                f"prompt {prompt.id} has {len(texts) - 1} image placeholder(s) but {len(prompt.images)} image(s); "
-                "they must agree"
-            )
-        content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
-        for image, text in zip(prompt.images, texts[1:], strict=True):
-            content += [{"type": "image_url", "image_url": {"url": _data_url(image)}}, {"type": "text", "text": text}]
-        return {
-            "messages": [{"role": "user", "content": [part for part in content if part.get("text") != ""]}],
-            "chat_template": TEMPLATE,
-            "add_generation_prompt": False,
-            "n": sampling.samples_per_prompt,
-            "temperature": sampling.temperature,
-            "max_completion_tokens": min(sampling.max_tokens, self._room(prompt)),
-            "seed": derive_seed(sampling.seed, prompt.id),  # sample i of the group gets this seed + i
-            "logprobs": True,
-            "return_token_ids": True,
-            "logit_bias": self._banned,
-        }
-
-    def _room(self, prompt: Prompt) -> int:
-        """Tokens that the context has left for a completion."""
-        text = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        images = [self._processor.image_tokens(image.height, image.width) for image in prompt.images]
-        length = len(text) + sum(images) - len(images)  # an image stands at one placeholder
-        if length >= self._max_model_len:
-            raise ValueError(f"prompt {prompt.id} has {length} tokens, and the context {self._max_model_len}")
-        return self._max_model_len - length
-
-    def _rollout(self, choice: dict[str, Any], prompt: Prompt) -> Rollout:
-        return Rollout(
-            prompt_id=prompt.id,
-            sample=choice["index"],
-            token_ids=choice["token_ids"],
-            logprobs=[token["logprob"] for token in choice["logprobs"]["content"]],
-            text=self._tokenizer.decode(choice["token_ids"], skip_special_tokens=True),
-            stop_reason=choice["finish_reason"],
-            weights_version=self._version,
-        )
-
 
 @dataclass(slots=True)
 class _Task:
@@ -289,14 +230,21 @@ class _Task:
     failures: int = 0
 
 
+def _transfer(kind: str, weights_dir: Path | str | None, host: str | None) -> Transfer:
+    if kind == "files":
+        if weights_dir is None:
+            raise ValueError("engine.kwargs.weights_dir is missing: a folder that the trainer and all servers see")
+        return FileTransfer(weights_dir)
+    if kind == "nccl":
+        if host is None:
+            raise ValueError("engine.kwargs.host is missing: the address under which the servers reach the trainer")
+        return NcclTransfer(host)
+    raise ValueError(f"engine.kwargs.transfer is {kind!r}; give files or nccl")
+
+
 async def _end_tasks() -> None:
     """Cancel all other tasks of this loop, and see them end."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-
-
-def _data_url(image: Any) -> str:
-    image.save(content := io.BytesIO(), format="PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()

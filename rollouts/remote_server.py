@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import httpx
+
+from .transfers import Transfer
 
 logger = logging.getLogger(__name__)
 HEALTH_TIMEOUT = 5.0  # seconds
@@ -26,8 +28,8 @@ class Server:
     version: int = 0
     problem: str = ""
 
-    async def push(self, file: Path, version: int, *, timeout: float) -> None:
-        """Let it load a weights' file, with requests aborted and caches dropped. All of it, or `version` stays 0.
+    async def push(self, transfer: Transfer, version: int, *, timeout: float) -> None:
+        """Let it load what `transfer` keeps, with requests aborted and caches dropped. All of it, or `version` stays 0.
 
         Raises:
             ServerError: any step failed; the server may be half-way, and must not be asked for anything.
@@ -36,9 +38,10 @@ class Server:
         async with httpx.AsyncClient(base_url=self.address, timeout=timeout) as client:
             await _send(client, "GET", "/health", timeout=HEALTH_TIMEOUT)
             await _send(client, "POST", "/pause", params={"mode": "abort", "clear_cache": "true"})
-            await _send(client, "POST", "/start_weight_update")
-            await _send(client, "POST", "/update_weights", json={"update_info": {"path": str(file.resolve())}})
-            await _send(client, "POST", "/finish_weight_update", json={"weight_version": str(version)})
+            try:
+                await transfer.give(self.address, partial(_send, client, "POST"), timeout=timeout)
+            except (httpx.HTTPError, RuntimeError, TimeoutError) as error:
+                raise ServerError(f"weights didn't reach it: {_said(error)}") from error
             await _send(client, "POST", "/resume")
             await self._ready(client, version)
 

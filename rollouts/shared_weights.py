@@ -1,12 +1,17 @@
-"""All weights in one block of shared memory: the trainer writes them, worker processes read them where they lie."""
+"""All weights in one block of memory: the trainer writes them, worker processes read them where they lie.
+
+On a CPU the block is shared memory; on a GPU the workers open it by CUDA IPC.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import multiprocessing  # noqa: F401  (teaches pickle to hand shared tensors to other processes)
+from torch.multiprocessing.reductions import reduce_tensor
 
 ALIGNMENT = 64  # bytes
 
@@ -30,7 +35,8 @@ class Slot:
 class SharedWeights:
     """A block [bytes] with a slot for each tensor. Sent to another process, it is the same memory there.
 
-    The memory has no name: it is freed when the last process that holds it ends, however that ends.
+    The memory has no name: it is freed when the last process that holds it ends, however that ends. On a GPU it is the
+    trainer's, which must keep the block; workers must see that very GPU, under whatever number.
     """
 
     block: torch.Tensor
@@ -38,14 +44,15 @@ class SharedWeights:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, tensors: Iterable[tuple[str, torch.Tensor]]) -> SharedWeights:
+    def of(cls, tensors: Iterable[tuple[str, torch.Tensor]], device: str = "cpu") -> SharedWeights:
         """A block that holds these tensors; copied once more on the way, because their sizes come with them."""
         copies, slots, size = [], [], 0
         for name, tensor in tensors:
             slots.append(Slot(name, size, tensor.shape, tensor.dtype))
             copies.append((name, tensor.to("cpu", copy=True)))
             size += -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
-        weights = cls(torch.empty(size, dtype=torch.uint8).share_memory_(), tuple(slots))
+        block = torch.empty(size, dtype=torch.uint8, device=device)
+        weights = cls(block if block.is_cuda else block.share_memory_(), tuple(slots))
         weights.write(copies)
         return weights
 
@@ -63,7 +70,21 @@ class SharedWeights:
                     f"{slot.name} {tuple(slot.shape)} {slot.dtype} was before"
                 )
             slot.view(self.block).copy_(tensor)
+        if self.block.is_cuda:  # a reader in another process doesn't wait for this one's stream
+            torch.cuda.synchronize()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not self.block.is_cuda:
+            return SharedWeights, (self.block, self.slots)
+        return _opened, (reduce_tensor(self.block), self.slots)
 
     def tensors(self) -> list[tuple[str, torch.Tensor]]:
         """All tensors by name, as views of the block."""
         return [(slot.name, slot.view(self.block)) for slot in self.slots]
+
+
+def _opened(handle: tuple[Any, ...], slots: tuple[Slot, ...]) -> SharedWeights:
+    """The trainer's block in a worker: its GPU may have another number here."""
+    rebuild, arguments = handle[0], list(handle[1])
+    arguments[6] = torch.cuda.current_device()  # of `torch.multiprocessing.reductions.rebuild_cuda_tensor`
+    return SharedWeights(rebuild(*arguments), slots)

@@ -37,7 +37,7 @@ def register() -> None:
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
     if "sail_files" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("sail_files", "rollouts.file_transfer", "FileTransfer")
+        WeightTransferEngineFactory.register_engine("sail_files", "rollouts.file_receiver", "FileReceiver")
     ModelRegistry.register_model("SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration")
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,15 @@ class WorkerEngine(StreamingEngine):
     """A `RolloutEngine` of `workers` processes, each with a vLLM engine of its own.
 
     Prompts are dealt out evenly. Seeds belong to prompts and samples: rollouts don't depend on the number of workers.
-    Weights go through one block of shared memory; a push is over when every worker has loaded it.
+    Weights go through one block of shared memory, or of the trainer's GPU; a push is over when every worker has loaded
+    it.
 
     Args:
         model_dir: checkpoint with config, tokenizer and processor; the weights come with the first push.
         workers: number of processes.
         threads: OpenMP threads of each; None: the environment's.
+        devices: GPUs of the workers, one each, as CUDA_VISIBLE_DEVICES has them. None: all share the trainer's, and the
+            weights go there by CUDA IPC.
         start_timeout, push_timeout, generate_timeout: seconds that a worker may take; then it is replaced.
         max_restarts: replacements before the run is stopped, since the last request that went well.
         **options: of `VLLMEngine`, for each worker.
@@ -53,6 +57,7 @@ class WorkerEngine(StreamingEngine):
         *,
         workers: int = 1,
         threads: int | None = None,
+        devices: Sequence[str] | None = None,
         start_timeout: float = 300.0,
         push_timeout: float = 120.0,
         generate_timeout: float = 1800.0,
@@ -61,6 +66,9 @@ class WorkerEngine(StreamingEngine):
     ) -> None:
         if workers < 1:
             raise ValueError(f"engine.kwargs.workers is {workers}; give at least 1")
+        if devices is not None and len(devices) != workers:
+            raise ValueError(f"engine.kwargs.devices has {len(devices)} GPUs for {workers} workers; give one each")
+        self._devices = devices
         self._model_dir, self._options, self._threads = Path(model_dir), options, threads
         self._start_timeout, self._push_timeout = start_timeout, push_timeout
         self._generate_timeout, self._max_restarts = generate_timeout, max_restarts
@@ -111,7 +119,8 @@ class WorkerEngine(StreamingEngine):
             raise RuntimeError("the engine is generating; new weights would reach it half-way")
         first = self._weights is None
         if self._weights is None:
-            self._weights = SharedWeights.of(tensors)
+            shared = torch.cuda.is_available() and self._devices is None
+            self._weights = SharedWeights.of(tensors, "cuda" if shared else "cpu")
         else:
             self._weights.write(tensors)
         self._version = version
@@ -193,11 +202,18 @@ class WorkerEngine(StreamingEngine):
                 f"rollout workers failed {self._restarts} times without a success in between; the last reason: {reason}"
             )
 
+    def _environment(self, number: int) -> dict[str, str]:
+        """Of one worker: its threads and its GPU."""
+        threads = {"OMP_NUM_THREADS": str(self._threads)} if self._threads else {}
+        if not torch.cuda.is_available():
+            return threads
+        return threads | {"CUDA_VISIBLE_DEVICES": self._devices[number] if self._devices else _own_gpu()}
+
     def _ensure(self) -> None:
         """Start the workers that are missing and give them the current weights."""
         while missing := [number for number, worker in enumerate(self._workers) if worker is None]:
             for number in missing:
-                self._workers[number] = _Worker(self._model_dir, self._options, self._threads)
+                self._workers[number] = _Worker(self._model_dir, self._options, self._environment(number))
             deadline = time.monotonic() + self._start_timeout
             for number in missing:
                 worker = self._workers[number]
@@ -214,17 +230,13 @@ class WorkerEngine(StreamingEngine):
 
 
 class _Worker:
-    """One process and the trainer's end of its pipe."""
+    """One process and the trainer's end of its pipe; `environment` is set in it before it imports torch."""
 
-    def __init__(self, model_dir: Path, options: dict[str, Any], threads: int | None) -> None:
+    def __init__(self, model_dir: Path, options: dict[str, Any], environment: dict[str, str]) -> None:
         self.connection, theirs = SPAWN.Pipe()
-        before = os.environ.get("OMP_NUM_THREADS")
-        if threads:
-            os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the child when it imports torch
         self.process = SPAWN.Process(target=serve, args=(theirs, os.getpid(), model_dir, options), daemon=True)
-        self.process.start()
-        if threads:
-            os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        with _environment(environment):
+            self.process.start()
         theirs.close()
 
     def end(self) -> None:
@@ -234,6 +246,24 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join(timeout=10)
+
+
+@contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _own_gpu() -> str:
+    """The trainer's GPU, as CUDA_VISIBLE_DEVICES has it."""
+    number = torch.cuda.current_device()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[number] if visible else str(number)
 
 
 def _receive(connection: Connection) -> Done | Failed | Group:

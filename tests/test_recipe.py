@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from sail_rl.config import Recipe, RLStage
 from sail_rl.imports import resolve
 from sail_rl.pipeline.prepare import build_data, check_code, make_plan
 from sail_rl.pipeline.scoring import make_terms
+from sail_rl.pipeline.threads import describe_threads
 from sail_rl.recipe import dump_recipe, essence, load_recipe
 
 RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
@@ -67,11 +70,49 @@ def test_the_report_s_batch_algebra_is_expressible() -> None:
         ("importance={mode: mask}", "set old_logprobs: trainer"),
         ("critic={kind: value}", "critic.kind: Input should be 'head' or 'model'"),
         ("dynamic_sampling={rounds: 3}", "unknown key 'rounds'"),
+        ("partial_tokens=4096", "partial_tokens is 4096, and a completion has at most max_tokens"),
     ],
 )
 def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_recipe(QUICKSTART, [f"stages.rlvr.{change}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.rlvr.staleness=1"], "staleness 1 takes an engine in processes of its own"),
+        (
+            ["stages.rlvr.partial_tokens=8", "engine.path=rollouts.hf:HFEngine"],
+            "goes on with what another policy began",
+        ),
+        (["stages.rlvr.routing_replay=true"], "routing_replay is for an MoE, and this model is dense"),
+        (
+            ["stages.rlvr.routing_replay=true", "model.llm=qwen3_moe", "engine.path=rollouts.hf:HFEngine"],
+            "routing_replay takes an engine that captures routes, which rollouts.hf:HFEngine doesn't",
+        ),
+    ],
+)
+def test_what_the_engine_or_the_model_can_t_do_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_code(load_recipe(QUICKSTART, overrides), world_size=1)
+
+
+def test_threads_that_get_in_each_other_s_way_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert describe_threads(2, {"workers": 3, "threads": 1}) == (
+        "10 OpenMP threads (2 rank(s) x 2 + 6 worker(s) x 1) on 2 core(s)"
+    )
+    assert describe_threads(1, {}) == "2 OpenMP threads (1 rank(s) x 2) on 2 core(s)"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    describe_threads(1, {})
+    assert not caplog.records
+    describe_threads(1, {"workers": 1})
+    assert "set OMP_WAIT_POLICY=PASSIVE, or OMP_NUM_THREADS to 1" in caplog.text
 
 
 def test_a_run_may_go_on_with_another_setting_only_where_results_don_t_depend_on_it() -> None:

@@ -104,7 +104,7 @@ def test_three_servers_give_the_rollouts_of_an_engine_in_process_after_each_push
     greedy = replace(SAMPLING, temperature=0.0, samples_per_prompt=1)
     assert close_to(remote.generate(prompts, greedy), alone.generate(prompts, greedy))
     assert [state["alive"] for state in remote.health()] == [True] * 3
-    assert len(list(remote._weights.glob("*.safetensors"))) == 1, "only the newest weights are kept"
+    assert len(list(remote._transfer._folder.glob("*.safetensors"))) == 1, "only the newest weights are kept"
 
 
 def test_completions_end_where_the_context_does(remote: RemoteEngine, prompts: list[Prompt]) -> None:
@@ -151,6 +151,22 @@ def test_a_request_that_is_itself_wrong_is_refused(remote: RemoteEngine, prompts
         remote.generate([replace(prompts[0], text="<IMG_CONTEXT>" * 3)], SAMPLING)
     with pytest.raises(ValueError, match=r"prompt endless has \d+ tokens, and the context 256"):
         remote.generate([replace(prompts[0], id="endless", text="word " * 400)], SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "weights_dir is missing"),
+        ({"transfer": "nccl"}, "host is missing"),
+        ({"transfer": "nccl", "host": "10.0.0.9"}, "nccl, which connects GPUs, and there is none; use files"),
+        ({"transfer": "post"}, "transfer is 'post'; give files or nccl"),
+    ],
+)
+def test_a_transfer_that_lacks_something_is_refused(
+    options: dict[str, str], message: str, tiny_dir: Callable[..., Path]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RemoteEngine(tiny_dir(), servers=["http://127.0.0.1:1"], **options)  # type: ignore[arg-type]
 
 
 def test_without_any_server_the_run_stops_and_says_why(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from .harvest import harvest
 from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan
 from .scoring import evaluation_scorer
 from .stage import Stage, StageResult
+from .threads import describe_threads
 
 logger = logging.getLogger(__name__)
 PACKAGES = (
@@ -77,6 +79,7 @@ def run(recipe: Recipe, *, fresh: bool = False) -> dict[str, Any]:
     plan = make_plan(recipe, world_size=world_size())
     for name, algebra in plan.algebra.items():
         logger.info("stage %s: %s", name, algebra)
+    describe_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), recipe.engine.kwargs)
     summary_path = recipe.output_dir / "summary.json"
     if summary_path.exists():
         summary = json.loads(summary_path.read_text())

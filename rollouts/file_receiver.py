@@ -34,7 +34,7 @@ class FileUpdate(WeightTransferUpdateInfo):
     path: str
 
 
-class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
+class FileReceiver(WeightTransferEngine[FileInit, FileUpdate]):
     """The server's side: loads the file by the procedure that in-process engines use."""
 
     init_info_cls = FileInit
