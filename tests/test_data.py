@@ -75,7 +75,7 @@ class TestDigits:
             assert [row["answer"] for row in rows] == [row["answer"] for row in again]
             assert rows[0]["images"][0].tobytes() == again[0]["images"][0].tobytes()
             assert rows[0]["images"][0].size == (56, 56)
-            text = rows[0]["completion"][0]["content"]
+            text = rows[0]["completion"]
             assert text.startswith("<think>")
             assert text.endswith(f"\\boxed{{{rows[0]['answer']}}}")
 

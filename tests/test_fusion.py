@@ -61,7 +61,7 @@ def test_direct_rows_are_easy_questions_answered_without_a_thought(tmp_path: Pat
     paths = build_digits(tmp_path, seed=0, sft_rows=4, rl_rows=4, heldout_rows=4, direct_rows=20)
     rows = Rows(paths["direct"])
     assert {row["source"] for row in rows} == set(EASY)
-    assert all(row["completion"][0]["content"] == f"\\boxed{{{row['answer']}}}" for row in rows)
+    assert all(row["completion"] == f"\\boxed{{{row['answer']}}}" for row in rows)
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_harvest_writes_rows_that_train_with_their_images(
     assert "12 rollouts of 3 prompts -> 2 completions of 2 prompts" in capsys.readouterr().out
     rows, source = Rows(out, needs=("prompt", "completion")), Rows(data)
     assert [row["id"].partition("#")[0] for row in rows] == ["row0", "row1"]
-    assert rows[1]["completion"] == [{"role": "assistant", "content": "<think>1 0 2</think>\\boxed{7}"}]
+    assert rows[1]["completion"] == "<think>1 0 2</think>\\boxed{7}"
     assert rows[1]["answer"] == "7"
     for index in range(2):
         assert [image.tobytes() for image in rows[index]["images"]] == [

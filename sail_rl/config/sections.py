@@ -38,10 +38,39 @@ class ModelConfig(Strict):
     """Longest sequence in tokens, prompt and completion together."""
 
 
+class SourceConfig(Strict):
+    """One dataset: where it is, and what its columns are called."""
+
+    path: Path | None = None
+    """A .jsonl, .json, .parquet or .arrow file, or a folder (see `data.files`)."""
+    hub: str | None = None
+    """Or a dataset of the Hugging Face hub, `organisation/dataset`; it is fetched once, into the run's folder."""
+    config: str | None = None
+    """The hub dataset's configuration."""
+    split: str = "train"
+    """The hub dataset's split."""
+    revision: str | None = None
+    """The hub dataset's branch, tag or commit."""
+    rows: PositiveInt | None = None
+    """Of a hub dataset only the first so many, read as a stream."""
+    columns: dict[str, str] = {}
+    """Ours: theirs, for columns that are called otherwise: `{prompt: problem, answer: solution}`."""
+    root: Path | None = None
+    """Folder that image and video paths are relative to, and can't leave; None: the dataset's own."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either `path` (a file or folder here) or `hub` (organisation/dataset)")
+        if self.hub is None and (self.rows or self.config or self.revision):
+            raise ValueError("rows, config and revision are for a `hub` dataset")
+        return self
+
+
 class DataConfig(Strict):
     """Datasets by name: files, or a builder that writes files (`builder(output_dir, seed=…, **kwargs)`)."""
 
-    files: dict[str, Path] = {}
+    files: dict[str, Path | SourceConfig] = {}
     builder: str | None = None
     kwargs: dict[str, Any] = {}
     mixtures: dict[str, Path | dict[str, float]] = {}
@@ -59,6 +88,11 @@ class DataConfig(Strict):
         if bool(self.files) == bool(self.builder):
             raise ValueError("give either `files` (name: path) or `builder` (module:function), and not both")
         return self
+
+    def source(self, name: str) -> SourceConfig | None:
+        """What the recipe says of the file of this name; None for one that a builder made."""
+        given = self.files.get(name)
+        return SourceConfig(path=given) if isinstance(given, Path) else given
 
 
 class EngineConfig(Strict):

@@ -1,30 +1,28 @@
-"""Loading a dataset file in TRL's prompt/completion format, with every row checked before any model loads.
+"""Loading a dataset, with every row checked before any model loads.
 
-Columns: `prompt` (a list of messages, or a string), `images` (a list; in JSONL: paths relative to the file) or `image`,
-or `video` (a list of frames, or the path of a file), `completion` (SFT), `answer` and whatever else the rewards want to
-see. A row without `id` gets its row number.
+Columns are TRL's: `prompt` (a list of messages, or a string), `images` (a list; in JSONL: paths relative to the file)
+or `image`, or `video` (a list of frames, or the path of a file), `completion` (SFT), `answer` and whatever else the
+rewards want to see; other formats are brought into this one (see `formats`). A row without `id` gets its row number.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, List
-from datasets import Image as ImageFeature
 from trl.data_utils import prepare_multimodal_messages
 
 from sail_rl.contracts import Message
 from sail_rl.models.processing import image_tokens_in
 
 from .encoding import texts_of
+from .files import load_file
+from .formats import as_parts, unified
 from .images import Size, checked_size, open_picture
 from .video import frame_sizes, read_frames, with_frames
-
-LOADERS = {".parquet": Dataset.from_parquet, ".jsonl": Dataset.from_json, ".json": Dataset.from_json}
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -33,27 +31,40 @@ class Rows(Sequence[dict[str, Any]]):
     A row's `images` are its pictures; a row with a `video` has its sampled frames there instead, and no images.
 
     Args:
-        path: the file.
+        path: the file or folder, see `files`.
         needs: columns that may not be empty.
         video_frames: frames to sample from a video.
+        columns: ours: theirs, where a column is called otherwise.
+        root: folder that paths of images and videos are relative to, and can't leave; None: the dataset's own.
 
     Raises:
         ValueError: at construction, for a file or a row that can't be used, naming file, row and field.
     """
 
-    def __init__(self, path: Path, *, needs: Sequence[str] = ("prompt",), video_frames: int = 8) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        needs: Sequence[str] = ("prompt",),
+        video_frames: int = 8,
+        columns: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> None:
         self.path = path
-        self._frames = video_frames
-        self._dataset = _undecoded(_load(path))
-        missing = [name for name in needs if name not in self._dataset.column_names]
-        if missing:
+        self._frames, self._names = video_frames, dict(columns or {})
+        self._dataset, folder = load_file(path)
+        self.root = root or folder
+        with self._naming(0):
+            self.columns = list(unified(self._dataset[0], self._names))
+        if missing := [name for name in needs if name not in self.columns]:
             raise ValueError(
-                f"{path}: no column {', '.join(map(repr, missing))} among {', '.join(self._dataset.column_names)}"
+                f"{path}: no column {', '.join(map(repr, missing))} among {', '.join(self._dataset.column_names)}; "
+                "`columns` of the recipe's data can name it"
             )
         self._sizes: list[list[Size]] = []
         for index, row in enumerate(self._dataset):
             with self._naming(index):
-                self._sizes.append(self._check(row, needs))
+                self._sizes.append(self._check(unified(row, self._names), needs))
         self._kept = list(range(len(self._dataset)))
 
     def __len__(self) -> int:
@@ -61,24 +72,23 @@ class Rows(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         number = self._kept[index]
-        source = self._dataset[number]
+        source = self._source(number)
         with self._naming(number):
-            images = [open_picture(image, self.path.parent) for image in _images(source)]
-            video = read_frames(source["video"], self.path.parent, count=self._frames) if _has_video(source) else []
-        return self._row(number, images, video)
+            images = [open_picture(image, self.root) for image in _images(source)]
+            video = read_frames(source["video"], self.root, count=self._frames) if _has_video(source) else []
+        return self._row(source, number, images, video)
 
     def outline(self, index: int) -> dict[str, Any]:
         """The row with (height, width) in the place of each of its images or frames: nothing is decoded."""
         number = self._kept[index]
-        sizes, video = self._sizes[number], _has_video(self._dataset[number])
-        return self._row(number, [] if video else sizes, sizes if video else [])
+        source = self._source(number)
+        sizes, video = self._sizes[number], _has_video(source)
+        return self._row(source, number, [] if video else sizes, sizes if video else [])
 
     def stored(self, index: int) -> dict[str, Any]:
-        """The row as it lies in the file, images undecoded, with an id."""
+        """The row in our format, images undecoded, with an id."""
         number = self._kept[index]
-        row = dict(self._dataset[number])
-        row.setdefault("id", str(number))
-        return row
+        return {"id": str(number)} | self._source(number)
 
     def without(self, indices: Collection[int]) -> Rows:
         """The same rows but for these; the others keep their numbers."""
@@ -93,19 +103,17 @@ class Rows(Sequence[dict[str, Any]]):
 
     def texts(self) -> Iterator[str]:
         """All prompt and completion texts, for training a tokenizer."""
-        for row in self._dataset.select_columns([c for c in ("prompt", "completion") if c in self.columns]):
-            for messages in row.values():
-                yield from texts_of(_as_messages(messages))
+        pictures = [self._names.get(name, name) for name in ("image", "images", "video")]
+        for row in self._dataset.remove_columns([c for c in pictures if c in self._dataset.column_names]):
+            ours = unified(row, {o: t for o, t in self._names.items() if o not in ("image", "images", "video")})
+            for name in ("prompt", "completion"):
+                yield from texts_of(_as_messages(ours.get(name) or ""))
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of the file's columns."""
-        return self._dataset.column_names
+    def _source(self, number: int) -> dict[str, Any]:
+        return unified(self._dataset[number], self._names)
 
-    def _row(self, number: int, images: list[Any], video: list[Any]) -> dict[str, Any]:
-        row = dict(self._dataset[number])
-        row.pop("image", None)
-        row.setdefault("id", str(number))
+    def _row(self, source: dict[str, Any], number: int, images: list[Any], video: list[Any]) -> dict[str, Any]:
+        row = {"id": str(number)} | {name: value for name, value in source.items() if name != "image"}
         row |= {"images": images, "video": video, "prompt": _with_placeholders(row["prompt"], images, len(video))}
         return row
 
@@ -120,7 +128,7 @@ class Rows(Sequence[dict[str, Any]]):
     def _check(self, row: dict[str, Any], needs: Sequence[str]) -> list[Size]:
         """Sizes of the row's images or frames; ValueError for a row that can't be used."""
         for name in needs:
-            if row[name] is None or row[name] == "" or row[name] == []:
+            if row.get(name) in (None, "", []):
                 raise ValueError(f"{name!r} is empty")
         for name in ("prompt", "completion"):
             for text in texts_of(_as_messages(row.get(name) or "")):
@@ -133,34 +141,11 @@ class Rows(Sequence[dict[str, Any]]):
             if _images(row):
                 raise ValueError("the row has images and a video; give one of them")
             with_frames(_as_messages(row["prompt"]), 1)
-            return frame_sizes(row["video"], self.path.parent, count=self._frames)
+            return frame_sizes(row["video"], self.root, count=self._frames)
         placeholders, images = _placeholders(row["prompt"]), _images(row)
         if placeholders not in (0, len(images)):
             raise ValueError(f"the prompt has {placeholders} image part(s) but the row has {len(images)} image(s)")
-        return [checked_size(image, self.path.parent) for image in images]
-
-
-def _load(path: Path) -> Dataset:
-    if path.suffix not in LOADERS:
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}; give one of {', '.join(LOADERS)}")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such dataset file")
-    # datasets fails on a file of no bytes with an internal error
-    dataset = LOADERS[path.suffix](str(path), keep_in_memory=True) if path.stat().st_size else Dataset.from_dict({})
-    assert isinstance(dataset, Dataset)
-    if len(dataset) == 0:
-        raise ValueError(f"{path}: the dataset has no rows")
-    return dataset
-
-
-def _undecoded(dataset: Dataset) -> Dataset:
-    """The dataset with images as they are stored: we open them ourselves, so that an error can name its row."""
-    for name, feature in dataset.features.items():
-        if isinstance(feature, ImageFeature):
-            dataset = dataset.cast_column(name, ImageFeature(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, ImageFeature):
-            dataset = dataset.cast_column(name, List(ImageFeature(decode=False)))
-    return dataset
+        return [checked_size(image, self.root) for image in images]
 
 
 def _images(row: dict[str, Any]) -> list[Any]:
@@ -183,8 +168,16 @@ def _placeholders(prompt: str | list[Message]) -> int:
 
 
 def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: int) -> list[Message]:
-    """The prompt as messages with one image part for each picture (TRL puts missing ones first in the user turn)."""
+    """The prompt as messages with one image part for each picture (missing ones come first in the user turn)."""
     messages = _as_messages(prompt)
     if frames:
         return with_frames(messages, frames)
-    return prepare_multimodal_messages(messages, images) if images else messages
+    if not images:
+        return messages
+    if not _placeholders(messages):
+        first = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
+        if first is None:
+            raise ValueError(f"the row has {len(images)} image(s), and no user turn that they could belong to")
+        parts = [{"type": "image"}] * len(images) + as_parts(messages[first]["content"])
+        messages = [*messages[:first], messages[first] | {"content": parts}, *messages[first + 1 :]]
+    return prepare_multimodal_messages(messages, images)

@@ -64,13 +64,13 @@ class Encoder:
         """Tokens of a row's prompt (and `completion`) from its `Rows.outline`: no pixel is touched."""
         image_processor = self.processor.image_processor
         sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
-        text = self._text(outline) + (_text(outline["completion"]) + TURN_END if completion else "")
+        text = self._text(outline) + (outline["completion"] + TURN_END if completion else "")
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return len(tokens) + sum(self.processor.image_tokens(*size) - 1 for size in sizes)
 
     def sft_sample(self, row: dict[str, Any]) -> Sample:
         """Prompt and reference completion; the loss covers the completion and its end-of-turn token."""
-        completion = _text(row["completion"]) + TURN_END
+        completion = row["completion"] + TURN_END
         tokens = self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]
         prompt = self.prompt(row)
         return self._sample(prompt.id, self.prompt_inputs(prompt), tokens)
@@ -128,15 +128,6 @@ class Encoder:
                 f"{self.max_length}; raise max_length or drop the row (it is never cut)"
             )
         return Sample(input_ids, len(prompt_ids), images.get("pixel_values"), images.get("image_grid_thw"))
-
-
-def _text(completion: str | list[Message]) -> str:
-    """The text of a completion column: a string, or one assistant message."""
-    if isinstance(completion, str):
-        return completion
-    if len(completion) != 1:
-        raise ValueError(f"completion has {len(completion)} messages; give exactly one assistant message")
-    return completion[0]["content"]
 
 
 def texts_of(messages: Sequence[Message]) -> Iterator[str]:

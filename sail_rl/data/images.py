@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,14 @@ def checked_size(source: Any, folder: Path) -> Size:
         return picture.height, picture.width
 
 
+def inside(folder: Path, path: str) -> Path:
+    """The file at `path` relative to `folder`; ValueError if it leads out of there."""
+    file = Path(os.path.normpath(folder.absolute() / path))
+    if not file.is_relative_to(os.path.normpath(folder.absolute())):
+        raise ValueError(f"{path!r} leads out of {folder}, where files must be; set `root` to a folder above")
+    return file
+
+
 @contextmanager
 def _opened(source: Any, folder: Path) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
@@ -49,9 +58,9 @@ def _opened(source: Any, folder: Path) -> Iterator[Image.Image]:
     name = f"image {path!r}" if path else "an embedded image"
     if content is None and not path:
         raise ValueError(f"{name} has neither a path nor bytes")
-    file = folder / str(path)
+    file = inside(folder, str(path)) if content is None else folder
     if content is None and not file.is_file():
-        raise ValueError(f"{name} is missing (looked for {file}); paths are relative to the dataset file")
+        raise ValueError(f"{name} is missing (looked for {file}); paths are relative to the dataset file, or to `root`")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

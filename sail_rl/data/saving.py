@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, Image, List
 
 from .dataset import Rows
+from .formats import alike
 
 
 def save_rows(
@@ -30,13 +31,14 @@ def save_rows(
     for place, index in enumerate(indices):
         row = rows.stored(index) | {name: values[place] for name, values in (columns or {}).items()}
         if "images" in row:
-            row["images"] = [_embedded(image, rows.path.parent) for image in row["images"] or []]
+            row["images"] = [_embedded(image, rows.root) for image in row["images"] or []]
         if row.get("image") is not None:
-            row["image"] = _embedded(row["image"], rows.path.parent)
+            row["image"] = _embedded(row["image"], rows.root)
         if isinstance(row.get("video"), str):
-            row["video"] = str((rows.path.parent / row["video"]).resolve())
-        made.append(row)
-    dataset = Dataset.from_list(made)
+            row["video"] = str((rows.root / row["video"]).resolve())
+        made.append(alike(row))
+    names = dict.fromkeys(name for row in made for name in row)
+    dataset = Dataset.from_dict({name: [row.get(name) for row in made] for name in names})
     for name, feature in (("images", List(Image(decode=False))), ("image", Image(decode=False))):
         if name in dataset.column_names and any(row.get(name) for row in made):
             dataset = dataset.cast_column(name, feature)

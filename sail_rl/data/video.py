@@ -14,7 +14,7 @@ from PIL import Image
 
 from sail_rl.contracts import Message
 
-from .images import Size, checked_size, open_picture
+from .images import Size, checked_size, inside, open_picture
 
 
 def sample_indices(total: int, count: int) -> list[int]:
@@ -37,11 +37,11 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
     """
     if isinstance(video, list):
         return [open_picture(video[index], folder) for index in sample_indices(len(video), count)]
-    total, _ = _probe(folder / video)
+    total, _ = _probe(inside(folder, video))
     wanted = set(sample_indices(total, count))
     frames: list[Image.Image] = []
     seen = 0
-    with _container(folder / video) as container:
+    with _container(inside(folder, video)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             seen = index + 1
             if index in wanted:
@@ -59,7 +59,7 @@ def frame_sizes(video: Any, folder: Path, *, count: int) -> list[Size]:
         if not video:
             raise ValueError("the video is an empty list of frames")
         return [checked_size(video[index], folder) for index in sample_indices(len(video), count)]
-    total, size = _probe(folder / video)
+    total, size = _probe(inside(folder, video))
     return [size] * min(total, count)
 
 

@@ -1,4 +1,4 @@
-"""`sail-rl data harvest|filter`: data from stored rollouts."""
+"""`sail-rl data show|harvest|filter`: looking at data, and making it out of stored rollouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from sail_rl.files import write_whole
 
 def add_data_parser(commands: Any) -> None:
     """Add the commands to the command line."""
-    data = commands.add_parser("data", help="make data out of rollouts").add_subparsers(required=True)
+    data = commands.add_parser("data", help="look at data, and make it out of rollouts").add_subparsers(required=True)
+    show = data.add_parser("show", help="rows as the model will see them: template, trained tokens, image tokens")
+    show.add_argument("data", type=Path, help="a dataset's file or folder, or a recipe with --name")
+    show.add_argument("--name", help="of the recipe's datasets")
+    show.add_argument("--model", type=Path, help="checkpoint with the processor; by default the recipe's")
+    show.add_argument("--row", type=int, default=0, help="the first one to show")
+    show.add_argument("--rows", type=int, default=3)
+    show.add_argument("--max-length", type=int, default=1_000_000, help="tokens that a row may have")
+    show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS")
+    show.add_argument("--root", type=Path, help="folder that image paths are relative to")
+    show.set_defaults(command=_show)
     harvest = data.add_parser("harvest", help="right completions, by rejection sampling, as SFT data")
     harvest.add_argument("--per-prompt", type=int, default=1, help="completions of one prompt, no two alike")
     harvest.add_argument("--seed", type=int, default=0)
@@ -29,6 +39,51 @@ def add_data_parser(commands: Any) -> None:
         parser.add_argument("--minimum", action="append", default=[], metavar="REWARD=SCORE", help="what is right")
         parser.add_argument("--stage")
         parser.add_argument("--last-steps", type=int, help="only the last so many steps with rollouts")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from transformers import AutoProcessor
+
+    from sail_rl.data.encoding import Encoder
+
+    from .data_show import shown
+
+    rows, model = _rows_and_model(options)
+    encoder = Encoder(AutoProcessor.from_pretrained(model), max_length=options.max_length)
+    console = Console()
+    if not 0 <= options.row < len(rows):
+        raise ValueError(f"--row {options.row}: {rows.path} has rows 0 to {len(rows) - 1}")
+    for index in range(options.row, min(options.row + options.rows, len(rows))):
+        console.print(shown(rows, index, encoder))
+
+
+def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The dataset that is meant, and the model whose processor shows it."""
+    from sail_rl.data.dataset import Rows
+
+    if options.data.suffix not in (".yaml", ".yml"):
+        if options.model is None:
+            raise ValueError("give --model: the checkpoint whose template and image tokens are shown")
+        columns = {}
+        for given in options.columns:
+            ours, equals, theirs = given.partition("=")
+            if not equals or not theirs:
+                raise ValueError(f"--columns {given}: write OURS=THEIRS, such as prompt=problem")
+            columns[ours] = theirs
+        return Rows(options.data, columns=columns, root=options.root), options.model
+    from sail_rl.recipe import load_recipe
+
+    from .prepare import build_data, open_rows
+
+    recipe = load_recipe(options.data)
+    paths = build_data(recipe)
+    if options.name not in paths:
+        raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(paths))}")
+    model = options.model or recipe.model.path or recipe.output_dir / "base"
+    if not (model / "config.json").is_file():
+        raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")
+    return open_rows(recipe, paths, options.name), model
 
 
 def _harvest(options: argparse.Namespace) -> None:

@@ -76,7 +76,7 @@ def save_harvest(path: Path, rows: Rows, kept: Sequence[StoredRollout]) -> None:
         [places[rollout["prompt_id"]] for rollout in kept],
         {
             "id": [f"{rollout['prompt_id']}#{rollout['sample']}@{rollout['step']}" for rollout in kept],
-            "completion": [[{"role": "assistant", "content": rollout["completion"]}] for rollout in kept],
+            "completion": [rollout["completion"] for rollout in kept],
         },
     )
 

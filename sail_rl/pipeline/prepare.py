@@ -15,9 +15,10 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
+from sail_rl.data.hub import fetch
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import write_whole
+from sail_rl.files import short_hash, write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
@@ -76,7 +77,7 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
 def build_data(recipe: Recipe) -> dict[str, Path]:
     """Paths of the datasets by name; a builder runs unless what it makes of these very arguments is there."""
     if not recipe.data.builder:
-        return recipe.data.files
+        return {name: _local(recipe, name) for name in recipe.data.files}
     folder = recipe.output_dir / "data"
     manifest = folder / "manifest.json"
     made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
@@ -96,6 +97,33 @@ def build_data(recipe: Recipe) -> dict[str, Path]:
     return paths
 
 
+def _local(recipe: Recipe, name: str) -> Path:
+    """Path of a dataset; one of the hub is fetched, once."""
+    source = recipe.data.source(name)
+    assert source is not None
+    if source.hub is None:
+        assert source.path is not None
+        return source.path
+    made_from = source.model_dump(include={"hub", "config", "split", "revision", "rows"})
+    path = recipe.output_dir / "data" / f"{name}-{short_hash(made_from)}.parquet"
+    if not path.is_file():
+        logger.info("fetching %s from the hub", source.hub)
+        fetch(path, source.hub, **{key: value for key, value in made_from.items() if key != "hub"})
+    return path
+
+
+def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:
+    """The dataset called `name`, read as the recipe says and checked."""
+    source = recipe.data.source(name)
+    return Rows(
+        paths[name],
+        needs=needs,
+        video_frames=recipe.data.video_frames,
+        columns=source.columns if source else None,
+        root=source.root if source else None,
+    )
+
+
 def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses."""
     needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
@@ -106,8 +134,7 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     unknown = sorted(set(needs) - set(paths))
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
-    frames = recipe.data.video_frames
-    return {name: Rows(paths[name], needs=sorted(columns), video_frames=frames) for name, columns in needs.items()}
+    return {name: open_rows(recipe, paths, name, sorted(columns)) for name, columns in needs.items()}
 
 
 def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]:
@@ -115,7 +142,8 @@ def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]
     harvests = {stage.name for stage in plan.recipe.harvests}
     weights = sources_of(plan.recipe.data.mixtures, data)
     sources = {
-        name: Rows(harvest_file(plan.recipe, name), needs=("prompt", "completion"))
+        # Its videos are named by their absolute paths, which were checked where they came from.
+        name: Rows(harvest_file(plan.recipe, name), needs=("prompt", "completion"), root=Path("/"))
         if name in harvests
         else plan.datasets[name]
         for name in weights

@@ -13,11 +13,10 @@ from rich.text import Text
 
 from sail_rl.config import Recipe, RewardConfig
 from sail_rl.contracts import Prompt, Rollout
-from sail_rl.data.dataset import Rows
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.store import read_rollouts
 
-from .prepare import build_data
+from .prepare import build_data, open_rows
 from .scoring import plain_scorer
 
 
@@ -67,7 +66,7 @@ def stored_samples(
 
 def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:
     data = next(config.data for config in recipe.training if config.name == stage)
-    rows = Rows(build_data(recipe)[data])
+    rows = open_rows(recipe, build_data(recipe), data)
     return {row["id"]: row for row in (rows[index] for index in range(len(rows)))}
 
 

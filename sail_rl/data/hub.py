@@ -1,0 +1,52 @@
+"""Datasets of the Hugging Face hub, fetched because a recipe names them, and kept as Parquet beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+from datasets import Dataset, load_dataset
+
+
+def fetch(
+    path: Path, name: str, *, config: str | None = None, split: str = "train", revision: str | None, rows: int | None
+) -> None:
+    """Write a split of hub dataset `name` to `path` (.parquet), which appears when it is whole.
+
+    Args:
+        path: the file.
+        name: `organisation/dataset`.
+        config: its configuration, if it has several.
+        split: its split.
+        revision: branch, tag or commit.
+        rows: only the first so many, read as a stream; None: all.
+
+    Raises:
+        ValueError: when it can't be had.
+    """
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _online():
+            found = load_dataset(name, config, split=split, revision=revision, streaming=rows is not None)
+            if rows is not None:
+                found = Dataset.from_list(list(islice(found, rows)), features=found.features)
+    except Exception as error:  # network, authentication, a wrong name: of many libraries
+        raise ValueError(f"hub dataset {name} ({split}) can't be had: {error}") from error
+    found.to_parquet(str(partial))
+    partial.replace(path)
+
+
+@contextmanager
+def _online() -> Iterator[None]:
+    """Our command line keeps the hub's libraries offline; here the recipe has asked for them."""
+    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = False
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
