@@ -57,8 +57,8 @@ def serving_vllm(
     try:
         deadline = time.monotonic() + START_LIMIT
         while not healthy(f"http://127.0.0.1:{port}"):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, log.read_text()[-4000:]
+            assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+            assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
