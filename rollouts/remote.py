@@ -136,6 +136,8 @@ class RemoteEngine(StreamingEngine):
     async def _change(self, version: int) -> None:
         """Take the new version everywhere; over when every server that is there has it, and there is one."""
         self._version = version
+        for server in self._servers:  # even those whose weights have this number: another stage counts anew
+            server.version = 0
         deadline = time.monotonic() + self._patience
         while not await self._bring_up_all():
             if time.monotonic() > deadline:

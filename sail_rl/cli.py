@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, sample, rollouts, reward, data, moe, model."""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, export, sample, rollouts, reward, data, …"""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a recipe, or go on with it where it was stopped")
     run.add_argument("recipe", type=Path)
     run.add_argument("overrides", nargs="*", metavar="section.key=value")
-    run.add_argument("--fresh", action="store_true", help="delete the run's folder and start over")
+    how = run.add_mutually_exclusive_group()
+    how.add_argument("--fresh", action="store_true", help="delete the run's folder and start over")
+    how.add_argument("--redo", action="store_true", help="do again the stages that changed, and keep the others")
     run.set_defaults(command=_run)
 
     check = commands.add_parser("check", help="find what is wrong with a recipe without loading a model")
@@ -54,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html and the curves of a run again")
     report.add_argument("run", type=Path)
     report.set_defaults(command=_report)
+
+    export = commands.add_parser("export", help="write a model for publication, with a card that tells its lineage")
+    export.add_argument("model", type=Path, help="folder of a model, such as RUN/stages/NAME/model")
+    export.add_argument("out", type=Path, help="a new folder")
+    export.add_argument("--published", action="store_true", help="in the published layout, for the remote code")
+    export.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the hub (private if new)")
+    export.set_defaults(command=_export)
 
     add_moe_parser(commands)
     add_rollouts_parsers(commands)
@@ -73,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
     from .reporting.report import summary_table
     from .trainer.distributed import leave_process_group, rank
 
-    summary = run(recipe, fresh=options.fresh)
+    summary = run(recipe, fresh=options.fresh, redo=options.redo)
     leave_process_group()
     if rank() == 0:
         console = Console()
@@ -99,6 +108,13 @@ def _report(options: argparse.Namespace) -> None:
     from .reporting.report import write_report
 
     sys.stdout.write(f"{write_report(options.run)}\n")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .pipeline.export import export_model, push
+
+    export_model(options.model, options.out, published=options.published)
+    sys.stdout.write(f"{push(options.out, options.push) if options.push else options.out}\n")
 
 
 def _configure_logging() -> None:

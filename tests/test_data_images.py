@@ -199,7 +199,7 @@ class TestOverlong:
                 "stages": [{**stage, "prompts_per_step": 1, "samples_per_prompt": 2}],
             }
         )
-        return Plan(recipe, {"d": rows}, {})
+        return Plan(recipe, {"d": rows}, {}, {})
 
     def test_a_row_longer_than_the_context_is_refused(self, rows: Rows, tmp_path: Path, tiny_dir: Any) -> None:
         with pytest.raises(

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+import yaml
 from test_run import SHORT, steps
 
 from sail_rl.config import HarvestStage
@@ -17,15 +19,21 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import EASY, build_digits
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
+from sail_rl.models.loading import load_model
 from sail_rl.recipe import load_recipe
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
+STAGES = ["longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
 
 
 def test_the_recipe_has_the_report_s_stages_in_order() -> None:
     recipe = load_recipe(RECIPE)
-    assert [stage.name for stage in recipe.stages] == ["longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl"]
-    assert [stage.name for stage in recipe.training] == ["longcot_sft", "rlvr", "fusion_sft", "mixed_rl"]
+    assert [stage.name for stage in recipe.stages] == STAGES
+    assert [stage.name for stage in recipe.training] == [*STAGES[:2], *STAGES[3:6]]
+    assert [recipe.parents(stage) for stage in recipe.stages] == [
+        *(["base"], ["longcot_sft"], [], ["rlvr"], ["fusion_sft"], ["fusion_sft"]),
+        *(["mixed_rl", "mixed_rl_again"], ["soup"]),
+    ]
     assert isinstance(recipe.stages[2], HarvestStage)
     assert sources_of(recipe.data.mixtures, "fusion") == {"harvest": 0.1, "direct": 0.9}
 
@@ -64,40 +72,105 @@ def test_direct_rows_are_easy_questions_answered_without_a_thought(tmp_path: Pat
     assert all(row["completion"] == f"\\boxed{{{row['answer']}}}" for row in rows)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_short_run_goes_through_all_stages_and_a_harvest_is_not_made_twice(tmp_path: Path) -> None:
-    (tmp_path / "my_reward.py").write_text("def any_length(completions):\n    return [1.0 for _ in completions]\n")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A short run of all stages, and the command that ran it."""
+    folder = tmp_path_factory.mktemp("fusion")
+    (folder / "my_reward.py").write_text("def any_length(completions):\n    return [1.0 for _ in completions]\n")
     shortened = [option for option in SHORT if not option.startswith("data.kwargs")]
     command = [
-        *(sys.executable, "-m", "sail_rl.cli", "run", str(RECIPE), f"output_dir={tmp_path / 'run'}", *shortened),
+        *(sys.executable, "-m", "sail_rl.cli", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
         "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8, direct_rows: 16}",
-        f"stages.rlvr.rewards.any={{path: '{tmp_path}/my_reward.py:any_length', weight: 0.01}}",
+        f"stages.rlvr.rewards.any={{path: '{folder}/my_reward.py:any_length', weight: 0.01}}",
         *("stages.harvest.minimum={any: 1}", "stages.harvest.where={source: [sum, count, maximum]}"),
         *("stages.fusion_sft.steps=2", "stages.fusion_sft.batch_size=8", "stages.fusion_sft.save_every=2"),
-        *("stages.mixed_rl.steps=2", "stages.mixed_rl.prompts_per_step=4", "stages.mixed_rl.samples_per_prompt=4"),
-        *("stages.mixed_rl.save_every=2", "stages.mixed_rl.max_tokens=24"),
     ]
+    for name in ("mixed_rl", "mixed_rl_again"):
+        changes = ("steps=2", "prompts_per_step=4", "samples_per_prompt=4", "save_every=2", "max_tokens=24")
+        command += [f"stages.{name}.{change}" for change in changes]
+    again(command)
+    return folder / "run", command
+
+
+def again(command: list[str]) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    return subprocess.run(command, check=True, timeout=280, env=environment, stderr=subprocess.PIPE, text=True)
 
-    def run() -> dict[str, Any]:
-        subprocess.run(command, check=True, timeout=280, env=environment)
-        return json.loads((tmp_path / "run/summary.json").read_text())
 
-    summary = run()
-    assert [stage["name"] for stage in summary["stages"]] == [
-        *("longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl")
-    ]
-    data = tmp_path / "run/stages/harvest/data.parquet"
-    rows, counts = Rows(data, needs=("completion",)), json.loads(data.with_name("counts.json").read_text())
-    assert len(rows) == counts["kept"] <= counts["prompts"]
-    assert {row["source"] for row in rows} <= {"sum", "count", "maximum"}
-    logged = steps(tmp_path / "run")
-    sources = {row["source"] for row in Rows(tmp_path / "run/data/heldout.parquet")}
-    thinking = {name for record in logged.values() for name in record if "thinking/" in name}
-    assert thinking == {f"eval/heldout/thinking/{source}" for source in sources}
-    made = data.stat().st_mtime_ns
-    for name in ("summary.json", "stages/mixed_rl/result.json"):
-        (tmp_path / "run" / name).unlink()
-    assert [stage["name"] for stage in run()["stages"]] == [stage["name"] for stage in summary["stages"]]
-    assert data.stat().st_mtime_ns == made
+def made(run: Path) -> dict[str, int]:
+    """When each stage's result was written."""
+    return {name: (run / f"stages/{name}/result.json").stat().st_mtime_ns for name in STAGES}
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(model).named_parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestAShortRun:
+    def test_goes_through_all_stages(self, finished: tuple[Path, list[str]]) -> None:
+        run, _ = finished
+        assert [stage["name"] for stage in json.loads((run / "summary.json").read_text())["stages"]] == STAGES
+        data = run / "stages/harvest/data.parquet"
+        rows, counts = Rows(data, needs=("completion",)), json.loads(data.with_name("counts.json").read_text())
+        assert len(rows) == counts["kept"] <= counts["prompts"]
+        assert {row["source"] for row in rows} <= {"sum", "count", "maximum"}
+        sources = {row["source"] for row in Rows(run / "data/heldout.parquet")}
+        thinking = {name for record in steps(run).values() for name in record if "thinking/" in name}
+        assert thinking == {f"eval/heldout/thinking/{source}" for source in sources}
+
+    def test_the_soup_is_the_mean_and_is_what_is_exported(self, finished: tuple[Path, list[str]]) -> None:
+        run, _ = finished
+        one, other, soup = (weights(run / f"stages/{name}/model") for name in ("mixed_rl", "mixed_rl_again", "soup"))
+        exported = weights(run / "stages/export/export")
+        differing = 0
+        for name, tensor in soup.items():
+            torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+            assert torch.equal(tensor, exported[name])
+            differing += not torch.equal(one[name], other[name])
+        assert differing > len(soup) / 2, "another seed, another model"
+
+    def test_the_export_tells_the_lineage(self, finished: tuple[Path, list[str]]) -> None:
+        folder = finished[0] / "stages/export/export"
+        lineage = json.loads((folder / "lineage.json").read_text())
+        assert [entry["stage"] for entry in lineage] == STAGES[:-1]
+        by_name = {entry["stage"]: entry for entry in lineage}
+        assert [parent["stage"] for parent in by_name["soup"]["parents"]] == ["mixed_rl", "mixed_rl_again"]
+        assert by_name["soup"]["parents"][0]["key"] == by_name["mixed_rl"]["key"]
+        assert set(by_name["fusion_sft"]["data"]) == {"direct", "harvest", "heldout"}
+        assert by_name["rlvr"]["metrics"]["heldout_accuracy_after"] is not None
+        assert by_name["rlvr"]["versions"]["torch"] == version("torch")
+        assert {"curves.png", "README.md", "chat_template.jinja", "generation_config.json"} <= {
+            path.name for path in folder.iterdir()
+        }
+        card = (folder / "README.md").read_text()
+        assert yaml.safe_load(card.split("---")[1])["library_name"] == "transformers"
+        assert "| soup | soup | mixed_rl, mixed_rl_again |" in card
+
+    def test_what_is_done_is_not_done_again(self, finished: tuple[Path, list[str]]) -> None:
+        run, command = finished
+        before, soup = made(run), weights(run / "stages/soup/model")
+        for name in ("summary.json", "stages/soup/result.json", "stages/export/result.json"):  # killed in the soup
+            (run / name).unlink()
+        again(command)
+        after = made(run)
+        assert [name for name in STAGES if after[name] != before[name]] == ["soup", "export"]
+        assert all(torch.equal(tensor, soup[name]) for name, tensor in weights(run / "stages/soup/model").items())
+
+    def test_redo_does_again_what_changed(self, finished: tuple[Path, list[str]]) -> None:
+        run, command = finished
+        before, changed = made(run), [*command, "stages.mixed_rl_again.steps=1"]
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            again(changed)
+        assert "--redo to do again only the stages that change" in error.value.stderr
+        with pytest.raises(
+            subprocess.CalledProcessError
+        ) as error:  # longer than the other one: not a soup of like runs
+            again([*changed, "--redo"])
+        assert "stages.mixed_rl.steps is 2 and 1" in error.value.stderr
+        assert (run / "stages/mixed_rl_again/result.json").stat().st_mtime_ns > before["mixed_rl_again"]
+        again([*changed, "stages.soup.force=true", "--redo"])
+        after = made(run)
+        assert [name for name in STAGES if after[name] != before[name]] == STAGES[5:]
+        assert max(step for stage, step in steps(run) if stage == "mixed_rl_again") == 1

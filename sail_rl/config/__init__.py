@@ -18,7 +18,7 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import AdaLRSConfig, HarvestStage, LoRAConfig, SFTStage, StageConfig
+from .stages import AdaLRSConfig, ExportStage, HarvestStage, LoRAConfig, SFTStage, SoupStage, StageConfig
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -31,6 +31,7 @@ __all__ = [
     "DynamicSamplingConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "ExportStage",
     "HarvestStage",
     "ImportanceConfig",
     "KLConfig",
@@ -41,6 +42,7 @@ __all__ = [
     "Recipe",
     "RewardConfig",
     "SFTStage",
+    "SoupStage",
     "StageConfig",
     "Strict",
 ]

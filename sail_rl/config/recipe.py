@@ -13,7 +13,10 @@ from pydantic import (
 
 from .rl import RLStage
 from .sections import DataConfig, DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
-from .stages import HarvestStage, SFTStage
+from .stages import ExportStage, HarvestStage, SFTStage, SoupStage
+
+BASE = "base"
+AnyStage = SFTStage | RLStage | HarvestStage | SoupStage | ExportStage
 
 
 class Recipe(Strict):
@@ -29,17 +32,50 @@ class Recipe(Strict):
     evaluation: EvaluationConfig
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     logging: LoggingConfig = LoggingConfig()
-    stages: list[Annotated[SFTStage | RLStage | HarvestStage, Field(discriminator="kind")]]
+    stages: list[Annotated[AnyStage, Field(discriminator="kind")]]
 
     @property
     def training(self) -> list[SFTStage | RLStage]:
         """The stages that train."""
-        return [stage for stage in self.stages if not isinstance(stage, HarvestStage)]
+        return [stage for stage in self.stages if isinstance(stage, SFTStage | RLStage)]
 
     @property
     def harvests(self) -> list[HarvestStage]:
         """The stages that make datasets."""
         return [stage for stage in self.stages if isinstance(stage, HarvestStage)]
+
+    def stage(self, name: str) -> AnyStage:
+        """The stage of this name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def seed_of(self, stage: AnyStage) -> int:
+        """The stage's own seed, or the recipe's."""
+        own: int | None = getattr(stage, "seed", None)
+        return self.seed if own is None else own
+
+    def parents(self, stage: AnyStage) -> list[str]:
+        """The stages whose models this one takes (`base`: the base model); none for a harvest."""
+        before = self.stages[: self.stages.index(stage)]
+        newest = next((s.name for s in reversed(before) if isinstance(s, SFTStage | RLStage | SoupStage)), BASE)
+        match stage:
+            case HarvestStage():
+                return []
+            case SoupStage():
+                return stage.models
+            case ExportStage():
+                return [stage.model or newest]
+        return [stage.parent or newest]
+
+    @model_validator(mode="after")
+    def _parents_come_before(self) -> Self:
+        for number, stage in enumerate(self.stages):
+            made = [s.name for s in self.stages[:number] if isinstance(s, SFTStage | RLStage | SoupStage)]
+            if unknown := [name for name in self.parents(stage) if name not in (BASE, *made)]:
+                raise ValueError(
+                    f"stage {stage.name}: no stage before it makes the model {unknown[0]!r}; there are "
+                    f"{', '.join((BASE, *made))}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -48,6 +84,8 @@ class Recipe(Strict):
             raise ValueError("stages is empty; name at least one")
         if len(set(names)) != len(names):
             raise ValueError(f"stage names repeat: {', '.join(names)}")
+        if BASE in names:
+            raise ValueError(f"a stage is called {BASE!r}, which is the name of the model that a run starts from")
         return self
 
     @model_validator(mode="after")

@@ -39,6 +39,10 @@ class StageConfig(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     data: str
     """Name of a dataset in `data`."""
+    parent: str | None = None
+    """The stage whose model this one starts from, or `base`; None: the newest model before it."""
+    seed: NonNegativeInt | None = None
+    """Of this stage's order of rows and samples; None: the recipe's."""
     steps: PositiveInt
     """Optimiser steps."""
     learning_rate: PositiveFloat
@@ -105,6 +109,28 @@ class HarvestStage(Strict):
     """Only rollouts of the stage's last so many steps; None: of all that are stored."""
     where: dict[str, list[str]] = Field(default_factory=dict)
     """Only rows whose column has one of these values."""
+
+
+class SoupStage(Strict):
+    """The average of models that like stages of this run made."""
+
+    kind: Literal["soup"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    models: Annotated[list[str], Field(min_length=2)]
+    """The stages."""
+    force: bool = False
+    """Average unlike ones, too: it destroyed the model in the report."""
+
+
+class ExportStage(Strict):
+    """A folder to publish: weights, processor, generation config, model card with lineage and curves."""
+
+    kind: Literal["export"]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    model: str | None = None
+    """The stage whose model it is; None: the newest before it."""
+    published: bool = False
+    """In the published layout; False: in ours, which vLLM reads."""
 
 
 class AdaLRSConfig(Strict):

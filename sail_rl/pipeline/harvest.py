@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from .stage import StageResult
 
 
 def harvest(plan: Plan, config: HarvestStage) -> StageResult:
-    """Write the stage's dataset, a summary of what went in and came out, and the result (rank 0 only).
+    """Write the stage's dataset and a summary of what went in and came out (rank 0 only).
 
     Raises:
         ValueError: no stored rollout is right.
@@ -51,9 +50,7 @@ def harvest(plan: Plan, config: HarvestStage) -> StageResult:
         "mean_pass_rate": sum(rates.values()) / len(rates),
     }
     write_whole(path.with_name("counts.json"), json.dumps(counts, indent=2))
-    result = StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
-    write_whole(path.with_name("result.json"), json.dumps(asdict(result), indent=2))
-    return result
+    return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
 def newest_steps(rollouts: list[dict[str, Any]], last: int | None) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> Sai
     policy: SailVLForConditionalGeneration | PeftModel = model
     if config.lora:
         lora = LoRA(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.targets)
-        policy = add_lora(model, lora, trainable=config.learning, seed=derive_seed(recipe.seed, config.name))
+        policy = add_lora(model, lora, trainable=config.learning, seed=derive_seed(recipe.seed_of(config), config.name))
     else:
         freeze(model, config.learning)
     logger.info("stage %s %s", config.name, describe_trainable(policy))

@@ -36,6 +36,8 @@ class Plan:
     datasets: dict[str, Rows]
     algebra: dict[str, str]
     """The batch algebra of each stage, in words."""
+    paths: dict[str, Path]
+    """Where the datasets are."""
 
 
 def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
@@ -167,7 +169,8 @@ def harvest_file(recipe: Recipe, name: str) -> Path:
 def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     """Check everything; builds data if need be, loads no model."""
     algebra = check_code(recipe, world_size=world_size)
-    plan = Plan(recipe, load_data(recipe, build_data(recipe)), algebra)
+    paths = build_data(recipe)
+    plan = Plan(recipe, load_data(recipe, paths), algebra, paths)
     check_gold_answers(recipe, plan.datasets)
     return fit_to_context(plan, recipe.model.path) if recipe.model.path else plan
 

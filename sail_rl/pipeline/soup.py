@@ -7,19 +7,26 @@ are refused unless forced.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoProcessor
 
+from sail_rl.config import HarvestStage, Recipe, SFTStage, SoupStage
+from sail_rl.config.recipe import BASE
+from sail_rl.data.mixture import sources_of
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.recipe import essence, load_recipe
 
+from .prepare import Plan
+from .stage import StageResult
+
 RATE_FACTOR = 2.0  # learning rates of like runs differ by at most this
-FREE = ("name", "seed")  # what may differ between like runs
+FREE = ("name", "seed", "parent", "output_dir")  # what may differ between like runs
 
 
 def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> None:
@@ -56,26 +63,60 @@ def unlike(sources: Sequence[Path]) -> list[str]:
     for source in sources:
         if source.name != "model" or not (found := source.parents[2] / "recipe.yaml").is_file():
             return [f"{source} is not RUN/stages/NAME/model, so nothing is known of how it was trained"]
-        runs.append(_settings(found, source.parent.name))
-    first, differences = runs[0], set()
-    for other in runs[1:]:
-        for key in sorted(first.keys() | other.keys()):
-            left, right = first.get(key), other.get(key)
-            if key.endswith("learning_rate") and left and right and max(left, right) <= RATE_FACTOR * min(left, right):
-                continue
-            if left != right:
-                differences.add(f"{key} is {left} and {right}")
+        runs.append(_settings(load_recipe(found), source.parent.name))
+    (shared, stages), differences = runs[0], set()
+    for other_shared, other_stages in runs[1:]:
+        if len(stages) != len(other_stages):
+            differences.add(f"{len(stages)} and {len(other_stages)} stages led to them")
+            continue
+        pairs = [(shared, other_shared, "")]
+        pairs += [(own, other, f"stages.{own['name']}.") for own, other in zip(stages, other_stages, strict=True)]
+        for own, other, prefix in pairs:
+            differences |= set(_differences(_flat(own, prefix), _flat(other, prefix)))
     return sorted(differences)
 
 
-def _settings(recipe_file: Path, stage: str) -> dict[str, Any]:
-    """The recipe up to this stage as flat `section.key: value`."""
-    tree = essence(load_recipe(recipe_file).model_dump(mode="json"))
-    names = [one["name"] for one in tree["stages"]]
-    tree["stages"] = {one["name"]: one for one in tree["stages"][: names.index(stage) + 1]}
-    for name in (*FREE, "output_dir"):
-        tree.pop(name, None)
-    return _flat(tree)
+def soup_stage(plan: Plan, config: SoupStage, models: Sequence[Path]) -> StageResult:
+    """Average the models of stages of this run into the soup stage's model (rank 0 only).
+
+    Raises:
+        ValueError: see `make_soup`.
+    """
+    start = time.perf_counter()
+    folder = plan.recipe.output_dir / "stages" / config.name
+    partial = folder / "model.partial"
+    make_soup(models, partial, force=config.force)
+    partial.rename(folder / "model")
+    return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any]) -> Iterator[str]:
+    """What differs and matters; names and seeds don't, nor do learning rates that are close."""
+    for key in sorted(left.keys() | right.keys()):
+        one, other = left.get(key), right.get(key)
+        if key.endswith("learning_rate") and one and other and max(one, other) <= RATE_FACTOR * min(one, other):
+            continue
+        if one != other and key.rpartition(".")[2] not in FREE:
+            yield f"{key} is {one} and {other}"
+
+
+def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a model was trained with: the recipe but for its stages, and the stages that led to it, in order."""
+    tree = essence(recipe.model_dump(mode="json"))
+    by_name = {stage["name"]: stage for stage in tree.pop("stages")}
+    wanted, found = [name], set()
+    while wanted:
+        if (stage := wanted.pop()) in found or stage == BASE:
+            continue
+        found.add(stage)
+        config = recipe.stage(stage)
+        wanted += recipe.parents(config)
+        if isinstance(config, SFTStage):
+            names = sources_of(recipe.data.mixtures, config.data)
+            wanted += [harvest.name for harvest in recipe.harvests if harvest.name in names]
+        if isinstance(config, HarvestStage):
+            wanted.append(config.rollouts)
+    return tree, [by_name[stage.name] for stage in recipe.stages if stage.name in found]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

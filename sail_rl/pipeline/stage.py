@@ -19,7 +19,6 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.contracts import RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
-from sail_rl.files import write_whole
 from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.trainer import checkpoints
@@ -116,12 +115,8 @@ class Stage:
             if self.sampler:
                 self.sampler.close()
         assert self.progress.heldout_accuracy_before is not None
-        result = StageResult(
-            self.config.name, self.progress.seconds / 60, self.progress.heldout_accuracy_before, accuracy
-        )
-        if rank() == 0:
-            write_whole(self.folder / "result.json", json.dumps(asdict(result), indent=2))
-        return result
+        before = self.progress.heldout_accuracy_before
+        return StageResult(self.config.name, self.progress.seconds / 60, before, accuracy)
 
     @property
     def accuracy_name(self) -> str:
@@ -168,7 +163,7 @@ class Stage:
         config = self.config
         if isinstance(config, SFTStage):
             return SupervisedBatches(self._stream(config.batch_size, encoder), encoder), cross_entropy
-        seed = self.plan.recipe.seed
+        seed = self.plan.recipe.seed_of(config)
         self.sampler = GroupSampler(
             engine=self.engine,
             scorer=stage_scorer(config),
@@ -195,7 +190,7 @@ class Stage:
 
     def _stream(self, batch_size: int, encoder: Encoder) -> RowStream:
         rows = rows_of(self.plan, self.config.data, encoder)
-        return RowStream(rows, batch_size, self.plan.recipe.seed, rank(), world_size())
+        return RowStream(rows, batch_size, self.plan.recipe.seed_of(self.config), rank(), world_size())
 
     def _save_model(self, trainer: Trainer) -> None:
         """Write the final model; with LoRA the adapters, too, and the model with the adapters merged in."""
@@ -261,7 +256,7 @@ def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path)
         gradient_checkpointing=config.gradient_checkpointing,
         bf16=recipe.model.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
-        seed=recipe.seed,
+        seed=recipe.seed_of(config),
         save_steps=config.save_every,
         save_total_limit=2,  # the newest may be half-written when a run is killed
         logging_steps=1,

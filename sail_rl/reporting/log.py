@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,12 @@ from .wandb_run import choose_wandb_mode, start_wandb
 logger = logging.getLogger(__name__)
 STEPPED_FILES = ("metrics.jsonl", "traces.jsonl", "prompts_seen.jsonl")
 """Files whose records carry `stage` and `step`, so that a rollback can cut them."""
+
+
+def forget_stages(run_dir: Path, *, kept: Collection[str]) -> None:
+    """Cut STEPPED_FILES down to what was written of the `kept` stages."""
+    for name in STEPPED_FILES:
+        keep_records(run_dir / name, lambda record: record["stage"] in kept)
 
 
 class RunLogger:

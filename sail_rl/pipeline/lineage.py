@@ -1,0 +1,116 @@
+"""Where a model is from: a key for each stage, of all that its result depends on, and a file that tells it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sail_rl.config import ExportStage, HarvestStage, Recipe, RLStage, SFTStage
+from sail_rl.config.recipe import BASE, AnyStage
+from sail_rl.data.mixture import sources_of
+from sail_rl.files import short_hash, write_whole
+from sail_rl.recipe import essence
+
+SHARED = ("model", "engine", "deepspeed", "evaluation")
+
+
+def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
+    """A key for the base model and for each stage: another one means that its result would be another one.
+
+    It depends on the stage's settings, its data's content, the model's, engine's, DeepSpeed's and evaluation's
+    settings, the seed, and the keys of what it starts from; not on what changes speed alone (`recipe.essence`).
+
+    Args:
+        recipe: the resolved recipe.
+        paths: its datasets.
+    """
+    tree = essence(recipe.model_dump(mode="json"))
+    settings = {stage["name"]: stage for stage in tree["stages"]}
+    data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
+    shared = {name: tree[name] for name in SHARED}
+    keys = {BASE: short_hash([shared["model"], recipe.seed, None if recipe.model.path else sorted(data.items())])}
+    for stage in recipe.stages:
+        own = settings[stage.name] | {"name": None, "parent": None, "seed": recipe.seed_of(stage)}
+        sources = {name: data.get(name) or keys[name] for name in sources_used(recipe, stage)}
+        mixture = _mixture(recipe, stage)
+        shares = [mixture, recipe.data.mix_by if len(mixture) > 1 else None]
+        keys[stage.name] = short_hash(
+            [own, shared, sources, shares, [keys[parent] for parent in recipe.parents(stage)]]
+        )
+    return keys
+
+
+def sources_used(recipe: Recipe, stage: AnyStage) -> list[str]:
+    """Datasets, harvests and harvested stages that a stage reads."""
+    if isinstance(stage, HarvestStage):
+        harvested = recipe.stage(stage.rollouts)
+        assert isinstance(harvested, RLStage)
+        return [stage.rollouts, harvested.data]
+    return sorted({*_mixture(recipe, stage), *(() if isinstance(stage, ExportStage) else [recipe.evaluation.data])})
+
+
+def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
+    """The sources that a stage trains on, with their shares."""
+    return sources_of(recipe.data.mixtures, stage.data) if isinstance(stage, SFTStage | RLStage) else {}
+
+
+def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
+    """Of a builder's file what it is made of; of others the content, and how the recipe reads it."""
+    if recipe.data.builder:
+        return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name])
+    source = recipe.data.source(name)
+    assert source is not None
+    read = source.model_dump(mode="json", exclude={"path"})
+    return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return short_hash([[str(file.relative_to(path)), fingerprint(file)] for file in files])
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """Of a file of this size and time of change, read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_lineage(
+    recipe: Recipe, stage: AnyStage, keys: Mapping[str, str], paths: Mapping[str, Path], result: Mapping[str, Any]
+) -> None:
+    """Write `lineage.json` into the stage's folder, and into its model's: what it is made of, and how it fared."""
+    folder = recipe.output_dir / "stages" / stage.name
+    sources = {
+        name: {"path": str(paths[name]), "fingerprint": data_fingerprint(recipe, name, paths[name])}
+        if name in paths
+        else {"stage": name, "key": keys[name]}
+        for name in sources_used(recipe, stage)
+    }
+    base = str(recipe.model.path or recipe.output_dir / "base")
+    lineage = {
+        "run": recipe.name,
+        "stage": stage.name,
+        "key": keys[stage.name],
+        "parents": [
+            {"stage": name, "key": keys[name]} | ({"model": base} if name == BASE else {})
+            for name in recipe.parents(stage)
+        ],
+        "data": sources,
+        "seed": recipe.seed_of(stage),
+        "settings": stage.model_dump(mode="json"),
+        "metrics": {name: value for name, value in result.items() if name != "name"},
+        "versions": json.loads((recipe.output_dir / "versions.json").read_text()),
+    }
+    text = json.dumps(lineage, indent=2) + "\n"
+    write_whole(folder / "lineage.json", text)
+    if (folder / "model").is_dir():
+        write_whole(folder / "model" / "lineage.json", text)

@@ -1,0 +1,145 @@
+"""Keys of stages: what a result depends on changes them, and nothing else; what they say is kept or done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sail_rl.cli import main
+from sail_rl.config import Recipe
+from sail_rl.pipeline.claim import claim_folder, mark_stage, settle_stages
+from sail_rl.pipeline.export import card, lineage_of
+from sail_rl.pipeline.lineage import fingerprint, stage_keys
+from sail_rl.recipe import load_recipe
+from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
+
+RECIPE = Path("recipes/think_fusion_quickstart.yaml")
+ALL = ["base", "longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
+PATHS = {name: Path(f"{name}.parquet") for name in ("sft", "rl", "heldout", "direct")}
+
+
+def keys(*overrides: str) -> dict[str, str]:
+    return stage_keys(load_recipe(RECIPE, overrides), PATHS)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("stages.mixed_rl.steps=31", ["mixed_rl", "soup", "export"]),
+        ("stages.mixed_rl_again.seed=19", ["mixed_rl_again", "soup", "export"]),
+        ("stages.harvest.minimum={answer: 1}", ALL[3:]),
+        ("stages.rlvr.learning_rate=2.0e-4", ALL[2:]),
+        ("stages.rlvr.parent=longcot_sft", []),
+        ("stages.rlvr.parent=base", ALL[2:]),
+        ("stages.soup.force=true", ["soup", "export"]),
+        ("stages.export.published=true", ["export"]),
+        ("data.mixtures.fusion={harvest: 0.2, direct: 0.8}", ALL[4:]),
+        ("data.kwargs.careless=0.4", ALL),
+        ("seed=5", ALL),
+        ("model.dtype=bfloat16", ALL),
+        ("logging.traces_per_step=3", []),
+        ("stages.rlvr.save_every=7", []),
+        ("stages.rlvr.row_tokens=512", []),
+    ],
+)
+def test_a_stage_s_key_depends_on_what_its_result_depends_on(override: str, changed: list[str]) -> None:
+    before, after = keys(), keys(override)
+    assert list(before) == ALL
+    assert len(set(before.values())) == len(ALL)
+    assert [name for name in ALL if before[name] != after[name]] == changed
+
+
+def test_a_file_s_fingerprint_is_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/rows.jsonl").write_text("{}")
+    (tmp_path / "b.jsonl").write_text("{}")
+    assert fingerprint(tmp_path / "a/rows.jsonl") == fingerprint(tmp_path / "b.jsonl")
+    folder = fingerprint(tmp_path / "a")
+    (tmp_path / "a/rows.jsonl").write_text("[]")
+    assert fingerprint(tmp_path / "a") != folder
+    assert fingerprint(tmp_path / "a/rows.jsonl") != fingerprint(tmp_path / "b.jsonl")
+
+
+class TestSettling:
+    @pytest.fixture
+    def recipe(self, tmp_path: Path) -> Recipe:
+        """A run of which base, longcot_sft and rlvr are done."""
+        recipe = load_recipe(RECIPE, [f"output_dir={tmp_path / 'run'}"])
+        claim_folder(recipe, fresh=False, redo=False)
+        for name, key in list(stage_keys(recipe, PATHS).items())[:3]:
+            mark_stage(recipe.output_dir / ("base" if name == "base" else f"stages/{name}"), key)
+            append_jsonl(recipe.output_dir / "metrics.jsonl", {"stage": name, "step": 1})
+        (recipe.output_dir / "summary.json").write_text("{}")
+        return recipe
+
+    def test_nothing_is_touched_when_nothing_changed(self, recipe: Recipe) -> None:
+        for redo in (False, True):
+            settle_stages(recipe, stage_keys(recipe, PATHS), redo=redo)
+        assert {path.name for path in (recipe.output_dir / "stages").iterdir()} == {"longcot_sft", "rlvr"}
+
+    def test_changed_data_are_refused_with_the_stages_that_they_change(self, recipe: Recipe) -> None:
+        changed = stage_keys(recipe, PATHS) | {"rlvr": "other"}
+        with pytest.raises(ValueError, match="the data of rlvr changed since they were run; --redo does them again"):
+            settle_stages(recipe, changed, redo=False)
+        assert (recipe.output_dir / "stages/rlvr").is_dir()
+
+    def test_redo_deletes_what_changed_with_all_that_was_logged_of_it(self, recipe: Recipe) -> None:
+        settle_stages(recipe, stage_keys(recipe, PATHS) | {"rlvr": "other"}, redo=True)
+        assert [path.name for path in (recipe.output_dir / "stages").iterdir()] == ["longcot_sft"]
+        assert (recipe.output_dir / "base").is_dir()
+        assert not (recipe.output_dir / "summary.json").exists()
+        assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")] == ["longcot_sft"]
+
+    def test_a_stage_that_the_recipe_no_longer_has_is_deleted_too(self, recipe: Recipe) -> None:
+        keys = {name: key for name, key in stage_keys(recipe, PATHS).items() if name != "rlvr"}
+        settle_stages(recipe, keys, redo=True)
+        assert [path.name for path in (recipe.output_dir / "stages").iterdir()] == ["longcot_sft"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "stages.mixed_rl.parent=mixed_rl_again",
+            "no stage before it makes the model 'mixed_rl_again'; there are base",
+        ),
+        ("stages.soup.models=[rlvr, harvest]", "stage soup: no stage before it makes the model 'harvest'"),
+        ("stages.export.model=nothing", "stage export: no stage before it makes the model 'nothing'"),
+    ],
+)
+def test_a_parent_that_isn_t_there_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(RECIPE, [override])
+
+
+def test_a_model_without_lineage_can_be_exported_but_not_over_something(
+    tiny_dir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(tiny_dir()), str(tmp_path / "out")]) == 0
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"} <= files
+    assert "How it was made" not in (tmp_path / "out/README.md").read_text()
+    assert main(["export", str(tiny_dir()), str(tmp_path / "out")]) == 2
+    assert "is not empty; give a new folder" in capsys.readouterr().err
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path) -> None:
+    def write(name: str, parents: list[str], data: dict) -> None:
+        lineage = {"stage": name, "parents": [{"stage": parent} for parent in parents], "data": data}
+        lineage |= {"metrics": {"heldout_accuracy_before": 0.5, "heldout_accuracy_after": 0.75}}
+        lineage |= {"settings": {"kind": "sft"}}
+        (tmp_path / name / "model").mkdir(parents=True)
+        for folder in (tmp_path / name, tmp_path / name / "model"):
+            (folder / "lineage.json").write_text(json.dumps(lineage))
+
+    write("first", ["base"], {"rows": {"fingerprint": "f"}})
+    write("harvest", [], {"first": {"stage": "first"}})
+    write("second", ["first"], {"harvest": {"stage": "harvest"}})
+    found = lineage_of(tmp_path / "second/model")
+    assert [entry["stage"] for entry in found] == ["first", "harvest", "second"]
+    text = card("org/name", found, {"parameters": "2M"}, curves=True)
+    assert "| second | sft | first | harvest | 50.0% → 75.0% |" in text
+    assert "![Curves of training](curves.png)" in text
