@@ -160,7 +160,7 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
 @pytest.mark.parametrize(
     ("overrides", "world_size", "message"),
     [
-        (["stages.longcot_sft.batch_size=9"], 2, r"batch_size 9 / 2 ranks = 4.5 rows a rank; make .* multiple of 2"),
+        (["stages.longcot_sft.batch_size=9"], 2, r"batch_size 9 / 2 ranks = 4.5 samples a rank; make .* multiple of 2"),
         (["stages.rlvr.prompts_per_step=6"], 4, "prompts_per_step 6 / 4 ranks = 1.5 prompts"),
         (
             ["stages.rlvr.mini_batches=4", "stages.rlvr.prompts_per_step=6"],

@@ -18,7 +18,7 @@ from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
 from sail_rl.models import SailVLConfig
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.stage import training_arguments
+from sail_rl.pipeline.arguments import training_arguments
 from sail_rl.recipe import load_recipe
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import StepBatch

@@ -16,10 +16,10 @@ from sail_rl.config import Recipe, SFTStage
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.losses import LossFunction, cross_entropy
-from sail_rl.pipeline import stage
+from sail_rl.pipeline import arguments
 from sail_rl.pipeline.policy import load_policy
 from sail_rl.trainer.balance import router_coefficients
-from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.batches import BatchSource, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.trainer import Trainer
@@ -65,26 +65,33 @@ class SameBatch:
             yield self.batch
 
 
-def partitioned(recipe: Recipe, make: Any = stage.deepspeed_config) -> dict[str, Any]:
+def partitioned(recipe: Recipe, make: Any = arguments.deepspeed_config) -> dict[str, Any]:
     """ZeRO-3 that partitions everything: by default tensors below 100,000 numbers stay whole, all of a tiny model."""
     config = make(recipe)
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return config
 
 
-def train(recipe: Recipe, parent: Path, *, loss: LossFunction = cross_entropy, resume: Path | None = None) -> Trainer:
+def train(
+    recipe: Recipe,
+    parent: Path,
+    *,
+    loss: LossFunction = cross_entropy,
+    resume: Path | None = None,
+    source: BatchSource | None = None,
+) -> Trainer:
     """Train the recipe's stage from `parent`, or from a checkpoint; returns the trainer as it is afterwards."""
     join_process_group()
     config = recipe.stages[0]
     assert isinstance(config, SFTStage)
-    with patch.object(stage, "deepspeed_config", partitioned):
-        args = stage.training_arguments(recipe, config, recipe.output_dir)  # first: it switches ZeRO-3 on
+    with patch.object(arguments, "deepspeed_config", partitioned):
+        args = arguments.training_arguments(recipe, config, recipe.output_dir)  # first: it switches ZeRO-3 on
     policy = load_policy(config, recipe, parent)
     encoder = Encoder(AutoProcessor.from_pretrained(parent), max_length=256)
     trainer = Trainer(
         policy,
         args,
-        source=SameBatch(samples_of(encoder)),
+        source=source or SameBatch(samples_of(encoder)),
         loss=loss,
         encoder=encoder,
         row_tokens=64,

@@ -18,7 +18,7 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import AdaLRSConfig, ExportStage, HarvestStage, LoRAConfig, SFTStage, SoupStage, StageConfig
+from .stages import AdaLRSConfig, ExportStage, HarvestStage, LoRAConfig, PackingConfig, SFTStage, SoupStage, StageConfig
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -38,6 +38,7 @@ __all__ = [
     "LoRAConfig",
     "LoggingConfig",
     "ModelConfig",
+    "PackingConfig",
     "RLStage",
     "Recipe",
     "RewardConfig",

@@ -78,6 +78,16 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _rows_hold_samples(self) -> Self:
+        for stage in self.training:
+            if isinstance(stage, SFTStage) and stage.packing and stage.row_tokens < self.model.max_length:
+                raise ValueError(
+                    f"stage {stage.name}: rows of {stage.row_tokens} tokens don't hold samples of model.max_length "
+                    f"{self.model.max_length}, and none is ever cut; set row_tokens to {self.model.max_length} or more"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names(self) -> Self:
         names = [stage.name for stage in self.stages]
         if not names:

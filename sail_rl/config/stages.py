@@ -146,13 +146,31 @@ class AdaLRSConfig(Strict):
     """Both shrink by it with each trial, until the search ends."""
 
 
+class PackingConfig(Strict):
+    """Stream packing with visual balance (see `data.stream`): a step is so many full rows, whatever they hold."""
+
+    rows: PositiveInt
+    """Packed rows of `row_tokens` tokens of one optimiser step, over all ranks."""
+    buffer: PositiveInt = 256
+    """Samples that wait for a row; more fill rows better."""
+
+
 class SFTStage(StageConfig):
     """Supervised fine-tuning on prompt/completion rows."""
 
     kind: Literal["sft"]
-    batch_size: PositiveInt
-    """Rows of one optimiser step, over all ranks."""
+    batch_size: PositiveInt | None = None
+    """Samples of one optimiser step, over all ranks; or:"""
+    packing: PackingConfig | None = None
     adalrs: AdaLRSConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.batch_size is None) == (self.packing is None):
+            raise ValueError(
+                f"stage {self.name}: give either batch_size (samples of a step) or packing (rows of a step)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _windows(self) -> Self:
@@ -165,9 +183,12 @@ class SFTStage(StageConfig):
 
     def check_algebra(self, world_size: int) -> str:
         """The batch algebra in one line; ValueError if it doesn't come out even."""
-        if self.batch_size % world_size:
+        name, unit, size = ("batch_size", "samples", self.batch_size or 0)
+        if self.packing:
+            name, unit, size = "packing.rows", f"packed rows of {self.row_tokens} tokens", self.packing.rows
+        if size % world_size:
             raise ValueError(
-                f"stage {self.name}: batch_size {self.batch_size} / {world_size} ranks = "
-                f"{self.batch_size / world_size:g} rows a rank; make batch_size a multiple of {world_size}"
+                f"stage {self.name}: {name} {size} / {world_size} ranks = {size / world_size:g} {unit} a rank; make "
+                f"{name} a multiple of {world_size}"
             )
-        return f"{self.batch_size} rows a step = {world_size} rank(s) x {self.batch_size // world_size} rows"
+        return f"{size} {unit} a step = {world_size} rank(s) x {size // world_size}"

@@ -62,11 +62,14 @@ class Encoder:
 
     def length(self, outline: dict[str, Any], *, completion: bool) -> int:
         """Tokens of a row's prompt (and `completion`) from its `Rows.outline`: no pixel is touched."""
+        return self.size(outline, completion=completion)[0]
+
+    def size(self, outline: dict[str, Any], *, completion: bool) -> tuple[int, int]:
+        """The same, and how many of the tokens are visual."""
         image_processor = self.processor.image_processor
         sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
         text = self._text(outline) + (outline["completion"] + TURN_END if completion else "")
-        tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return len(tokens) + sum(self.processor.image_tokens(*size) - 1 for size in sizes)
+        return self._size(text, [self.processor.image_tokens(*size) for size in sizes])
 
     def sft_sample(self, row: dict[str, Any]) -> Sample:
         """Prompt and reference completion; the loss covers the completion and its end-of-turn token."""
@@ -87,10 +90,7 @@ class Encoder:
 
     def prompt_size(self, prompt: Prompt) -> tuple[int, int]:
         """Tokens of the expanded prompt, and how many of them are visual; no pixel is touched."""
-        text = self.processor.tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        images = [self.processor.image_tokens(image.height, image.width) for image in prompt.images]
-        # An image's tokens stand for one placeholder, and two of them are its start and end.
-        return len(text) + sum(images) - len(images), sum(images) - 2 * len(images)
+        return self._size(prompt.text, [self.processor.image_tokens(im.height, im.width) for im in prompt.images])
 
     def prompt_inputs(self, prompt: Prompt) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Expanded token ids [T] of a prompt, and its images by the names of the model's arguments (maybe none)."""
@@ -104,6 +104,12 @@ class Encoder:
         inputs = self.processor(images=[Image.new("RGB", (side, side))], text=IMAGE_TOKEN, return_tensors="pt")
         ids = inputs["input_ids"][0]
         return Sample(ids, len(ids), inputs["pixel_values"], inputs["image_grid_thw"])
+
+    def _size(self, text: str, images: Sequence[int]) -> tuple[int, int]:
+        """Tokens of a text with placeholders for images of so many tokens, and how many of them are visual."""
+        tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # An image's tokens stand for one placeholder, and two of them are its start and end.
+        return len(tokens) + sum(images) - len(images), sum(images) - 2 * len(images)
 
     def _text(self, row: dict[str, Any]) -> str:
         """The chat template applied to a row's messages, with one placeholder for each image."""

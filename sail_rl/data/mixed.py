@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .dataset import Rows
+
 
 class MixedRows(Sequence[dict[str, Any]]):
     """As many rows as all sources have together, drawn so that each source has its share of the *tokens*.
@@ -20,7 +22,7 @@ class MixedRows(Sequence[dict[str, Any]]):
 
     def __init__(
         self,
-        sources: Mapping[str, Sequence[dict[str, Any]]],
+        sources: Mapping[str, Rows],
         weights: Mapping[str, float],
         tokens: Mapping[str, float],
     ) -> None:
@@ -37,7 +39,15 @@ class MixedRows(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def outline(self, index: int) -> dict[str, Any]:
+        """The row with the sizes of its images in their places, see `Rows.outline`."""
+        name, number = self._places[index]
+        return self._named(name, self._sources[name].outline(number))
+
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         name, number = self._places[index]
-        row = self._sources[name][number]
+        return self._named(name, self._sources[name][number])
+
+    @staticmethod
+    def _named(name: str, row: dict[str, Any]) -> dict[str, Any]:
         return row | {"id": f"{name}/{row['id']}", "source": name}

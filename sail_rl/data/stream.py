@@ -1,4 +1,4 @@
-"""Stream packing with visual balance (SAIL-VL2 report, section 5): full rows out of a stream of samples, for every rank.
+"""Stream packing with visual balance (SAIL-VL2 report, section 5): full rows out of a stream of samples.
 
 Samples wait in a buffer. A row takes the one that has waited longest, and beside it those that fill the row best; so
 nothing is cut, nothing starves, and long samples don't wait for a place. A step's rows are dealt to the ranks so that

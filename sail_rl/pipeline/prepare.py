@@ -139,7 +139,7 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     return {name: open_rows(recipe, paths, name, sorted(columns)) for name, columns in needs.items()}
 
 
-def rows_of(plan: Plan, data: str, encoder: Encoder) -> Sequence[dict[str, Any]]:
+def rows_of(plan: Plan, data: str, encoder: Encoder) -> Rows | MixedRows:
     """The rows of the dataset, harvest or mixture named `data`."""
     harvests = {stage.name for stage in plan.recipe.harvests}
     weights = sources_of(plan.recipe.data.mixtures, data)

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from peft import PeftModel
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.config import RLStage, SFTStage
 from sail_rl.contracts import RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
+from sail_rl.data.stream import StreamPacker
 from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.trainer import checkpoints
@@ -28,11 +28,12 @@ from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.line_search import LineSearchCallback
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
-from sail_rl.trainer.sft import SupervisedBatches
+from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import save_merged
 
 from .algorithms import make_batches, make_loss
+from .arguments import training_arguments
 from .evaluate import Evaluator
 from .policy import load_policy
 from .prepare import Plan, rows_of
@@ -83,6 +84,8 @@ class Stage:
     observer: RolloutObserver
     progress: StageProgress = field(default_factory=StageProgress)
     sampler: GroupSampler | None = None
+    memory: GroupSampler | StreamPacker | None = None
+    """What a batch source must remember beside the step's number."""
     search: LineSearch | None = None
     _evaluated: tuple[int, dict[str, float]] | None = None
 
@@ -99,8 +102,8 @@ class Stage:
             self.progress = StageProgress(**saved["progress"])
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
-        if checkpoint and self.sampler:
-            self.sampler.load_state(saved["sampler"])
+        if checkpoint and self.memory:
+            self.memory.load_state(saved["source"])
         if isinstance(self.config, SFTStage) and self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
@@ -136,7 +139,7 @@ class Stage:
         """Write what the stage remembers into a checkpoint."""
         state = {
             "progress": asdict(self.progress),
-            "sampler": self.sampler.state() if self.sampler else None,
+            "source": self.memory.state() if self.memory else None,
             "search": asdict(self.search) if self.search else None,
         }
         (checkpoint / "stage.json").write_text(json.dumps(state))
@@ -162,9 +165,9 @@ class Stage:
     def _source_and_loss(self, encoder: Encoder) -> tuple[BatchSource, LossFunction]:
         config = self.config
         if isinstance(config, SFTStage):
-            return SupervisedBatches(self._stream(config.batch_size, encoder), encoder), cross_entropy
+            return self._supervised(config, encoder), cross_entropy
         seed = self.plan.recipe.seed_of(config)
-        self.sampler = GroupSampler(
+        self.memory = self.sampler = GroupSampler(
             engine=self.engine,
             scorer=stage_scorer(config),
             stream=self._stream(config.prompts_per_step, encoder),
@@ -180,6 +183,21 @@ class Stage:
             undisturbed=self._undisturbed if config.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
+
+    def _supervised(self, config: SFTStage, encoder: Encoder) -> BatchSource:
+        if config.batch_size:
+            return SupervisedBatches(self._stream(config.batch_size, encoder), encoder)
+        assert config.packing
+        rows = rows_of(self.plan, config.data, encoder)
+        self.memory = StreamPacker(
+            RowStream(rows, 1, self.plan.recipe.seed_of(config)),
+            measure=lambda number: encoder.size(rows.outline(number), completion=True),
+            row_tokens=config.row_tokens,
+            rows=config.packing.rows,
+            buffer=config.packing.buffer,
+            world_size=world_size(),
+        )
+        return StreamedBatches(self.memory, rows, encoder, rank())
 
     def _undisturbed(self, step: int) -> bool:
         """Whether training on the batch of rollouts that begins at `step` meets no checkpoint, evaluation or end."""
@@ -238,50 +256,3 @@ class _StageCallback(transformers.TrainerCallback):
         own = {name: value for name, value in logs.items() if name != "epoch"}
         self.stage.log(own | {"time/step": now - self.since}, state.global_step)
         self.since = now
-
-
-def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path) -> transformers.TrainingArguments:
-    """transformers' arguments for a stage. The trainer accumulates micro-batches itself, hence the ones."""
-    return transformers.TrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.steps,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
-        bf16=recipe.model.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        seed=recipe.seed_of(config),
-        save_steps=config.save_every,
-        save_total_limit=2,  # the newest may be half-written when a run is killed
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,  # the batch source starts where training stands
-        deepspeed=deepspeed_config(recipe),
-    )
-
-
-def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
-    """DeepSpeed's configuration; "auto" values are filled in from the training arguments."""
-    zero: dict[str, Any] = {
-        "stage": recipe.deepspeed.zero_stage,
-        "stage3_gather_16bit_weights_on_model_save": recipe.deepspeed.zero_stage == 3,
-    }
-    if recipe.deepspeed.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
-        "zero_optimization": zero | recipe.deepspeed.zero_options,
-        "zero_force_ds_cpu_optimizer": False,
-    }

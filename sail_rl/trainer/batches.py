@@ -21,18 +21,19 @@ class StepBatch:
 
     Each sample has the token field "weights"; the loss is the sum of weight x token loss over all ranks' samples,
     divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
-    `samples` and still count in `mass`.
+    `samples` and still count in `mass`. `places` says which samples share a row; None: as few rows as they need.
     """
 
     samples: list[Sample]
     mass: float
+    places: list[list[int]] | None = None
 
     @classmethod
-    def token_mean(cls, samples: list[Sample]) -> StepBatch:
+    def token_mean(cls, samples: list[Sample], *, places: list[list[int]] | None = None) -> StepBatch:
         """Samples whose labelled tokens all count alike."""
         for sample in samples:
             sample.token_fields["weights"] = torch.ones(sample.completion_length)
-        return cls(samples, mass=float(sum(sample.completion_length for sample in samples)))
+        return cls(samples, float(sum(sample.completion_length for sample in samples)), places)
 
 
 class BatchSource(Protocol):

@@ -1,27 +1,50 @@
-"""Batches for supervised fine-tuning: rows of a dataset in a seeded order."""
+"""Batches for supervised fine-tuning: rows of a dataset in a seeded order, or packed out of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
+from sail_rl.data.stream import StreamPacker
 
 from .batches import StepBatch
 from .trainer import Trainer
 
 
+@dataclass(frozen=True, slots=True)
 class SupervisedBatches:
     """A `BatchSource` of prompt/completion rows; `stream` gives each rank its share of every batch."""
 
-    def __init__(self, stream: RowStream, encoder: Encoder) -> None:
-        self.stream = stream
-        self.encoder = encoder
-        self.score_options: dict[str, Any] = {}
+    stream: RowStream
+    encoder: Encoder
+    score_options: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the samples of each optimiser step from `start_step` on."""
         for step in count(start_step):
             yield StepBatch.token_mean([self.encoder.sft_sample(row) for row in self.stream.batch(step)])
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedBatches:
+    """A `BatchSource` of full packed rows; only this rank's are decoded."""
+
+    packer: StreamPacker
+    rows: Sequence[dict[str, Any]]
+    encoder: Encoder
+    rank: int
+    score_options: dict[str, Any] = field(default_factory=dict)
+
+    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+        """Yield this rank's rows of each optimiser step; the packer's state says where the stream stands."""
+        while True:
+            shares, metrics = self.packer.step()
+            trainer.record(metrics)
+            own = shares[self.rank]
+            samples = [self.encoder.sft_sample(self.rows[number]) for row in own for number in row]
+            places = iter(range(len(samples)))
+            yield StepBatch.token_mean(samples, places=[[next(places) for _ in row] for row in own])

@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
-from sail_rl.data.packing import PackedRow, assign_rows, collate, pack
+from sail_rl.data.packing import PackedRow, assign_rows, collate
 from sail_rl.maths.losses import LossFunction
 from sail_rl.models import SailVLForConditionalGeneration, TokenScores
 
@@ -117,7 +117,9 @@ class Trainer(transformers.Trainer):
 
     def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
         """Pack this rank's samples; returns its rows, and of all ranks the mass, labelled tokens and positions."""
-        rows = pack(batch.samples or [self._filler], row_tokens=self.row_tokens, filler=self._filler)
+        samples = batch.samples or [self._filler]
+        places = batch.places or assign_rows([len(sample) for sample in samples], row_tokens=self.row_tokens)
+        rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
         labelled, positions = sum(row.labelled for row in rows), sum(int(row.scored.sum()) for row in rows)
         rows = self._equally_many(rows)
         own = torch.tensor([[batch.mass, labelled, positions]], dtype=torch.float64, device=self.args.device)
