@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, report, export, sample, rollouts, reward, data, …"""
+"""The command line: `sail-rl run RECIPE [key=value …]`, check, eval, export, report, sample, rollouts, data, …"""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from .model_command import add_parser as add_model_parser
 from .moe.command import add_parser as add_moe_parser
 from .pipeline.data_command import add_data_parser
+from .pipeline.eval_command import add_eval_parser
 from .pipeline.reward_command import add_reward_parser
 from .pipeline.rollouts_command import add_rollouts_parsers
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export)
 
     add_moe_parser(commands)
+    add_eval_parser(commands)
     add_rollouts_parsers(commands)
     add_model_parser(commands)
     add_reward_parser(commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -23,3 +24,19 @@ def short_hash(value: Any) -> str:
     """Twelve hexadecimal digits that depend on a JSON value, and on nothing else."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return short_hash([[str(file.relative_to(path)), fingerprint(file)] for file in files])
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    """Of a file of this size and time of change, read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,9 +9,10 @@ import pytest
 
 from sail_rl.cli import main
 from sail_rl.config import Recipe
+from sail_rl.files import fingerprint
 from sail_rl.pipeline.claim import claim_folder, mark_stage, settle_stages
 from sail_rl.pipeline.export import card, lineage_of
-from sail_rl.pipeline.lineage import fingerprint, stage_keys
+from sail_rl.pipeline.lineage import stage_keys
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -36,11 +37,24 @@ def test_the_majority_is_the_commonest_answer() -> None:
 
 def test_the_summary_by_hand() -> None:
     rollouts = [
-        {"prompt_id": prompt, "total": total, "token_ids": [1] * length}
-        for prompt, total, length in [("a", 1.0, 2), ("a", 0.0, 4), ("b", 0.0, 6), ("b", 0.0, 8)]
+        {"prompt_id": prompt, "total": total, "token_ids": [1] * length, "completion": text}
+        for prompt, total, length, text in [
+            *(("a", 1.0, 2, "<think>2+5</think>\\boxed{7}"), ("a", 0.0, 4, "\\boxed{8}")),
+            *(("b", 0.0, 6, "\\boxed{9}"), ("b", 0.4, 8, "")),
+        ]
     ]
-    found = summary(rollouts, 2)
-    assert found == {"rollouts": 4, "reward": 0.25, "tokens": 5, "pass@1": 0.25, "pass@2": 0.5}
+    found = summary(rollouts, {"a": "sum", "b": None})
+    assert found == {
+        "rollouts": 4,
+        "accuracy": 0.25,
+        "reward": 0.35,
+        "length_mean": 5,
+        "accuracy/sum": 0.5,
+        "thinking/sum": 0.5,
+        "pass@1": 0.25,
+        "pass@2": 0.5,
+        "maj@2": 0.5,  # of two answers that tie, the first
+    }
 
 
 @pytest.fixture
@@ -87,6 +101,8 @@ def test_sampling_stopped_half_way_goes_on_and_gives_the_same(
     assert straight["rollouts"] == 20
     assert 0 < straight["reward"] < 1
     assert straight["pass@1"] <= straight["pass@2"] <= straight["pass@4"]
+    with pytest.raises(ValueError, match="again holds rollouts of another n; give another --out"):
+        sample(replace(options(data, model, tmp_path / "again"), n=2))
 
 
 @pytest.mark.slow

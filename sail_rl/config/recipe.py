@@ -100,7 +100,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _data_names(self) -> Self:
-        users = [("evaluation", self.evaluation.data), *((stage.name, stage.data) for stage in self.training)]
+        users = [("evaluation", name) for name in self.evaluation.sets]
+        users += [(stage.name, stage.data) for stage in self.training]
         supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
         harvested = {stage.name for stage in self.harvests}
         for user, data in users:

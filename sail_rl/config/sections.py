@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -18,6 +19,7 @@ from pydantic import (
 DEFAULT_SCORER = "rewards.compose:Composition"
 DEFAULT_GUARDS = "rewards.guards:GUARDS"
 ISOLATION = "rewards.isolated:Isolated"
+FINAL_ANSWER = "rewards.parsing:final_answer"
 
 
 class Strict(BaseModel):
@@ -131,21 +133,31 @@ class RewardConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """Evaluation on a held-out dataset, before and after each stage and every `every` steps of it."""
+    """Evaluation on held-out datasets, before and after each stage and every `every` steps of it."""
 
-    data: str
+    data: str | Annotated[list[str], Field(min_length=1)]
+    """One dataset, or several: the first one's accuracy is the summary's."""
     rewards: dict[str, RewardConfig]
     """The reward named `accuracy` gives the held-out accuracy of the summary."""
     scorer: str = DEFAULT_SCORER
     max_tokens: PositiveInt = 256
     temperature: NonNegativeFloat = 0.0
-    """0: greedy. Above: pass@1 of one seeded sample for each prompt."""
+    """0: greedy. Above: pass@1 of seeded samples."""
+    samples: PositiveInt = 1
+    """Completions of each prompt; several give pass@k and maj@k, too."""
     every: PositiveInt = 20
+
+    @property
+    def sets(self) -> list[str]:
+        """The datasets."""
+        return [self.data] if isinstance(self.data, str) else self.data
 
     @model_validator(mode="after")
     def _has_accuracy(self) -> Self:
         if "accuracy" not in self.rewards:
             raise ValueError(f"evaluation.rewards has {', '.join(self.rewards) or 'none'} but no `accuracy`")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError("evaluation.samples above 1 takes a temperature above 0: greedy samples are all alike")
         return self
 
 

@@ -63,6 +63,10 @@ class StageConfig(Strict):
     """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
     """Optimiser steps between checkpoints."""
+    metric_for_best_model: Annotated[str, Field(pattern="^eval/.+")] | None = None
+    """The stage's model is the one with the best value of this metric at an evaluation, such as
+    `eval/heldout/accuracy`; None: the last."""
+    greater_is_better: bool = True
     trainable: Literal["all"] | Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
     """Parts that learn; the others stay as they are. None: all of them, or with `lora` its targets."""
     lora: LoRAConfig | None = None

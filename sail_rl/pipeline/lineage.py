@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from sail_rl.config import ExportStage, HarvestStage, Recipe, RLStage, SFTStage
 from sail_rl.config.recipe import BASE, AnyStage
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import short_hash, write_whole
+from sail_rl.files import fingerprint, short_hash, write_whole
 from sail_rl.recipe import essence
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
@@ -50,7 +48,7 @@ def sources_used(recipe: Recipe, stage: AnyStage) -> list[str]:
         harvested = recipe.stage(stage.rollouts)
         assert isinstance(harvested, RLStage)
         return [stage.rollouts, harvested.data]
-    return sorted({*_mixture(recipe, stage), *(() if isinstance(stage, ExportStage) else [recipe.evaluation.data])})
+    return sorted({*_mixture(recipe, stage), *(() if isinstance(stage, ExportStage) else recipe.evaluation.sets)})
 
 
 def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
@@ -66,22 +64,6 @@ def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
     assert source is not None
     read = source.model_dump(mode="json", exclude={"path"})
     return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return short_hash([[str(file.relative_to(path)), fingerprint(file)] for file in files])
-    status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    """Of a file of this size and time of change, read once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_lineage(

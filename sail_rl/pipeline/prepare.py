@@ -128,7 +128,7 @@ def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Seque
 
 def load_data(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses."""
-    needs: dict[str, set[str]] = {recipe.evaluation.data: {"prompt"}}
+    needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
     harvested = {stage.name for stage in recipe.harvests}
     for stage in recipe.training:
         for source in sources_of(recipe.data.mixtures, stage.data).keys() - harvested:

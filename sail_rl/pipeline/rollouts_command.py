@@ -14,13 +14,7 @@ def add_rollouts_parsers(commands: Any) -> None:
     sample.add_argument("model", type=Path)
     sample.add_argument("data", type=Path)
     sample.add_argument("--out", type=Path, required=True, help="folder of the Parquet files")
-    sample.add_argument("--n", type=int, default=8, help="samples for each row")
-    sample.add_argument("--reward", action="append", dest="rewards", help="module:name or file.py:name; repeatable")
-    for name, default in (("max-tokens", 256), ("max-length", 1024), ("seed", 0), ("batch-size", 64)):
-        sample.add_argument(f"--{name}", type=int, default=default)
-    sample.add_argument("--temperature", type=float, default=1.0)
-    sample.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    sample.add_argument("--engine", default="rollouts.vllm_engine:VLLMEngine")
+    add_sampling_options(sample, n=8, temperature=1.0)
     sample.set_defaults(command=_sample)
 
     rollouts = commands.add_parser("rollouts", help="look at a run's stored rollouts").add_subparsers(required=True)
@@ -38,16 +32,33 @@ def add_rollouts_parsers(commands: Any) -> None:
         parser.add_argument("--step", type=int)
 
 
+def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature: float | None) -> None:
+    """Add what sampling from a model can be told."""
+    parser.add_argument("--n", type=int, default=n, help="samples for each row")
+    parser.add_argument("--reward", action="append", dest="rewards", help="module:name or file.py:name; repeatable")
+    for name, default in (("max-tokens", 256), ("max-length", 1024), ("seed", 0), ("batch-size", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--temperature", type=float, default=temperature)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--engine", default="rollouts.vllm_engine:VLLMEngine")
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of these, by the names of `SampleOptions`."""
+    names = ("n", "max_tokens", "max_length", "seed", "batch_size", "temperature", "dtype", "engine")
+    values = {name: getattr(options, name) for name in names}
+    return values | ({"rewards": tuple(options.rewards)} if options.rewards else {})
+
+
 def _sample(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from .sample import SampleOptions, sample
 
-    values = {name: value for name, value in vars(options).items() if name not in ("command", "rewards")}
-    if options.rewards:
-        values["rewards"] = tuple(options.rewards)
     console = Console()
-    for name, value in sample(SampleOptions(**values)).items():
+    for name, value in sample(
+        SampleOptions(options.model, options.data, options.out, **sampling_options(options))
+    ).items():
         console.print(f"{name:12} {value:.4g}")
 
 

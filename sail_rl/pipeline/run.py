@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 
 from sail_rl.config import ExportStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
 from sail_rl.config.recipe import BASE
-from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Scores
+from sail_rl.config.sections import FINAL_ANSWER
+from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import write_whole
 from sail_rl.imports import resolve
@@ -156,7 +157,7 @@ def _run_stage(
         engine.push_weights(1, load_model(recipe.output_dir / "stages" / config.name / "model").named_parameters())
         metrics = evaluator()
         log(metrics, 0)
-        result = StageResult(config.name, result.minutes, None, metrics[f"eval/{evaluator.name}/accuracy"])
+        result = StageResult(config.name, result.minutes, None, metrics[evaluator.accuracy_name])
     return result
 
 
@@ -182,6 +183,6 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
     """Held-out evaluation; each rank takes every n-th prompt."""
     config = plan.recipe.evaluation
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
-    prompts = [encoder.prompt(row) for row in plan.datasets[config.data]][rank() :: world_size()]
-    scorer = evaluation_scorer(config)
-    return Evaluator(config.data, engine, scorer, prompts, config.max_tokens, config.temperature)
+    sets = {name: [encoder.prompt(row) for row in plan.datasets[name]][rank() :: world_size()] for name in config.sets}
+    sampling = Sampling(config.samples, config.max_tokens, config.temperature)
+    return Evaluator(engine, evaluation_scorer(config), sets, resolve(FINAL_ANSWER), sampling)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import AutoProcessor
 
 from sail_rl.config import RewardConfig
+from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
+from sail_rl.files import fingerprint, write_whole
 from sail_rl.imports import resolve
-from sail_rl.maths.passk import pass_at_k
 from sail_rl.models.loading import load_model
 from sail_rl.reporting.store import RolloutStore, read_rollouts
 from sail_rl.seeding import derive_seed
 
+from .evaluate import ACCURACY, THINK_END, Answered, source_of, summarise
 from .scoring import plain_scorer
 
 STAGE = "sample"
@@ -47,12 +49,13 @@ class SampleOptions:
 
 
 def sample(options: SampleOptions) -> dict[str, float]:
-    """Sample what isn't there yet and return mean reward and pass@k over all rows.
+    """Sample what isn't there yet and return the metrics of all rows, see `summary`.
 
     Rows are sampled in batches; a batch's file is whole or absent, so the same command goes on after a kill. A prompt's
     seed depends on its id alone: results don't depend on where a run was stopped.
     """
     rows = Rows(options.data)
+    _claim(options)
     store = RolloutStore(options.out, max_gib=1e6)
     done = _batches_done(options.out)
     batches = [
@@ -69,23 +72,43 @@ def sample(options: SampleOptions) -> dict[str, float]:
         finally:
             scorer.close()
             engine.close()
-    return summary(read_rollouts(options.out, stage=STAGE), options.n)
+    sources = {row["id"]: source_of(row) for row in map(rows.outline, range(len(rows)))}
+    return summary(read_rollouts(options.out, stage=STAGE), sources)
 
 
-def summary(rollouts: Sequence[dict[str, Any]], n: int) -> dict[str, float]:
-    """Mean total, mean length and pass@k for k = 1, 2, 4, … n; a rollout is right when its total is above 0.5."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    for rollout in rollouts:
-        right[rollout["prompt_id"]].append(rollout["total"] > 0.5)
-    metrics = {
-        "rollouts": float(len(rollouts)),
-        "reward": sum(rollout["total"] for rollout in rollouts) / len(rollouts),
-        "tokens": sum(len(rollout["token_ids"]) for rollout in rollouts) / len(rollouts),
-    }
-    for k in sorted({2**power for power in range(n.bit_length()) if 2**power <= n} | {n}):
-        chances = [pass_at_k(sum(group), len(group), k) for group in right.values()]
-        metrics[f"pass@{k}"] = sum(chances) / len(chances)
-    return metrics
+def summary(rollouts: Sequence[dict[str, Any]], sources: Mapping[str, str | None]) -> dict[str, float]:
+    """`evaluate.summarise` of stored rollouts; one is right when its total, called `reward`, is above 0.5.
+
+    Args:
+        rollouts: as `read_rollouts` gives them.
+        sources: of the rows, by id.
+    """
+    final_answer = resolve(FINAL_ANSWER)
+    answers = [
+        Answered(
+            dataset="",
+            prompt=rollout["prompt_id"],
+            source=sources.get(rollout["prompt_id"]),
+            answer=final_answer(rollout["completion"]),
+            thought=THINK_END in rollout["completion"],
+            length=len(rollout["token_ids"]),
+            scores={ACCURACY: float(rollout["total"] > 0.5), "reward": rollout["total"]},
+        )
+        for rollout in rollouts
+    ]
+    return {"rollouts": float(len(answers))} | summarise(answers)
+
+
+def _claim(options: SampleOptions) -> None:
+    """Refuse to go on with what other options began."""
+    path = options.out / "options.json"
+    own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
+    own["data"] = [str(options.data), fingerprint(options.data)]
+    if path.exists() and (begun := json.loads(path.read_text())) != own:
+        differing = [name for name in own if own[name] != begun.get(name)]
+        raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(own, indent=2) + "\n")
 
 
 def _sample_batch(

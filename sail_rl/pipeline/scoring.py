@@ -70,7 +70,7 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows]) -> None:
     Raises:
         ValueError: for the first row with an answer that its reward can't use, with file, row and reward.
     """
-    users = [("evaluation", recipe.evaluation.data, recipe.evaluation.rewards)]
+    users = [("evaluation", name, recipe.evaluation.rewards) for name in recipe.evaluation.sets]
     users += [(stage.name, stage.data, stage.rewards) for stage in recipe.training if isinstance(stage, RLStage)]
     for user, data, rewards in users:
         terms = make_terms(rewards)

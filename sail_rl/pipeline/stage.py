@@ -34,6 +34,7 @@ from sail_rl.trainer.weights import save_merged
 
 from .algorithms import make_batches, make_loss
 from .arguments import training_arguments
+from .best import Best, BestModels
 from .evaluate import Evaluator
 from .policy import load_policy
 from .prepare import Plan, rows_of
@@ -48,6 +49,7 @@ class StageProgress:
 
     heldout_accuracy_before: float | None = None
     seconds: float = 0.0
+    best: Best | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,10 @@ class Stage:
         checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint:
             saved = json.loads((checkpoint[0] / "stage.json").read_text())
-            self.progress = StageProgress(**saved["progress"])
+            best = saved["progress"].pop("best")
+            self.progress = StageProgress(**saved["progress"], best=Best(**best) if best else None)
+        if self.best_models and rank() == 0:
+            self.best_models.keep_only(self.progress.best)
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
         if checkpoint and self.memory:
@@ -112,8 +117,12 @@ class Stage:
         trainer.add_callback(_StageCallback(self, trainer))
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-            accuracy = self.evaluate(trainer)[self.accuracy_name]
-            self._save_model(trainer)
+            accuracy = self.evaluate(trainer)[self.evaluator.accuracy_name]
+            if self.best_models and self.progress.best:
+                accuracy = self.progress.best.accuracy
+                self.best_models.adopt(self.progress.best)
+            else:
+                self._save_model(trainer)
         finally:
             if self.sampler:
                 self.sampler.close()
@@ -122,9 +131,24 @@ class Stage:
         return StageResult(self.config.name, self.progress.seconds / 60, before, accuracy)
 
     @property
-    def accuracy_name(self) -> str:
-        """Name of the metric that the summary shows."""
-        return f"eval/{self.evaluator.name}/accuracy"
+    def best_models(self) -> BestModels | None:
+        """Where the best models are, if the stage wants the best."""
+        config = self.config
+        metric = config.metric_for_best_model
+        return BestModels(self.folder, metric, config.greater_is_better) if metric else None
+
+    def evaluate_and_keep(self, trainer: Trainer) -> dict[str, float]:
+        """Held-out metrics; the model is kept if they are the best."""
+        metrics = self.evaluate(trainer)
+        if models := self.best_models:
+            accuracy = metrics[self.evaluator.accuracy_name]
+            step, best = trainer.state.global_step, self.progress.best
+
+            def save(name: str) -> None:
+                self._save_model(trainer, name)
+
+            self.progress.best = models.consider(best, step, metrics, accuracy=accuracy, save=save)
+        return metrics
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
         """Held-out metrics of the trainer's current weights (computed once for each step)."""
@@ -143,6 +167,8 @@ class Stage:
             "search": asdict(self.search) if self.search else None,
         }
         (checkpoint / "stage.json").write_text(json.dumps(state))
+        if self.best_models:
+            self.best_models.keep_only(self.progress.best)
 
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config
@@ -210,22 +236,22 @@ class Stage:
         rows = rows_of(self.plan, self.config.data, encoder)
         return RowStream(rows, batch_size, self.plan.recipe.seed_of(self.config), rank(), world_size())
 
-    def _save_model(self, trainer: Trainer) -> None:
-        """Write the final model; with LoRA the adapters, too, and the model with the adapters merged in."""
+    def _save_model(self, trainer: Trainer, place: str = ".") -> None:
+        """Write the model; with LoRA the adapters, too, and the model with the adapters merged in."""
         if isinstance(trainer.model, PeftModel):
-            self._save(trainer, "adapter", trainer.save_model)
-            self._save(trainer, "model", lambda folder: save_merged(trainer.model, Path(folder)))
+            self._save(trainer, self.folder / place / "adapter", trainer.save_model)
+            self._save(trainer, self.folder / place / "model", lambda to: save_merged(trainer.model, Path(to)))
         else:
-            self._save(trainer, "model", trainer.save_model)
+            self._save(trainer, self.folder / place / "model", trainer.save_model)
 
-    def _save(self, trainer: Trainer, name: str, write: Callable[[str], None]) -> None:
-        """Write a folder under a temporary name first, so that one called `name` is complete."""
-        partial = self.folder / f"{name}.partial"
+    def _save(self, trainer: Trainer, folder: Path, write: Callable[[str], None]) -> None:
+        """Write `folder` under a temporary name first, so that it is complete."""
+        partial = folder.with_name(f"{folder.name}.partial")
         write(str(partial))
         trainer.accelerator.wait_for_everyone()
         if rank() == 0:
             trainer.encoder.processor.save_pretrained(partial)
-            partial.rename(self.folder / name)
+            partial.rename(folder)
 
 
 class _StageCallback(transformers.TrainerCallback):
@@ -239,12 +265,12 @@ class _StageCallback(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         if self.stage.progress.heldout_accuracy_before is None:
             metrics = self.stage.evaluate(self.trainer)
-            self.stage.progress.heldout_accuracy_before = metrics[self.stage.accuracy_name]
+            self.stage.progress.heldout_accuracy_before = metrics[self.stage.evaluator.accuracy_name]
             self.stage.log(metrics, 0)
 
     def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.stage.plan.recipe.evaluation.every == 0 or state.global_step == state.max_steps:
-            self.trainer.record(self.stage.evaluate(self.trainer))
+            self.trainer.record(self.stage.evaluate_and_keep(self.trainer))
 
     def on_log(
         self, args: Any, state: transformers.TrainerState, control: Any, logs: dict[str, float], **kwargs: Any

@@ -255,6 +255,8 @@ PANELS = (
     Panel("guards", "Guards against reward hacking", "share", r"reward/guard_[^/]+/mean", _rewards),
     Panel("length", "Response length", "tokens", r"rollout/length_(mean|correct|wrong)", _lengths),
     Panel("thinking", "Held-out answers with a thought", "share", r"eval/[^/]+/thinking/[^/]+", _by_source),
+    Panel("sources", "Held-out accuracy by source", "right answers", r"eval/[^/]+/accuracy/[^/]+", _by_source),
+    Panel("truncation", "Completions cut at the token limit", "share", r"rollout/truncated", _single),
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
     Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),

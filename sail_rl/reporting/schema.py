@@ -22,6 +22,9 @@ METRICS = (
     Metric("eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"),
     Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
     Metric("eval/{set}/thinking/{source}", "share", "of these with a finished thought, by `source`", "thinking"),
+    Metric("eval/{set}/accuracy/{source}", "share", "of these that are right, by `source`", "sources"),
+    Metric("eval/{set}/pass@{k}", "share", "prompts of which one of k completions is right", "accuracy"),
+    Metric("eval/{set}/maj@{k}", "share", "prompts whose commonest answer of k is right", "accuracy"),
     Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),
     Metric("reward/total/mean", "reward", "mean of the total that is trained on", "reward"),
     Metric("reward/total/std", "reward", "standard deviation of the total over rollouts", "reward"),
@@ -51,7 +54,7 @@ METRICS = (
     Metric("rollout/length_max", "tokens", "longest completion of the step", "length"),
     Metric("rollout/length_correct", "tokens", "mean length of the completions whose total is above 0.5", "length"),
     Metric("rollout/length_wrong", "tokens", "mean length of the other completions", "length"),
-    Metric("rollout/truncated", "share", "completions cut at the token limit", "length"),
+    Metric("rollout/truncated", "share", "completions cut at the token limit", "truncation"),
     Metric("rollout/thinking", "share", "completions with a finished thought", "length"),
     Metric("entropy", "nats", "mean entropy of the scored distribution over the labelled tokens", "entropy"),
     Metric(

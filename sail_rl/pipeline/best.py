@@ -1,0 +1,66 @@
+"""Keeping the best of the models that a stage passes through, by a held-out metric."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sail_rl.trainer.distributed import rank
+
+
+@dataclass(slots=True)
+class Best:
+    """The best evaluation so far; `accuracy` is the summary's."""
+
+    step: int
+    value: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class BestModels:
+    """The folders `best-STEP` of one stage, each with a `model` (and `adapter`).
+
+    One that a checkpoint speaks of is deleted only after a later checkpoint is whole, so a kill loses none.
+    """
+
+    folder: Path
+    metric: str
+    greater: bool
+
+    def consider(
+        self,
+        best: Best | None,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        accuracy: float,
+        save: Callable[[str], None],
+    ) -> Best | None:
+        """Save the model of this step if its metric is the best so far (every rank); returns the best.
+
+        Raises:
+            ValueError: the evaluation has no such metric.
+        """
+        if self.metric not in metrics:
+            raise ValueError(f"metric_for_best_model is {self.metric}, but an evaluation has {', '.join(metrics)}")
+        value = metrics[self.metric]
+        if best and (value <= best.value if self.greater else value >= best.value):
+            return best
+        save(f"best-{step}")
+        return Best(step, value, accuracy)
+
+    def keep_only(self, best: Best | None) -> None:
+        """Delete all others (rank 0)."""
+        for path in self.folder.glob("best-*"):
+            if best is None or path.name != f"best-{best.step}":
+                shutil.rmtree(path)
+
+    def adopt(self, best: Best) -> None:
+        """Make the best model the stage's."""
+        if rank() == 0:
+            for path in (self.folder / f"best-{best.step}").iterdir():
+                path.rename(self.folder / path.name)
+            self.keep_only(None)
