@@ -6,12 +6,14 @@ import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from .config import Recipe
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -24,14 +26,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
     """
+    tree = read_tree(path, overrides)
+    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
+    return validated(Recipe, tree, path)
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The YAML tree of a recipe of any kind, merged over the one it `extends`, with its overrides."""
     tree = _read(path)
     for override in overrides:
         _apply(tree, override)
-    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
+    return tree
+
+
+def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
+    """The tree as this model; ValueError naming file and keys."""
     try:
-        return Recipe.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from None
+        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model))) from None
 
 
 HARMLESS = (
@@ -124,12 +137,12 @@ def _run_name(name: str, overrides: Sequence[str]) -> str:
     return ",".join("".join(c if c.isalnum() or c in "._=-" else "_" for c in part) for part in parts)
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
-            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(Recipe)), n=1, cutoff=0.0)
+            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(model)), n=1, cutoff=0.0)
             yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest[0]!r}"
         elif problem["type"] == "value_error":  # from a check of our own, which says what it got
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")

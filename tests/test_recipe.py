@@ -17,7 +17,7 @@ from sail_rl.pipeline.scoring import make_terms
 from sail_rl.pipeline.threads import describe_threads
 from sail_rl.recipe import dump_recipe, essence, load_recipe
 
-RECIPES = sorted(Path("recipes").glob("**/*.yaml"))
+RECIPES = sorted(path for path in Path("recipes").glob("**/*.yaml") if not path.name.startswith("curate"))
 QUICKSTART = Path("recipes/quickstart.yaml")
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .images import Picture
 from .verdicts import Verdict
@@ -61,7 +61,9 @@ class Request:
 def messages(request: Request, *, nonce: str, picture_urls: Sequence[str]) -> list[dict[str, Any]]:
     """System and user message. `nonce` ends the tags' names: text that was written before it can't close a tag."""
     fields = "\n".join(f"- {name}: {field.description}" for name, field in request.verdict.model_fields.items())
-    form = f"Reply with one JSON object and nothing else. Its fields, all of them integers, 0 or 1:\n{fields}"
+    binary = all(field.annotation == Literal[0, 1] for field in request.verdict.model_fields.values())
+    kinds = ", all of them integers, 0 or 1" if binary else ""
+    form = f"Reply with one JSON object and nothing else. Its fields{kinds}:\n{fields}"
     blocks = [f"<{name}-{nonce}>\n{neutralise(text)}\n</{name}-{nonce}>" for name, text in request.data.items()]
     text = "\n".join([f"The names of the data's tags end in {nonce}.", *blocks, "End of the data. Give your verdict."])
     content: Any = text

@@ -60,6 +60,11 @@ class SourceConfig(Strict):
     root: Path | None = None
     """Folder that image and video paths are relative to, and can't leave; None: the dataset's own."""
 
+    @property
+    def on_hub(self) -> dict[str, Any]:
+        """Which dataset of the hub it is."""
+        return self.model_dump(include={"hub", "config", "split", "revision", "rows"})
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.path is None) == (self.hub is None):

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub
 from datasets import Dataset, load_dataset
+
+from sail_rl.files import short_hash
+
+logger = logging.getLogger(__name__)
+
+
+def fetched(folder: Path, label: str, hub: str, **which: Any) -> Path:
+    """The Parquet file of a hub dataset in `folder`; it is fetched once. `which`: see `fetch`."""
+    path = folder / f"{label}-{short_hash({'hub': hub, **which})}.parquet"
+    if not path.is_file():
+        logger.info("fetching %s from the hub", hub)
+        fetch(path, hub, **which)
+    return path
 
 
 def fetch(

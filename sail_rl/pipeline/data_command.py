@@ -1,4 +1,4 @@
-"""`sail-rl data show|harvest|filter`: looking at data, and making it out of stored rollouts."""
+"""`sail-rl data show|curate|harvest|filter`: looking at data, curating it, and making it out of stored rollouts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def add_data_parser(commands: Any) -> None:
     show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS")
     show.add_argument("--root", type=Path, help="folder that image paths are relative to")
     show.set_defaults(command=_show)
+    curated = data.add_parser("curate", help="a curation recipe's steps: clean, dedupe, balance, judge; with counts")
+    curated.add_argument("recipe", type=Path)
+    curated.add_argument("overrides", nargs="*", metavar="section.key=value")
+    curated.set_defaults(command=_curate)
     harvest = data.add_parser("harvest", help="right completions, by rejection sampling, as SFT data")
     harvest.add_argument("--per-prompt", type=int, default=1, help="completions of one prompt, no two alike")
     harvest.add_argument("--seed", type=int, default=0)
@@ -84,6 +88,24 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
     if not (model / "config.json").is_file():
         raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")
     return open_rows(recipe, paths, options.name), model
+
+
+def _curate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.config.curation import CurationRecipe
+    from sail_rl.recipe import read_tree, validated
+
+    from .curate import curate
+
+    recipe = validated(CurationRecipe, read_tree(options.recipe, options.overrides), options.recipe)
+    table = Table("step", "in", "out", "changed", "dropped", title=str(recipe.out))
+    for counts in curate(recipe):
+        reasons = ", ".join(f"{number} {reason}" for reason, number in counts.dropped.items())
+        numbers = (counts.rows_in, counts.rows_out, counts.changed)
+        table.add_row(counts.step, *map(str, numbers), reasons or "–")
+    Console().print(table)
 
 
 def _harvest(options: argparse.Namespace) -> None:

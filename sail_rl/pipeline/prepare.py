@@ -15,10 +15,10 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
-from sail_rl.data.hub import fetch
+from sail_rl.data.hub import fetched
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import short_hash, write_whole
+from sail_rl.files import write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
@@ -106,12 +106,7 @@ def _local(recipe: Recipe, name: str) -> Path:
     if source.hub is None:
         assert source.path is not None
         return source.path
-    made_from = source.model_dump(include={"hub", "config", "split", "revision", "rows"})
-    path = recipe.output_dir / "data" / f"{name}-{short_hash(made_from)}.parquet"
-    if not path.is_file():
-        logger.info("fetching %s from the hub", source.hub)
-        fetch(path, source.hub, **{key: value for key, value in made_from.items() if key != "hub"})
-    return path
+    return fetched(recipe.output_dir / "data", name, **source.on_hub)
 
 
 def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:

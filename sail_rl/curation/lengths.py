@@ -1,0 +1,49 @@
+"""Balance of thought lengths: no stretch of lengths has more than its share of the rows."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sail_rl.seeding import derive_seed
+
+from .completions import tokens_of
+from .outcome import Outcome, Row
+
+
+def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, seed: int = 0) -> Outcome:
+    """Resample rows by the tokens of their thoughts, so that no bin has more than a share of those that stay.
+
+    Args:
+        rows: unified ones.
+        edges: ascending; bins are below the first, from each to the next, and from the last on.
+        most: the highest share of one bin. Bins that are empty can make it impossible; then it is as near as can be.
+        seed: of the choice within a bin.
+    """
+    bins: dict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        bins[bisect_right(edges, len(tokens_of(row["completion"].partition("</think>")[0])))].append(place)
+    cap = _cap([len(places) for places in bins.values()], most)
+    kept: set[int] = set()
+    for number, places in bins.items():
+        chance = random.Random(derive_seed(seed, "lengths", number))
+        kept |= set(places if len(places) <= cap else chance.sample(places, cap))
+    outcome = Outcome()
+    for place, row in enumerate(rows):
+        if place in kept:
+            outcome.keep(row, row)
+        else:
+            outcome.drop(row, "too many thoughts of this length")
+    return outcome
+
+
+def _cap(counts: Sequence[int], most: float) -> int:
+    """The largest number of rows a bin with which none has more than `most` of all that stay; at least 1."""
+    low, high = 1, max(counts)
+    while low < high:
+        middle = (low + high + 1) // 2
+        kept = [min(count, middle) for count in counts]
+        low, high = (middle, high) if max(kept) <= most * sum(kept) else (low, middle - 1)
+    return low
