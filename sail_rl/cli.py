@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="find what is wrong with a recipe without loading a model")
     check.add_argument("recipe", type=Path)
     check.add_argument("overrides", nargs="*", metavar="section.key=value")
+    check.add_argument("--ranks", type=int, help="GPUs that it is for (default: of this job)")
+    check.add_argument("--gpu-gib", type=float, help="memory of each; a recipe that needs more is an error")
     check.set_defaults(command=_check)
 
     report = commands.add_parser("report", help="write report.html and the curves of a run again")
@@ -96,14 +98,24 @@ def _check(options: argparse.Namespace) -> None:
     from .recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
-    from .pipeline.prepare import make_plan
+    from rich.console import Console
+
+    from .pipeline.check import check, memory, memory_table
     from .trainer.distributed import world_size
 
-    plan = make_plan(recipe, world_size=world_size())
-    for name, rows in plan.datasets.items():
-        sys.stdout.write(f"data {name}: {len(rows)} rows with {', '.join(rows.columns)}\n")
-    for name, algebra in plan.algebra.items():
-        sys.stdout.write(f"stage {name}: {algebra}\n")
+    ranks = options.ranks or world_size()
+    for line in check(recipe, ranks=ranks):
+        sys.stdout.write(f"{line}\n")
+    estimates = memory(recipe, ranks=ranks)
+    if estimates:
+        Console(width=140).print(memory_table(estimates, ranks=ranks))
+    limit = options.gpu_gib or float("inf")
+    if large := {name: found.total / 2**30 for name, found in estimates.items() if found.total > limit * 2**30}:
+        needs = ", ".join(f"{name} about {gib:.0f} GiB" for name, gib in large.items())
+        raise ValueError(
+            f"{needs}, more than the {limit:g} GiB of a GPU: spread more (deepspeed.zero_stage, --ranks), offload, "
+            "checkpoint gradients, lower row_tokens, train with lora, or put the engine on other GPUs"
+        )
 
 
 def _report(options: argparse.Namespace) -> None:

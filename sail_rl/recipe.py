@@ -142,7 +142,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         place = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
-            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(model)), n=1, cutoff=0.0)
+            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(model) - {unknown}), n=1, cutoff=0.0)
             yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest[0]!r}"
         elif problem["type"] == "value_error":  # from a check of our own, which says what it got
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")

@@ -23,7 +23,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.data.formats import alike, unified
 from sail_rl.data.saving import save_rows
 from sail_rl.pipeline.data_show import pieces
-from sail_rl.pipeline.prepare import build_data, open_rows
+from sail_rl.pipeline.datasets import build_data, open_rows
 from sail_rl.recipe import load_recipe
 
 IMAGE = {"type": "image"}

@@ -12,7 +12,8 @@ import yaml
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import write_mixture
-from sail_rl.pipeline.prepare import load_data, make_plan, rows_of
+from sail_rl.pipeline.datasets import load_data, rows_of
+from sail_rl.pipeline.prepare import make_plan
 from sail_rl.recipe import load_recipe
 
 
@@ -59,7 +60,7 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_a_stage_can_train_on_a_mixture(recipe_file: Path, encoder: Encoder) -> None:
     plan = make_plan(load_recipe(recipe_file), world_size=1)
     assert sorted(plan.datasets) == ["chat", "code"]
-    rows = rows_of(plan, "basic", encoder)
+    rows = rows_of(plan.recipe, plan.datasets, "basic", encoder)
     tokens = Counter[str]()
     for number in range(len(rows)):
         tokens[rows[number]["source"]] += len(encoder.sft_sample(rows[number]).input_ids)

@@ -12,7 +12,8 @@ import yaml
 
 from sail_rl.config import Recipe, RLStage
 from sail_rl.imports import resolve
-from sail_rl.pipeline.prepare import build_data, check_code, make_plan
+from sail_rl.pipeline.datasets import build_data
+from sail_rl.pipeline.prepare import check_code, make_plan
 from sail_rl.pipeline.scoring import make_terms
 from sail_rl.pipeline.threads import describe_threads
 from sail_rl.recipe import dump_recipe, essence, load_recipe
@@ -239,7 +240,7 @@ def test_a_stage_that_names_no_dataset_is_an_error(tmp_path: Path) -> None:
     tree = yaml.safe_load(QUICKSTART.read_text())
     tree["data"] = {"files": {"sft": "a.jsonl", "heldout": "a.jsonl"}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(ValueError, match=r"rlvr.data is 'rl', but data.files has heldout, sft"):
+    with pytest.raises(ValueError, match=r"rlvr.data is 'rl', but data has heldout, sft"):
         load_recipe(tmp_path / "r.yaml")
 
 

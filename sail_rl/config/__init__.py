@@ -3,13 +3,13 @@
 Paths in a recipe are relative to the working directory. Code is named by `module:name` or `file.py:name`.
 """
 
+from .data import DataConfig
 from .recipe import Recipe
 from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, RLStage
 from .sections import (
     DEFAULT_GUARDS,
     DEFAULT_SCORER,
     ISOLATION,
-    DataConfig,
     DeepSpeedConfig,
     EngineConfig,
     EvaluationConfig,

@@ -117,12 +117,10 @@ Step = Annotated[
 ]
 
 
-class CurationRecipe(Strict):
-    """One dataset in, one out."""
+class Curation(Strict):
+    """Steps that make one dataset of another."""
 
     data: Path | SourceConfig
-    out: Path
-    """A .parquet file; what was dropped, and the counts, are written beside it."""
     steps: Annotated[list[Step], Field(min_length=1)]
     """Each `kind`, or `kind: {settings}`."""
     judge: dict[str, Any] | None = None
@@ -137,14 +135,30 @@ class CurationRecipe(Strict):
             tree = tree | {"steps": [_spelled_out(step) for step in tree["steps"]]}
         return tree
 
+    @property
+    def source(self) -> SourceConfig:
+        """The dataset that is curated."""
+        return SourceConfig(path=self.data) if isinstance(self.data, Path) else self.data
+
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.out.suffix != ".parquet":
-            raise ValueError(f"out is {self.out}; end the name in .parquet")
+    def _asks_somebody(self) -> Self:
         for step in self.steps:
             asks = isinstance(step, JUDGED) or getattr(step, "judge", False)
             if self.judge is None and (asks or (isinstance(step, GuidedCoT) and step.model is None)):
                 raise ValueError(f"step {step.kind} asks a judge; give `judge` with base_url and model")
+        return self
+
+
+class CurationRecipe(Curation):
+    """One dataset in, one out: what `sail-rl data curate` takes."""
+
+    out: Path
+    """A .parquet file; what was dropped, and the counts, are written beside it."""
+
+    @model_validator(mode="after")
+    def _parquet(self) -> Self:
+        if self.out.suffix != ".parquet":
+            raise ValueError(f"out is {self.out}; end the name in .parquet")
         return self
 
 

@@ -11,8 +11,9 @@ from pydantic import (
     model_validator,
 )
 
+from .data import DataConfig
 from .rl import RLStage
-from .sections import DataConfig, DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
+from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
 from .stages import ExportStage, HarvestStage, SFTStage, SoupStage
 
 BASE = "base"
@@ -109,8 +110,9 @@ class Recipe(Strict):
                 raise ValueError(f"{user}.data is {data!r}, a mixture; mixtures are for SFT stages")
             if data in harvested and user not in supervised:
                 raise ValueError(f"{user}.data is {data!r}, a harvest; harvests are for SFT stages")
-            if self.data.files and data not in {*self.data.files, *self.data.mixtures, *harvested}:
-                raise ValueError(f"{user}.data is {data!r}, but data.files has {', '.join(self.data.files)}")
+            known = {**self.data.files, **self.data.curated}
+            if known and data not in {*known, *self.data.mixtures, *harvested}:
+                raise ValueError(f"{user}.data is {data!r}, but data has {', '.join(known)}")
         return self
 
     @model_validator(mode="after")

@@ -33,6 +33,8 @@ class ModelConfig(Strict):
 
     path: Path | None = None
     """Folder of a saved SAIL-VL2; None builds the tiny one."""
+    size: Literal["2B", "8B", "30B-A3B"] | None = None
+    """The published size that `path` will hold, for `sail-rl check` while it isn't there."""
     llm: Literal["qwen3", "qwen3_moe"] = "qwen3"
     """Language model of the tiny SAIL-VL2 (not read when `path` is given)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -72,34 +74,6 @@ class SourceConfig(Strict):
         if self.hub is None and (self.rows or self.config or self.revision):
             raise ValueError("rows, config and revision are for a `hub` dataset")
         return self
-
-
-class DataConfig(Strict):
-    """Datasets by name: files, or a builder that writes files (`builder(output_dir, seed=…, **kwargs)`)."""
-
-    files: dict[str, Path | SourceConfig] = {}
-    builder: str | None = None
-    kwargs: dict[str, Any] = {}
-    mixtures: dict[str, Path | dict[str, float]] = {}
-    """Further datasets for SFT, mixed from those above and from harvests: weights by source name, here or in a file
-    (`sail-rl moe calibrate` writes one)."""
-    mix_by: Literal["tokens", "samples"] = "tokens"
-    """What the weights are shares of."""
-    overlong: Literal["error", "drop"] = "error"
-    """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
-    video_frames: PositiveInt = 8
-    """Frames to sample, evenly, from each row's `video`."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if bool(self.files) == bool(self.builder):
-            raise ValueError("give either `files` (name: path) or `builder` (module:function), and not both")
-        return self
-
-    def source(self, name: str) -> SourceConfig | None:
-        """What the recipe says of the file of this name; None for one that a builder made."""
-        given = self.files.get(name)
-        return SourceConfig(path=given) if isinstance(given, Path) else given
 
 
 class EngineConfig(Strict):

@@ -20,11 +20,16 @@ logger = logging.getLogger(__name__)
 
 def fetched(folder: Path, label: str, hub: str, **which: Any) -> Path:
     """The Parquet file of a hub dataset in `folder`; it is fetched once. `which`: see `fetch`."""
-    path = folder / f"{label}-{short_hash({'hub': hub, **which})}.parquet"
+    path = fetched_path(folder, label, hub, **which)
     if not path.is_file():
         logger.info("fetching %s from the hub", hub)
         fetch(path, hub, **which)
     return path
+
+
+def fetched_path(folder: Path, label: str, hub: str, **which: Any) -> Path:
+    """Where it is, or will be."""
+    return folder / f"{label}-{short_hash({'hub': hub, **which})}.parquet"
 
 
 def fetch(

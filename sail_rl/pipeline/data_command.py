@@ -78,7 +78,7 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
         return Rows(options.data, columns=columns, root=options.root), options.model
     from sail_rl.recipe import load_recipe
 
-    from .prepare import build_data, open_rows
+    from .datasets import build_data, open_rows
 
     recipe = load_recipe(options.data)
     paths = build_data(recipe)

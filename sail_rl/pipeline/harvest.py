@@ -15,7 +15,8 @@ from sail_rl.data.saving import save_rows
 from sail_rl.files import write_whole
 from sail_rl.reporting.store import read_rollouts
 
-from .prepare import Plan, harvest_file
+from .datasets import harvest_file
+from .prepare import Plan
 from .stage import StageResult
 
 

@@ -61,8 +61,7 @@ def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
     if recipe.data.builder:
         return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name])
     source = recipe.data.source(name)
-    assert source is not None
-    read = source.model_dump(mode="json", exclude={"path"})
+    read = source.model_dump(mode="json", exclude={"path"}) if source else None  # None: a curated one
     return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])
 
 

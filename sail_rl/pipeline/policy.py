@@ -14,6 +14,7 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, freeze
 from sail_rl.models.loading import load_model
+from sail_rl.models.sizes import published_size
 from sail_rl.seeding import derive_seed
 from sail_rl.trainer.weights import start_critic
 
@@ -43,21 +44,42 @@ def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> Sai
     model = load_model(parent, dtype=dtype, critic=critic, quantization_config=quantisation)
     if critic and SailVLConfig.from_pretrained(parent).critic != critic:
         start_critic(model)
-    policy: SailVLForConditionalGeneration | PeftModel = model
-    if config.lora:
-        lora = LoRA(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.targets)
-        policy = add_lora(model, lora, trainable=config.learning, seed=derive_seed(recipe.seed_of(config), config.name))
-    else:
-        freeze(model, config.learning)
+    policy = prepare_parameters(model, config, seed=derive_seed(recipe.seed_of(config), config.name))
     logger.info("stage %s %s", config.name, describe_trainable(policy))
     return policy
 
 
+def model_config(recipe: Recipe) -> SailVLConfig | None:
+    """Configuration of the recipe's checkpoint, or of its published size while it isn't there; None: the tiny one's.
+
+    Raises:
+        ValueError: there is no checkpoint, and its size isn't said.
+    """
+    path, size = recipe.model.path, recipe.model.size
+    if path is None:
+        return None
+    if (path / "config.json").is_file():
+        return SailVLConfig.from_pretrained(path)
+    if size is None:
+        raise ValueError(f"model.path is {path}, which has no config.json; give a saved SAIL-VL2 folder")
+    return published_size(size)
+
+
 def is_moe(recipe: Recipe) -> bool:
     """Whether the recipe's base model is an MoE."""
-    if recipe.model.path is None:
-        return recipe.model.llm == "qwen3_moe"
-    return SailVLConfig.from_pretrained(recipe.model.path).is_moe
+    config = model_config(recipe)
+    return config.is_moe if config else recipe.model.llm == "qwen3_moe"
+
+
+def prepare_parameters(
+    model: SailVLForConditionalGeneration, config: SFTStage | RLStage, *, seed: int
+) -> SailVLForConditionalGeneration | PeftModel:
+    """Freeze what the stage doesn't train, and add its adapters."""
+    if not config.lora:
+        freeze(model, config.learning)
+        return model
+    lora = LoRA(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.targets)
+    return add_lora(model, lora, trainable=config.learning, seed=seed)
 
 
 def _check_experts(stage: SFTStage | RLStage, recipe: Recipe) -> None:

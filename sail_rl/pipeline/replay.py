@@ -16,7 +16,7 @@ from sail_rl.contracts import Prompt, Rollout
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.store import read_rollouts
 
-from .prepare import build_data, open_rows
+from .datasets import build_data, open_rows
 from .scoring import plain_scorer
 
 

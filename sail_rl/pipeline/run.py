@@ -31,7 +31,7 @@ from .evaluate import Evaluator
 from .export import export_stage
 from .harvest import harvest
 from .lineage import stage_keys, write_lineage
-from .prepare import Plan, build_base, check_code, engine_options, fit_to_context, make_plan
+from .prepare import Plan, build_base, check_code, engine_options, fitted, make_plan
 from .records import Records
 from .scoring import evaluation_scorer
 from .soup import soup_stage
@@ -97,7 +97,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     distributed.barrier()
     base = build_base(recipe, plan.datasets)
     if recipe.model.path is None:  # otherwise make_plan has done it
-        plan = fit_to_context(plan, base)
+        plan = fitted(plan, base)
     engine = resolve(recipe.engine.path)(base, **engine_options(recipe))
     evaluator = _evaluator(plan, engine, base)
     records = Records(plan) if rank() == 0 else None

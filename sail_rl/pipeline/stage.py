@@ -35,9 +35,10 @@ from sail_rl.trainer.weights import save_merged
 from .algorithms import make_batches, make_loss
 from .arguments import training_arguments
 from .best import Best, BestModels
+from .datasets import rows_of
 from .evaluate import Evaluator
 from .policy import load_policy
-from .prepare import Plan, rows_of
+from .prepare import Plan
 from .scoring import stage_scorer
 
 logger = logging.getLogger(__name__)
@@ -214,7 +215,7 @@ class Stage:
         if config.batch_size:
             return SupervisedBatches(self._stream(config.batch_size, encoder), encoder)
         assert config.packing
-        rows = rows_of(self.plan, config.data, encoder)
+        rows = rows_of(self.plan.recipe, self.plan.datasets, config.data, encoder)
         self.memory = StreamPacker(
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
             measure=lambda number: encoder.size(rows.outline(number), completion=True),
@@ -233,7 +234,7 @@ class Stage:
         return all(end % period for end in range(step + 1, step + config.updates + 1) for period in every)
 
     def _stream(self, batch_size: int, encoder: Encoder) -> RowStream:
-        rows = rows_of(self.plan, self.config.data, encoder)
+        rows = rows_of(self.plan.recipe, self.plan.datasets, self.config.data, encoder)
         return RowStream(rows, batch_size, self.plan.recipe.seed_of(self.config), rank(), world_size())
 
     def _save_model(self, trainer: Trainer, place: str = ".") -> None:

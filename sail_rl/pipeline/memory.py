@@ -1,0 +1,109 @@
+"""An estimate of the GPU memory that a stage takes, without weights: parameters on the meta device, and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+
+from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
+
+from .policy import prepare_parameters
+
+GIB = 2**30
+CONTEXT = 1.5 * GIB  # CUDA context, NCCL, fragments
+CHUNK = 256  # tokens whose logits are there at once, see models.token_scores
+SAME_PROCESS = "rollouts.vllm_engine:VLLMEngine"
+SAME_GPU = (SAME_PROCESS, "rollouts.workers:WorkerEngine")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Numbers of parameters of a policy."""
+
+    total: int
+    trained: int
+    largest: int
+    """Of the largest single tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes on one GPU by use; `cpu`: of one rank in the machine's memory."""
+
+    gpu: Mapping[str, float]
+    cpu: float
+
+    @property
+    def total(self) -> float:
+        """Bytes of one GPU."""
+        return sum(self.gpu.values())
+
+
+def count_parameters(config: SailVLConfig, stage: SFTStage | RLStage) -> Parameters:
+    """Parameters of the stage's policy, frozen parts and adapters as in training; nothing is allocated."""
+    with torch.device("meta"):
+        model = SailVLForConditionalGeneration(config)
+        policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(model, stage, seed=0)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
+    trained = sum(size for size, learns in sizes if learns)
+    return Parameters(sum(size for size, _ in sizes), trained, max(size for size, _ in sizes))
+
+
+def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *, ranks: int) -> Estimate:
+    """What one stage takes on each of `ranks` GPUs.
+
+    Model states are DeepSpeed's (a bfloat16 weight takes 2 bytes, and a trained one 18 more: its gradient in 2 and 4, a
+    float32 copy, Adam's two moments); activations are of one row of `row_tokens` tokens, all of them visual at worst.
+    """
+    own = count_parameters(config, stage)
+    width = 2 if recipe.model.dtype == "bfloat16" else 4
+    zero, offload = recipe.deepspeed.zero_stage, recipe.deepspeed.offload_optimizer
+    states = model_states(own, ranks=ranks, zero_stage=zero, offload=offload, width=width)
+    gpu = dict(states.gpu)
+    gpu["activations"] = activations(config, stage.row_tokens, checkpointing=stage.gradient_checkpointing, width=width)
+    gpu["logits"] = 3.0 * CHUNK * config.text_config.vocab_size * 4
+    if isinstance(stage, RLStage):
+        copies = (stage.kl is not None) + (stage.critic is not None and stage.critic.kind == "model") * 9
+        gpu["reference, critic"] = float(copies * width * own.total)
+    if recipe.engine.path in SAME_GPU and "devices" not in recipe.engine.kwargs:
+        gpu["engine"] = width * own.total + recipe.engine.kwargs.get("kv_cache_gib", 0.5) * GIB
+    return Estimate(gpu | {"CUDA": CONTEXT}, states.cpu)
+
+
+def model_states(own: Parameters, *, ranks: int, zero_stage: int, offload: bool, width: int) -> Estimate:
+    """Weights, gradients and optimiser states (DeepSpeed's memory documentation; frozen weights have only themselves).
+
+    Args:
+        own: the policy's parameters.
+        ranks: over which ZeRO spreads what its stage spreads.
+        zero_stage: 0 to 3.
+        offload: keep the optimiser's part in CPU memory.
+        width: bytes of a number, 2 or 4.
+    """
+    copies = 4 if width == 2 else 0
+    optimizer = (8 + copies) * own.trained / (ranks if zero_stage >= 1 else 1)
+    gradients = (width + copies) * own.trained / (ranks if zero_stage >= 2 else 1)
+    weights = float(width * own.total)
+    if zero_stage == 3:  # a share, and what is gathered at a time
+        weights = weights / ranks + 2 * width * own.largest
+    if offload:
+        return Estimate({"weights": weights, "gradients": 0.0, "optimiser": 0.0}, gradients + optimizer)
+    return Estimate({"weights": weights, "gradients": gradients, "optimiser": optimizer}, 0.0)
+
+
+def activations(config: SailVLConfig, tokens: int, *, checkpointing: bool, width: int) -> float:
+    """Bytes that the backward pass keeps of one packed row; with checkpointing the layers' inputs and one layer."""
+    text, vision = config.text_config, config.vision_config
+    inner = text.num_experts_per_tok * text.moe_intermediate_size if config.is_moe else text.intermediate_size
+    heads = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim
+    layer = tokens * (6 * text.hidden_size + heads + 4 * inner) * width
+    patches = tokens * round(1 / config.downsample_ratio) ** 2
+    seen = patches * (6 * vision.hidden_size + 4 * vision.hidden_size + 4 * vision.intermediate_size) * width
+    if checkpointing:
+        inputs = tokens * text.hidden_size * text.num_hidden_layers
+        return (inputs + patches * vision.hidden_size * vision.num_hidden_layers) * width + max(layer, seen)
+    return float(layer * text.num_hidden_layers + seen * vision.num_hidden_layers)
