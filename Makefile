@@ -4,7 +4,7 @@ VENV := .venv
 RUN := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check browser clean
 setup: $(READY)
 
 # torch first, with its own dependencies: a CPU build where pip is configured for one, otherwise the ordinary wheel, which
@@ -21,8 +21,14 @@ $(READY): requirements/cpu.txt pyproject.toml
 demo: setup
 	$(RUN)/sail-rl run recipes/quickstart.yaml
 
-test: setup check
+test: setup check browser
 	$(RUN)/python -m pytest
+
+# Some tests look at the report in a real browser; where there is none and none can be installed, they are left out.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "no Chromium, and none could be installed: tests/test_browser.py is left out"
 
 check: setup
 	$(VENV)/bin/ruff check .

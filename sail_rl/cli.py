@@ -56,9 +56,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--gpu-gib", type=float, help="memory of each; a recipe that needs more is an error")
     check.set_defaults(command=_check)
 
-    report = commands.add_parser("report", help="write report.html and the curves of a run again")
-    report.add_argument("run", type=Path)
+    report = commands.add_parser("report", help="report.html and curves of a run again, or several runs compared")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument("--out", type=Path, default=Path("comparison"), help="folder for a comparison")
     report.set_defaults(command=_report)
+
+    doctor = commands.add_parser("doctor", help="what looks wrong in a run, and what to do about it")
+    doctor.add_argument("run", type=Path)
+    doctor.set_defaults(command=_doctor)
 
     export = commands.add_parser("export", help="write a model for publication, with a card that tells its lineage")
     export.add_argument("model", type=Path, help="folder of a model, such as RUN/stages/NAME/model")
@@ -119,9 +124,23 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from .reporting.compare import write_comparison
     from .reporting.report import write_report
 
-    sys.stdout.write(f"{write_report(options.run)}\n")
+    one = len(options.runs) == 1
+    path = write_report(options.runs[0]) if one else write_comparison(options.runs, options.out)
+    sys.stdout.write(f"{path}\n")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from .reporting.doctor import examine
+    from .reporting.series import RunCurves
+
+    run = RunCurves.read(options.run / "metrics.jsonl")
+    if not run.records:
+        raise ValueError(f"{options.run}: metrics.jsonl is missing or has no metrics; give the folder of a run")
+    for finding in examine(run):
+        sys.stdout.write(f"{finding.stage}: {finding.what}\n    {finding.remedy}\n")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from .panels import INK, Panel, panels_of
 from .series import RunCurves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 3
 CELL = (5.2, 3.3)  # inches, width and height
@@ -33,6 +38,14 @@ def write_curves(run_dir: Path) -> dict[str, Path]:
         paths[panel.name] = run_dir / "curves" / f"{panel.name}.png"
         figure.savefig(paths[panel.name])
     return paths
+
+
+def save_panel(path: Path, draw: Callable[[Axes], None]) -> Path:
+    """Save a picture of one panel; returns its path."""
+    figure = _figure(5.6, 3.5)
+    draw(figure.add_subplot())
+    figure.savefig(path)
+    return path
 
 
 def _overview(run: RunCurves, panels: list[Panel], *, title: str) -> Figure:

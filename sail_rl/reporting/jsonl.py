@@ -44,6 +44,12 @@ def read_jsonl(path: Path) -> list[Record]:
     return records
 
 
+def read_json(path: Path) -> Record:
+    """The JSON object in a file; {} if there is no file."""
+    found: Record = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def keep_records(path: Path, wanted: Callable[[Record], bool]) -> int:
     """Atomically rewrite `path` with the records that are `wanted`; returns how many were dropped."""
     if not path.exists():

@@ -46,6 +46,9 @@ img.seen { width: 100%; max-height: 200px; object-fit: contain; image-rendering:
 mark { background: #a7f3d0; color: inherit; font-weight: 700; border-radius: 3px; padding: 0 2px; }
 .chip { display: inline-block; margin: 2px 6px 2px 0; padding: 1px 9px; border-radius: 99px; background: #eef1f5;
   font-size: 12.5px; color: var(--faint); } .chip b { color: var(--ink); }
+.doctor { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 10px 16px 10px 34px;
+  margin: 0; } .doctor i { color: var(--faint); } .runs td:nth-child(2), .runs th:nth-child(2) { text-align: left; }
+.runs td:nth-child(3) { color: inherit; font-weight: 400; }
 details { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 10px 16px; margin-top: 14px; }
 summary { cursor: pointer; font-weight: 600; } pre { overflow-x: auto; font-size: 12.5px; }
 @media (max-width: 900px) { .curve, .curve.accuracy, .curve.experts { grid-column: span 6; }

@@ -22,6 +22,8 @@ INK, FAINT, GRID, SHADE = "#1f2937", "#6b7280", "#e5e7eb", "#f3f6fb"
 PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#db2777")
 PARTS_OF_A_STEP = ("generate", "score", "wait", "sync", "probe", "train", "evaluate")
 BARS = 40
+CHARACTERS = 85
+"""Of a stage's name, about as many as a panel is wide."""
 RIGHT_COLOUR, WRONG_COLOUR = "#059669", "#dc2626"
 
 
@@ -47,7 +49,7 @@ class Panel:
     def draw(self, axes: Axes, run: RunCurves) -> None:
         """Draw the panel into `axes`."""
         data = self.data(run)
-        _dress(axes, self)
+        dress(axes, self.title, self.unit)
         if self.over_steps:
             numbers = {int(stage) for series in data.values() for stage in series.stages}
             _mark_stages(axes, list(enumerate(run.stages))[min(numbers) : max(numbers) + 1])
@@ -62,10 +64,10 @@ def panels_of(run: RunCurves) -> list[Panel]:
     return [panel for panel in PANELS if panel.data(run)]
 
 
-def _dress(axes: Axes, panel: Panel) -> None:
+def dress(axes: Axes, title: str, unit: str) -> None:
     """Title, units and grid."""
-    axes.set_title(panel.title, fontsize=11, fontweight="bold", color=INK, loc="left", pad=16)
-    axes.set_ylabel(panel.unit, fontsize=9, color=FAINT)
+    axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left", pad=16)
+    axes.set_ylabel(unit, fontsize=9, color=FAINT)
     axes.tick_params(which="both", colors=FAINT, labelsize=8.5, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID, linewidth=0.8)
@@ -88,7 +90,9 @@ def _mark_stages(axes: Axes, stages: list[tuple[int, StageSpan]]) -> None:
             axes.axvline(stage.start, color="#9ca3af", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         middle = (stage.start + stage.end) / 2
         above = axes.get_xaxis_transform()
-        axes.text(middle, 1.01, stage.name, transform=above, ha="center", va="bottom", fontsize=8, color=FAINT)
+        fits = int((stage.end - stage.start) / (end - start) * CHARACTERS)
+        name = stage.name if len(stage.name) <= fits else stage.name[: fits - 1] + "…" if fits > 2 else ""
+        axes.text(middle, 1.01, name, transform=above, ha="center", va="bottom", fontsize=8, color=FAINT)
 
 
 def _line(axes: Axes, series: Series, *, label: str, colour: str, **style: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from .curves import write_curves
-from .jsonl import Record, read_jsonl
+from .doctor import examine
+from .jsonl import Record, read_json, read_jsonl
 from .page import chip, data_url, page
+from .series import RunCurves
 from .traces import extremes
 
 TRACES_SHOWN = 40
@@ -31,13 +32,13 @@ def write_report(run_dir: Path) -> Path:
         raise ValueError(
             f"{run_dir}: metrics.jsonl is missing or has no metrics; give the folder of a run (output_dir)"
         )
-    summary_path = run_dir / "summary.json"
-    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
+    summary = read_json(run_dir / "summary.json")
     title = str(summary.get("name") or run_dir.resolve().name)
     sections = [
         _summary_section(summary),
         _curves_section(pictures),
-        *_trace_sections(read_jsonl(run_dir / "traces.jsonl"), run_dir),
+        doctor_section(RunCurves.read(run_dir / "metrics.jsonl")),
+        *trace_sections(read_jsonl(run_dir / "traces.jsonl"), run_dir, limit=TRACES_SHOWN),
         *_file_sections(run_dir),
     ]
     path = run_dir / "report.html"
@@ -53,14 +54,14 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
     for stage in summary.get("stages", []):
-        table.add_row(*_summary_cells(stage))
+        table.add_row(*summary_cells(stage))
     return table
 
 
 HEADINGS = ("stage", "held-out before", "held-out after", "minutes")
 
 
-def _summary_cells(stage: dict[str, Any]) -> list[str]:
+def summary_cells(stage: dict[str, Any]) -> list[str]:
     """Cells under HEADINGS; a dash for what isn't there."""
 
     def show(key: str, form: str) -> str:
@@ -79,7 +80,7 @@ def _summary_section(summary: dict[str, Any]) -> str:
     if not stages:
         return "<section><h2>Stages</h2><p>The run has no summary.json: it hasn't finished.</p></section>"
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in _summary_cells(stage)) for stage in stages]
+    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in summary_cells(stage)) for stage in stages]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<section><h2>Stages</h2><table class="summary"><tr>{head}</tr>{body}</table></section>'
 
@@ -115,10 +116,21 @@ def choose_traces(traces: Sequence[Record], *, limit: int) -> dict[str, list[Rec
     return chosen
 
 
-def _trace_sections(traces: Sequence[Record], run_dir: Path) -> Iterator[str]:
-    for heading, chosen in choose_traces(traces, limit=TRACES_SHOWN).items():
+def trace_sections(traces: Sequence[Record], run_dir: Path, *, limit: int, prefix: str = "") -> Iterator[str]:
+    """HTML sections of chosen traces, see `choose_traces`; `prefix` goes before their headings."""
+    for heading, chosen in choose_traces(traces, limit=limit).items():
         cards = "".join(_trace_card(trace, run_dir) for trace in chosen)
-        yield f'<section><h2>{escape(heading)}</h2><div class="cards">{cards}</div></section>'
+        yield f'<section><h2>{escape(prefix + heading)}</h2><div class="cards">{cards}</div></section>'
+
+
+def doctor_section(run: RunCurves, *, heading: str = "What looks wrong") -> str:
+    """HTML section of the doctor's findings; says so if there are none."""
+    findings = "".join(
+        f"<li><b>{escape(finding.stage)}</b>: {escape(finding.what)}. <i>{escape(finding.remedy)}</i></li>"
+        for finding in examine(run)
+    )
+    body = f'<ul class="doctor">{findings}</ul>' if findings else "<p>Nothing, by the doctor's rules.</p>"
+    return f"<section><h2>{escape(heading)}</h2>{body}</section>"
 
 
 def _trace_card(trace: Record, run_dir: Path) -> str:

@@ -1,0 +1,207 @@
+"""Several runs side by side: one page with their results, settings that differ, curves over each other, and traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import yaml
+
+from .curves import save_panel
+from .jsonl import read_json, read_jsonl
+from .page import data_url, page
+from .panels import FAINT, GRID, PALETTE, PARTS_OF_A_STEP, dress
+from .report import doctor_section, summary_cells, trace_sections
+from .series import RunCurves, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRACES_OF_A_RUN = 8
+FEW = 25
+"""Values below which each is a point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of all runs; several names, where there are, are drawn in the styles of LINES."""
+
+    name: str
+    title: str
+    unit: str
+    metrics: tuple[str, ...]
+    share: bool = False
+
+
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+COMPARISONS = (
+    Comparison("accuracy", "Held-out accuracy", "right answers", (r"eval/[^/]+/accuracy",), share=True),
+    Comparison("reward", "Total reward", "reward", ("reward/total/mean",)),
+    Comparison("parts", "Rewards by part", "reward", (r"reward/(?!total|guard_)[^/]+/mean",)),
+    Comparison("length", "Length: right (full), wrong (dashed)", "tokens", (r"rollout/length_(correct|wrong)",)),
+    Comparison("thinking", "Completions with a thought", "share", ("rollout/thinking",), share=True),
+    Comparison("entropy", "Token entropy", "nats", ("entropy",)),
+    Comparison("truncation", "Completions cut at the limit", "share", ("rollout/truncated",), share=True),
+    Comparison("signal", "Groups without a signal", "share", ("groups/zero_variance",), share=True),
+    Comparison("gap", "Log-prob gap, trainer − engine", "nats", ("rollout/logprob_diff_max",)),
+    Comparison("experts", "Busiest expert over its share, minus 1", "", ("moe/load_max_violation",)),
+)
+
+
+def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
+    """Write `out`/report.html and its PNGs for these runs; returns the page's path.
+
+    Raises:
+        ValueError: nothing was logged in one of them.
+    """
+    runs = {name: RunCurves.read(path / "metrics.jsonl") for name, path in named(run_dirs).items()}
+    for path, run in zip(run_dirs, runs.values(), strict=True):
+        if not run.records:
+            raise ValueError(
+                f"{path}: metrics.jsonl is missing or has no metrics; give the folder of a run (output_dir)"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    folders = named(run_dirs)
+    pictures = {}
+    for comparison in COMPARISONS:
+        if data := _data(comparison, runs):
+            pictures[comparison.name] = save_panel(out / f"{comparison.name}.png", _drawing(comparison, data))
+    pictures["time"] = save_panel(out / "time.png", lambda axes: _seconds(axes, runs))
+    figures = "".join(f'<img class="curve" alt="{name}" src="{data_url(path)}">' for name, path in pictures.items())
+    sections = [
+        _results(folders),
+        _settings(folders),
+        f'<section><h2>Curves</h2><div class="curves">{figures}</div></section>',
+        *(doctor_section(run, heading=f"{name}: what looks wrong") for name, run in runs.items()),
+        *(section for name, path in folders.items() for section in _traces(name, path)),
+    ]
+    path = out / "report.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(page("Comparison", " · ".join(folders), sections), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def named(run_dirs: Sequence[Path]) -> dict[str, Path]:
+    """The folders by the shortest ends of their paths that tell them apart."""
+    resolved = [path.resolve() for path in run_dirs]
+    parts = 1
+    while len({path.parts[-parts:] for path in resolved}) < len(set(resolved)):
+        parts += 1
+    return {"/".join(path.parts[-parts:]): path for path in resolved}
+
+
+def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings (dotted keys) in which the recipes differ, with each one's value; names and folders left out.
+
+    Of a stage that not all runs have only its kind is told, and of settings only those that all recipes have.
+    """
+    stages = {name: {stage["name"]: stage["kind"] for stage in tree.get("stages", [])} for name, tree in trees.items()}
+    every = dict.fromkeys(stage for own in stages.values() for stage in own)
+    table: dict[str, dict[str, Any]] = {
+        f"stages.{stage}": {name: own.get(stage, "–") for name, own in stages.items()} for stage in every
+    }
+    flat = {name: _flat(tree) for name, tree in trees.items()}
+    for key in dict.fromkeys(key for settings in flat.values() for key in settings):
+        if all(key in settings for settings in flat.values()):
+            table[key] = {name: settings[key] for name, settings in flat.items()}
+    differ = {key: values for key, values in table.items() if len({repr(value) for value in values.values()}) > 1}
+    return {key: values for key, values in differ.items() if key not in ("name", "output_dir")}
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
+        tree = {item["name"]: item for item in tree}
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix: tree}
+    return {key: value for name, inner in tree.items()
+            for key, value in _flat(inner, f"{prefix}.{name}" if prefix else str(name)).items()}  # fmt: skip
+
+
+def _data(comparison: Comparison, runs: Mapping[str, RunCurves]) -> dict[str, list[Series]]:
+    """The comparison's series by run; of several metrics that a pattern matches the first ones."""
+    found = {}
+    for name, run in runs.items():
+        metrics = [metric for pattern in comparison.metrics for metric in run.names(pattern)][: len(LINES)]
+        if series := list(run.present(metrics).values()):
+            found[name] = series
+    return found
+
+
+def _drawing(comparison: Comparison, data: Mapping[str, Sequence[Series]]) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        dress(axes, comparison.title, comparison.unit)
+        axes.set_xlabel("global step", fontsize=9, color=FAINT)
+        for (name, several), colour in zip(data.items(), PALETTE * 9, strict=False):
+            for number, (series, line) in enumerate(zip(several, LINES, strict=False)):
+                style: dict[str, Any] = {"color": colour, "linewidth": 1.9, "linestyle": line}
+                label = None if number else name
+                if len(series) < FEW:
+                    axes.plot(series.steps, series.values, marker="o", markersize=3.5, label=label, **style)
+                    continue
+                smooth = series.smoothed()
+                for stage in numpy.unique(series.stages):  # not joined across stages
+                    own = series.stages == stage
+                    first = stage == series.stages[0]
+                    axes.plot(series.steps[own], smooth[own], label=label if first else None, **style)
+        if comparison.share:
+            axes.set_ylim(-0.03, 1.05)
+        axes.legend(fontsize=8, frameon=False)
+
+    return draw
+
+
+def _seconds(axes: Axes, runs: Mapping[str, RunCurves]) -> None:
+    """Mean seconds of a step by what they went to, a bar a run."""
+    dress(axes, "Seconds of a step", "s")
+    bottom = numpy.zeros(len(runs))
+    for part, colour in zip((*PARTS_OF_A_STEP, "other"), (*PALETTE[: len(PARTS_OF_A_STEP)], GRID), strict=True):
+        heights = numpy.array([_mean_seconds(run).get(part, 0.0) for run in runs.values()])
+        axes.bar(list(runs), heights, bottom=bottom, color=colour, label=part, width=0.6)
+        bottom += heights
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _mean_seconds(run: RunCurves) -> dict[str, float]:
+    series = run.present([f"time/{part}" for part in ("step", *PARTS_OF_A_STEP)])
+    steps = len(series["time/step"]) if "time/step" in series else 1
+    means = {name.removeprefix("time/"): found.values.sum() / steps for name, found in series.items()}
+    whole = means.pop("step", 0.0)
+    return means | {"other": max(0.0, whole - sum(means.values()))}
+
+
+def _results(folders: Mapping[str, Path]) -> str:
+    """Every stage of every run: accuracy before and after, minutes."""
+    rows = []
+    for name, path in folders.items():
+        for stage in read_json(path / "summary.json").get("stages", []):
+            cells = "".join(f"<td>{escape(cell)}</td>" for cell in summary_cells(stage))
+            rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    head = "".join(f"<th>{heading}</th>" for heading in ("run", "stage", "before", "after", "minutes"))
+    return f'<section><h2>Results</h2><table class="summary runs"><tr>{head}</tr>{"".join(rows)}</table></section>'
+
+
+def _settings(folders: Mapping[str, Path]) -> str:
+    trees = {}
+    for name, path in folders.items():
+        file = path / "recipe.yaml"
+        trees[name] = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("setting", *trees))
+    rows = [
+        f"<tr><td>{escape(key)}</td>" + "".join(f"<td>{escape(str(values[name]))}</td>" for name in trees) + "</tr>"
+        for key, values in differing(trees).items()
+    ]
+    return (
+        f'<section><h2>Settings that differ</h2><table class="summary runs"><tr>{head}</tr>{"".join(rows)}</table>'
+        "</section>"
+    )
+
+
+def _traces(name: str, path: Path) -> Iterator[str]:
+    traces = read_jsonl(path / "traces.jsonl")
+    for section in trace_sections(traces, path, limit=TRACES_OF_A_RUN, prefix=f"{name} · "):
+        yield f"<details><summary>{escape(name)}: traces</summary>{section}</details>"

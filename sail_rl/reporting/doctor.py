@@ -1,0 +1,213 @@
+"""The doctor: rules over a run's metrics that say what looks wrong, by which numbers, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from .jsonl import Record
+from .series import RunCurves
+
+LEAST = 4
+"""Steps of a stage below which nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that looks wrong in a stage."""
+
+    stage: str
+    what: str
+    remedy: str
+
+
+class StageMetrics:
+    """One stage's records, in order of their steps."""
+
+    def __init__(self, name: str, records: list[Record]) -> None:
+        self.name = name
+        self._records = records
+
+    def values(self, name: str) -> list[float]:
+        """All values of a metric."""
+        return [record[name] for record in self._records if record.get(name) is not None]
+
+    def names(self, start: str, end: str = "") -> list[str]:
+        """Metrics that begin and end so, by first appearance."""
+        found = dict.fromkeys(name for record in self._records for name in record)
+        return [name for name in found if name.startswith(start) and name.endswith(end)]
+
+    def early(self, name: str) -> float | None:
+        """Mean of a metric over the first quarter of its values; None if there are fewer than LEAST."""
+        values = self.values(name)
+        return _mean(values[: len(values) // 4 or 1]) if len(values) >= LEAST else None
+
+    def late(self, name: str) -> float | None:
+        """… over the last quarter."""
+        values = self.values(name)
+        return _mean(values[-(len(values) // 4 or 1) :]) if len(values) >= LEAST else None
+
+
+Rule = Callable[[StageMetrics], Iterator[tuple[str, str]]]
+
+
+def examine(run: RunCurves) -> list[Finding]:
+    """What looks wrong in a run, stage by stage; nothing, if nothing does."""
+    findings = []
+    for span in run.stages:
+        own = [record for record in run.records if record["stage"] == span.name]
+        stage = StageMetrics(span.name, sorted(own, key=lambda record: record["step"]))
+        findings += [Finding(span.name, what, remedy) for rule in RULES for what, remedy in rule(stage)]
+    return findings
+
+
+def _signal(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    flat, reward = stage.late("groups/zero_variance"), stage.late("reward/total/mean")
+    if flat is None or flat < 0.8 or reward is None:
+        return
+    if reward > 0.5:
+        yield (
+            f"zero-variance groups {flat:.0%} at a mean reward of {reward:.2f}: the data are too easy",
+            "take harder rows (sail-rl data filter --kind hard), or end the stage here",
+        )
+    else:
+        yield (
+            f"zero-variance groups {flat:.0%} at a mean reward of {reward:.2f}: the data are too hard",
+            "take easier rows, more samples a prompt, or a longer SFT stage before",
+        )
+
+
+def _truncation(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    cut = stage.late("rollout/truncated")
+    if cut is not None and cut > 0.2:
+        yield (
+            f"{cut:.0%} of the completions are cut at the token limit",
+            "raise max_tokens, or penalise length (rewards.shaping, overlong_filtering)",
+        )
+
+
+def _entropy(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    early, late = stage.early("entropy"), stage.late("entropy")
+    if early is None or late is None or not stage.values("reward/total/mean"):
+        return
+    if late < 0.1 * early:
+        yield (
+            f"entropy fell from {early:.3g} to {late:.3g} nats: the policy no longer explores",
+            "raise clip_high or entropy_coef, lower the learning rate, or sample hotter",
+        )
+    elif late > 3 * early and late > 1:
+        yield (
+            f"entropy rose from {early:.3g} to {late:.3g} nats: the policy falls apart",
+            "lower the learning rate or entropy_coef, or add a KL penalty",
+        )
+
+
+def _gap(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    gaps = stage.values("rollout/logprob_diff_max")
+    if gaps and max(gaps) > 0.1:
+        yield (
+            f"engine and trainer differ by up to {max(gaps):.3g} nats on a token of the same weights",
+            "in bfloat16 some is normal: `importance` corrects it, `routing_replay` for an MoE; in float32 the engine "
+            "has other weights or code",
+        )
+    effective = stage.late("ratio/effective_share")
+    if effective is not None and effective < 0.5:
+        yield (
+            f"effective sample size {effective:.0%} of the tokens: training is far from what was sampled",
+            "fewer mini_batches or epochs, staleness 0, or a lower learning rate",
+        )
+
+
+def _hacking(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    rewards = stage.early("reward/total/mean"), stage.late("reward/total/mean")
+    for name in stage.names("eval/", "/accuracy"):
+        values = stage.values(name)
+        if len(values) < 2 or None in rewards:
+            continue
+        rise, fall = rewards[1] - rewards[0], values[0] - values[-1]  # type: ignore[operator]
+        if rise > 0.05 and fall > 0.03:
+            yield (
+                f"the reward rose by {rise:.2f} while {name} fell from {values[0]:.1%} to {values[-1]:.1%}",
+                "read the best-rewarded rollouts (sail-rl rollouts show --best 10): they earn it some other way",
+            )
+    for name in stage.names("reward/guard_", "/mean"):
+        if (late := stage.late(name)) is not None and late > 0.2:
+            yield (f"{name} is {late:.2f}", "read the rollouts that set it off: the policy may be gaming a reward")
+
+
+def _regression(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    for name in stage.names("eval/", "/accuracy"):
+        values = stage.values(name)
+        if len(values) > 2 and max(values) - values[-1] > 0.05:
+            yield (
+                f"{name} ends at {values[-1]:.1%}, below its best of {max(values):.1%}",
+                f"metric_for_best_model: {name} keeps the best; or stop earlier",
+            )
+
+
+def _length(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    early, late = stage.early("rollout/length_mean"), stage.late("rollout/length_mean")
+    reward = stage.early("reward/total/mean"), stage.late("reward/total/mean")
+    if early is None or late is None or None in reward:
+        return
+    if late > 2 * early and reward[1] - reward[0] < 0.02:  # type: ignore[operator]
+        yield (
+            f"completions grew from {early:.0f} to {late:.0f} tokens without more reward",
+            "penalise length (rewards.shaping), or look for repetition",
+        )
+
+
+def _rewards(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    for kind, share in (("timeout", 0.05), ("error", 0.01), ("none", 0.2)):
+        for name in stage.names("reward/", f"/{kind}"):
+            late = stage.late(name)
+            if late is not None and late > share and "guard_" not in name:  # guards pass over what isn't theirs
+                yield (f"{name} is {late:.1%}", "sail-rl reward test with these rollouts shows which, and why")
+    for name in stage.names("reward/", "/std"):
+        values = stage.values(name)
+        if len(values) >= LEAST and "guard_" not in name and max(values) == 0:
+            yield (f"{name} is 0 all along: every completion has the same score", "it teaches nothing: drop it")
+
+
+def _stability(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    if skipped := max(stage.values("train/skipped_steps"), default=0.0):
+        yield (f"{skipped:.0f} step(s) were skipped: gradient not finite", "look at the saved batch; lower the rate")
+    norms = stage.values("grad_norm")
+    norms = norms[len(norms) // 4 :]  # a stage may begin steeply
+    if len(norms) >= LEAST and max(norms) > 20 * median(norms) > 0:
+        yield (
+            f"the gradient's norm jumps to {max(norms):.3g}, its median is {median(norms):.3g}",
+            "lower the learning rate or max_grad_norm, or warm up for longer",
+        )
+
+
+def _experts(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    dead, violation = stage.late("moe/dead_experts"), stage.late("moe/load_max_violation")
+    if dead is not None and dead >= 1:
+        yield (f"{dead:.0f} experts are dead", "raise router_aux_loss_coef, or calibrate the mixture (sail-rl moe)")
+    if violation is not None and violation > 5:
+        yield (f"the busiest expert has {1 + violation:.1f}x its share", "raise router_aux_loss_coef")
+
+
+def _time(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+    whole = stage.late("time/step")
+    for part, remedy in (
+        ("generate", "more rollout workers (rollouts.workers), `staleness: 1`, or a lower max_tokens"),
+        ("score", "isolate fewer rewards, cache verdicts, raise groups_per_score for a judge"),
+        ("sync", "push over NCCL or shared memory; make the engine local"),
+        ("wait", "more rollout workers, or partial_tokens against the long tail"),
+    ):
+        own = stage.late(f"time/{part}")
+        if whole and own is not None and own > 0.7 * whole:
+            yield (f"{part} takes {own / whole:.0%} of a step", remedy)
+
+
+RULES: tuple[Rule, ...] = (
+    *(_signal, _truncation, _entropy, _gap, _hacking, _regression, _length),
+    *(_rewards, _stability, _experts, _time),
+)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
