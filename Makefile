@@ -26,8 +26,8 @@ test: setup check browser
 
 # Some tests look at the report in a real browser; where there is none and none can be installed, they are left out.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null \
-	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || { timeout 120 apt-get update -qq && timeout 600 apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 	  || echo "no Chromium, and none could be installed: tests/test_browser.py is left out"
 
 check: setup

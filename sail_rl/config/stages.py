@@ -166,6 +166,9 @@ class SFTStage(StageConfig):
     batch_size: PositiveInt | None = None
     """Samples of one optimiser step, over all ranks; or:"""
     packing: PackingConfig | None = None
+    empty_thought: Literal["none", "trained", "masked"] = "none"
+    """What stands before a completion without a thought: nothing, or Qwen3's empty `<think></think>`, which is trained
+    or masked (part of the prompt)."""
     adalrs: AdaLRSConfig | None = None
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,11 @@ from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout
 from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
+
+EmptyThought = Literal["none", "trained", "masked"]
+THINK_END = "</think>"
+EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+"""How Qwen3 writes that it doesn't think."""
 
 
 @dataclass(slots=True)
@@ -46,11 +51,14 @@ class Encoder:
     Args:
         processor: the model's processor.
         max_length: longest sequence (tokens) that may be built.
+        empty_thought: what stands before a completion without a thought: nothing, or EMPTY_THOUGHT, which is trained,
+            or masked (part of the prompt).
     """
 
-    def __init__(self, processor: SailVLProcessor, *, max_length: int) -> None:
+    def __init__(self, processor: SailVLProcessor, *, max_length: int, empty_thought: EmptyThought = "none") -> None:
         self.processor = processor
         self.max_length = max_length
+        self.empty_thought = empty_thought
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
         """The prompt of a dataset row (see `data.dataset.Rows`); the frames of a video become images of one tile."""
@@ -68,15 +76,22 @@ class Encoder:
         """The same, and how many of the tokens are visual."""
         image_processor = self.processor.image_processor
         sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
-        text = self._text(outline) + (outline["completion"] + TURN_END if completion else "")
+        text = self._text(outline) + ("".join(self._answered(outline["completion"])) if completion else "")
         return self._size(text, [self.processor.image_tokens(*size) for size in sizes])
 
     def sft_sample(self, row: dict[str, Any]) -> Sample:
-        """Prompt and reference completion; the loss covers the completion and its end-of-turn token."""
-        completion = row["completion"] + TURN_END
-        tokens = self.processor.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        """Prompt and reference completion; the loss covers the completion and its end-of-turn token.
+
+        Of a row with a thought that is the thought and the answer, of a direct one the answer (the report's conditional
+        loss, section 4.2).
+        """
+        given, completion = (
+            self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in self._answered(row["completion"])
+        )
         prompt = self.prompt(row)
-        return self._sample(prompt.id, self.prompt_inputs(prompt), tokens)
+        ids, images = self.prompt_inputs(prompt)
+        return self._sample(prompt.id, (torch.cat([ids, torch.tensor(given, dtype=torch.long)]), images), completion)
 
     def rollout_samples(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Sample]:
         """The prompt with each rollout's tokens and, as a token field, the sampler's log-probs."""
@@ -104,6 +119,14 @@ class Encoder:
         inputs = self.processor(images=[Image.new("RGB", (side, side))], text=IMAGE_TOKEN, return_tensors="pt")
         ids = inputs["input_ids"][0]
         return Sample(ids, len(ids), inputs["pixel_values"], inputs["image_grid_thw"])
+
+    def _answered(self, completion: str) -> tuple[str, str]:
+        """What is given of the assistant's turn, and what is trained."""
+        if self.empty_thought == "none" or THINK_END in completion:
+            return "", completion + TURN_END
+        if self.empty_thought == "masked":
+            return EMPTY_THOUGHT, completion + TURN_END
+        return "", EMPTY_THOUGHT + completion + TURN_END
 
     def _size(self, text: str, images: Sequence[int]) -> tuple[int, int]:
         """Tokens of a text with placeholders for images of so many tokens, and how many of them are visual."""

@@ -21,6 +21,7 @@ def add_data_parser(commands: Any) -> None:
     show.add_argument("--row", type=int, default=0, help="the first one to show")
     show.add_argument("--rows", type=int, default=3)
     show.add_argument("--max-length", type=int, default=1_000_000, help="tokens that a row may have")
+    show.add_argument("--empty-thought", choices=["none", "trained", "masked"], default="none")
     show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS")
     show.add_argument("--root", type=Path, help="folder that image paths are relative to")
     show.set_defaults(command=_show)
@@ -54,7 +55,8 @@ def _show(options: argparse.Namespace) -> None:
     from .data_show import shown
 
     rows, model = _rows_and_model(options)
-    encoder = Encoder(AutoProcessor.from_pretrained(model), max_length=options.max_length)
+    processor = AutoProcessor.from_pretrained(model)
+    encoder = Encoder(processor, max_length=options.max_length, empty_thought=options.empty_thought)
     console = Console()
     if not 0 <= options.row < len(rows):
         raise ValueError(f"--row {options.row}: {rows.path} has rows 0 to {len(rows) - 1}")

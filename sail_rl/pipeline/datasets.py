@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe, SFTStage
 from sail_rl.config.curation import CurationRecipe
 from sail_rl.data.dataset import Rows
-from sail_rl.data.encoding import Encoder
+from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
@@ -151,7 +151,12 @@ def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path
 
     A prompt must leave room for one token; a stage that trains on completions needs room for them whole.
     """
-    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=recipe.model.max_length)
+    empty_thought: EmptyThought = "none"
+    for stage in recipe.training:
+        if isinstance(stage, SFTStage) and stage.empty_thought != "none":
+            empty_thought = stage.empty_thought  # the longer way of writing a direct answer
+    processor = AutoProcessor.from_pretrained(model_dir)
+    encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
     training = [stage.data for stage in recipe.training if isinstance(stage, SFTStage)]
     supervised = {source for data in training for source in sources_of(recipe.data.mixtures, data)}
     fitting = {}

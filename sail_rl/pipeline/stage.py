@@ -174,7 +174,8 @@ class Stage:
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config
         processor = AutoProcessor.from_pretrained(self.parent)
-        encoder = Encoder(processor, max_length=recipe.model.max_length)
+        empty_thought = config.empty_thought if isinstance(config, SFTStage) else "none"
+        encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
         model = load_policy(config, recipe, self.parent)
         source, loss = self._source_and_loss(encoder)
         return Trainer(

@@ -66,6 +66,9 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
     )
     run.define_metric("global_step", hidden=True)
     run.define_metric("*", step_metric="global_step")
+    run.define_metric(
+        "moe/load/*", step_metric="global_step", hidden=True
+    )  # layers x experts panels; the report has a map
     return run
 
 
