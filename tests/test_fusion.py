@@ -21,17 +21,18 @@ from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.loading import load_model
 from sail_rl.recipe import load_recipe
+from sail_rl.reporting.jsonl import read_jsonl
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
-STAGES = ["longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
+STAGES = ["longcot_sft", "rlvr", "harvest", "hard", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
 
 
 def test_the_recipe_has_the_report_s_stages_in_order() -> None:
     recipe = load_recipe(RECIPE)
     assert [stage.name for stage in recipe.stages] == STAGES
-    assert [stage.name for stage in recipe.training] == [*STAGES[:2], *STAGES[3:6]]
+    assert [stage.name for stage in recipe.training] == [*STAGES[:2], *STAGES[4:7]]
     assert [recipe.parents(stage) for stage in recipe.stages] == [
-        *(["base"], ["longcot_sft"], [], ["rlvr"], ["fusion_sft"], ["fusion_sft"]),
+        *(["base"], ["longcot_sft"], [], [], ["rlvr"], ["fusion_sft"], ["fusion_sft"]),
         *(["mixed_rl", "mixed_rl_again"], ["soup"]),
     ]
     assert isinstance(recipe.stages[2], HarvestStage)
@@ -45,6 +46,10 @@ def test_the_recipe_has_the_report_s_stages_in_order() -> None:
         ("stages.harvest.minimum={truth: 1}", "minimum names 'truth', but stage rlvr has the rewards answer"),
         ("logging.rollouts_gib=0", "there are no rollouts to harvest"),
         ("stages.mixed_rl.data=harvest", "mixed_rl.data is 'harvest', a harvest; harvests are for SFT stages"),
+        ("data.mixtures.mixed={harvest: 0.5, rl: 0.5}", "mixed_rl.data is 'harvest', a harvest"),
+        ("stages.fusion_sft.data=hard", "fusion_sft.data is 'hard', rows filtered for RL; they have no completions"),
+        ("data.mix_by=tokens", "mixed_rl.data is 'mixed', a mixture; they are for SFT, and by samples for RL"),
+        ("evaluation.data=hard", "evaluation.data is 'hard', rows filtered for RL"),
     ],
 )
 def test_a_harvest_that_can_t_be_is_refused_before_anything_runs(override: str, message: str) -> None:
@@ -76,12 +81,17 @@ def test_direct_rows_are_easy_questions_answered_without_a_thought(tmp_path: Pat
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A short run of all stages, and the command that ran it."""
     folder = tmp_path_factory.mktemp("fusion")
-    (folder / "my_reward.py").write_text("def any_length(completions):\n    return [1.0 for _ in completions]\n")
+    (folder / "my_reward.py").write_text(
+        "def any_length(completions):\n    return [1.0 for _ in completions]\n"
+        "def odd(completions):\n    return [float(len(c[0]['content']) % 2) for c in completions]\n"
+    )
     shortened = [option for option in SHORT if not option.startswith("data.kwargs")]
     command = [
         *(sys.executable, "-m", "sail_rl.cli", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
         "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8, direct_rows: 16}",
         f"stages.rlvr.rewards.any={{path: '{folder}/my_reward.py:any_length', weight: 0.01}}",
+        f"stages.rlvr.rewards.odd={{path: '{folder}/my_reward.py:odd', weight: 0.01}}",
+        *("stages.hard.minimum={odd: 1}", "stages.hard.keep=perception"),
         *("stages.harvest.minimum={any: 1}", "stages.harvest.where={source: [sum, count, maximum]}"),
         *("stages.fusion_sft.steps=2", "stages.fusion_sft.batch_size=8", "stages.fusion_sft.save_every=2"),
     ]
@@ -116,6 +126,12 @@ class TestAShortRun:
         rows, counts = Rows(data, needs=("completion",)), json.loads(data.with_name("counts.json").read_text())
         assert len(rows) == counts["kept"] <= counts["prompts"]
         assert {row["source"] for row in rows} <= {"sum", "count", "maximum"}
+        hard = Rows(run / "stages/hard/data.parquet")
+        assert 0 < len(hard) <= 24
+        assert all(0 <= row["pass_rate"] < 1 for row in hard)
+        trained_on = {prompt.split("/")[0] for step in read_jsonl(run / "prompts_seen.jsonl")
+                      if step["stage"] == "mixed_rl" for prompt in step["prompt_ids"]}  # fmt: skip
+        assert trained_on == {"hard", "rl"}
         sources = {row["source"] for row in Rows(run / "data/heldout.parquet")}
         thinking = {name for record in steps(run).values() for name in record if "thinking/" in name}
         assert thinking == {f"eval/heldout/thinking/{source}" for source in sources}
@@ -138,6 +154,7 @@ class TestAShortRun:
         by_name = {entry["stage"]: entry for entry in lineage}
         assert [parent["stage"] for parent in by_name["soup"]["parents"]] == ["mixed_rl", "mixed_rl_again"]
         assert by_name["soup"]["parents"][0]["key"] == by_name["mixed_rl"]["key"]
+        assert set(by_name["mixed_rl"]["data"]) == {"hard", "rl", "heldout"}
         assert set(by_name["fusion_sft"]["data"]) == {"direct", "harvest", "heldout"}
         assert by_name["rlvr"]["metrics"]["heldout_accuracy_after"] is not None
         assert by_name["rlvr"]["versions"]["torch"] == version("torch")
@@ -172,5 +189,5 @@ class TestAShortRun:
         assert (run / "stages/mixed_rl_again/result.json").stat().st_mtime_ns > before["mixed_rl_again"]
         again([*changed, "stages.soup.force=true", "--redo"])
         after = made(run)
-        assert [name for name in STAGES if after[name] != before[name]] == STAGES[5:]
+        assert [name for name in STAGES if after[name] != before[name]] == STAGES[6:]
         assert max(step for stage, step in steps(run) if stage == "mixed_rl_again") == 1

@@ -17,7 +17,7 @@ from sail_rl.recipe import load_recipe
 from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
-ALL = ["base", "longcot_sft", "rlvr", "harvest", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
+ALL = ["base", "longcot_sft", "rlvr", "harvest", "hard", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
 PATHS = {name: Path(f"{name}.parquet") for name in ("sft", "rl", "heldout", "direct")}
 
 
@@ -30,13 +30,14 @@ def keys(*overrides: str) -> dict[str, str]:
     [
         ("stages.mixed_rl.steps=31", ["mixed_rl", "soup", "export"]),
         ("stages.mixed_rl_again.seed=19", ["mixed_rl_again", "soup", "export"]),
-        ("stages.harvest.minimum={answer: 1}", ALL[3:]),
+        ("stages.harvest.minimum={answer: 1}", ["harvest", *ALL[5:]]),
+        ("stages.hard.hard_below=0.4", ["hard", *ALL[6:]]),
         ("stages.rlvr.learning_rate=2.0e-4", ALL[2:]),
         ("stages.rlvr.parent=longcot_sft", []),
         ("stages.rlvr.parent=base", ALL[2:]),
         ("stages.soup.force=true", ["soup", "export"]),
         ("stages.export.published=true", ["export"]),
-        ("data.mixtures.fusion={harvest: 0.2, direct: 0.8}", ALL[4:]),
+        ("data.mixtures.fusion={harvest: 0.2, direct: 0.8}", ALL[5:]),
         ("data.kwargs.careless=0.4", ALL),
         ("seed=5", ALL),
         ("model.dtype=bfloat16", ALL),

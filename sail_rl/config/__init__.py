@@ -18,7 +18,18 @@ from .sections import (
     RewardConfig,
     Strict,
 )
-from .stages import AdaLRSConfig, ExportStage, HarvestStage, LoRAConfig, PackingConfig, SFTStage, SoupStage, StageConfig
+from .stages import (
+    AdaLRSConfig,
+    ExportStage,
+    FilterStage,
+    HarvestStage,
+    LoRAConfig,
+    PackingConfig,
+    RolloutsStage,
+    SFTStage,
+    SoupStage,
+    StageConfig,
+)
 
 __all__ = [
     "DEFAULT_GUARDS",
@@ -32,6 +43,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "ExportStage",
+    "FilterStage",
     "HarvestStage",
     "ImportanceConfig",
     "KLConfig",
@@ -42,6 +54,7 @@ __all__ = [
     "RLStage",
     "Recipe",
     "RewardConfig",
+    "RolloutsStage",
     "SFTStage",
     "SoupStage",
     "StageConfig",

@@ -11,13 +11,15 @@ from pydantic import (
     model_validator,
 )
 
+from sail_rl.data.mixture import sources_of
+
 from .data import DataConfig
 from .rl import RLStage
 from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
-from .stages import ExportStage, HarvestStage, SFTStage, SoupStage
+from .stages import ExportStage, FilterStage, HarvestStage, RolloutsStage, SFTStage, SoupStage
 
 BASE = "base"
-AnyStage = SFTStage | RLStage | HarvestStage | SoupStage | ExportStage
+AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportStage
 
 
 class Recipe(Strict):
@@ -41,9 +43,18 @@ class Recipe(Strict):
         return [stage for stage in self.stages if isinstance(stage, SFTStage | RLStage)]
 
     @property
-    def harvests(self) -> list[HarvestStage]:
-        """The stages that make datasets."""
-        return [stage for stage in self.stages if isinstance(stage, HarvestStage)]
+    def makers(self) -> list[HarvestStage | FilterStage]:
+        """The stages that make datasets out of rollouts."""
+        return [stage for stage in self.stages if isinstance(stage, HarvestStage | FilterStage)]
+
+    def origin(self, data: str) -> str:
+        """The dataset whose rows are in the one called `data`, which a stage may have made of it."""
+        maker = next((stage for stage in self.makers if stage.name == data), None)
+        if maker is None:
+            return data
+        sampled = self.stage(maker.rollouts)
+        assert isinstance(sampled, RLStage)
+        return self.origin(sampled.data)
 
     def stage(self, name: str) -> AnyStage:
         """The stage of this name."""
@@ -59,7 +70,7 @@ class Recipe(Strict):
         before = self.stages[: self.stages.index(stage)]
         newest = next((s.name for s in reversed(before) if isinstance(s, SFTStage | RLStage | SoupStage)), BASE)
         match stage:
-            case HarvestStage():
+            case RolloutsStage():
                 return []
             case SoupStage():
                 return stage.models
@@ -104,27 +115,35 @@ class Recipe(Strict):
         users = [("evaluation", name) for name in self.evaluation.sets]
         users += [(stage.name, stage.data) for stage in self.training]
         supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
-        harvested = {stage.name for stage in self.harvests}
+        made = {stage.name: stage.kind for stage in self.makers}
         for user, data in users:
-            if data in self.data.mixtures and user not in supervised:
-                raise ValueError(f"{user}.data is {data!r}, a mixture; mixtures are for SFT stages")
-            if data in harvested and user not in supervised:
-                raise ValueError(f"{user}.data is {data!r}, a harvest; harvests are for SFT stages")
+            mixed = data in self.data.mixtures
+            if mixed and user not in supervised and (user == "evaluation" or self.data.mix_by == "tokens"):
+                raise ValueError(f"{user}.data is {data!r}, a mixture; they are for SFT, and by samples for RL")
+            for source in sources_of(self.data.mixtures, data) if mixed else {data: 1.0}:
+                if made.get(source) == "harvest" and user not in supervised:
+                    raise ValueError(f"{user}.data is {source!r}, a harvest; harvests are for SFT stages")
+                if made.get(source) == "filter" and (user in supervised or user == "evaluation"):
+                    raise ValueError(f"{user}.data is {source!r}, rows filtered for RL; they have no completions")
             known = {**self.data.files, **self.data.curated}
-            if known and data not in {*known, *self.data.mixtures, *harvested}:
+            if known and data not in {*known, *self.data.mixtures, *made}:
                 raise ValueError(f"{user}.data is {data!r}, but data has {', '.join(known)}")
         return self
 
     @model_validator(mode="after")
-    def _harvests_follow_what_they_harvest(self) -> Self:
+    def _rollouts_come_before(self) -> Self:
         before: dict[str, RLStage] = {}
         for stage in self.stages:
             if isinstance(stage, RLStage):
                 before[stage.name] = stage
-            if not isinstance(stage, HarvestStage):
+            if not isinstance(stage, RolloutsStage):
                 continue
             if stage.rollouts not in before:
                 raise ValueError(f"stage {stage.name}: there is no RL stage {stage.rollouts!r} before it")
+            if before[stage.rollouts].data in self.data.mixtures:
+                raise ValueError(
+                    f"stage {stage.name}: {stage.rollouts} samples a mixture, whose rows can't be told apart"
+                )
             rewards = before[stage.rollouts].rewards
             if unknown := sorted(stage.minimum.keys() - rewards.keys()):
                 raise ValueError(

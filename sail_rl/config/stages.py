@@ -98,21 +98,35 @@ class StageConfig(Strict):
         return self
 
 
-class HarvestStage(Strict):
-    """Rejection sampling: an earlier RL stage's right rollouts become a dataset, called like this stage."""
+class RolloutsStage(Strict):
+    """What makes a dataset, called like the stage, out of an earlier RL stage's rollouts."""
 
-    kind: Literal["harvest"]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     rollouts: str
     """The RL stage."""
     minimum: Annotated[dict[str, float], Field(min_length=1)]
     """Scores that a right rollout has at least, by reward."""
-    per_prompt: PositiveInt = 1
-    """Completions of one prompt, no two alike."""
     last_steps: PositiveInt | None = None
     """Only rollouts of the stage's last so many steps; None: of all that are stored."""
     where: dict[str, list[str]] = Field(default_factory=dict)
     """Only rows whose column has one of these values."""
+
+
+class HarvestStage(RolloutsStage):
+    """Rejection sampling: right rollouts, as data for SFT."""
+
+    kind: Literal["harvest"]
+    per_prompt: PositiveInt = 1
+    """Completions of one prompt, no two alike."""
+
+
+class FilterStage(RolloutsStage):
+    """Rows by their pass rate, as data for RL."""
+
+    kind: Literal["filter"]
+    keep: Literal["perception", "reasoning", "hard"] = "reasoning"
+    """Not always right; neither never nor always right; sometimes right, but at most at the rate `hard_below`."""
+    hard_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class SoupStage(Strict):

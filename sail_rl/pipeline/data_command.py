@@ -129,20 +129,17 @@ def _harvest(options: argparse.Namespace) -> None:
 
 
 def _filter(options: argparse.Namespace) -> None:
-    from sail_rl.curation.harvest import hard_cases, histogram, keeps_difficulty, pass_rates
+    from sail_rl.curation.harvest import histogram, pass_rates
     from sail_rl.data.dataset import Rows
     from sail_rl.data.saving import save_rows
 
-    from .harvest import places_of
+    from .harvest import kept_by_rate, places_of
 
     rollouts, minimum = _read(options)
     rates = pass_rates(rollouts, minimum)
     rows = Rows(options.data)
     places = places_of(rows, rates.keys())
-    if options.kind == "hard":
-        kept = hard_cases(rates, below=options.hard_below)
-    else:
-        kept = [prompt for prompt, rate in rates.items() if keeps_difficulty(rate, options.kind)]
+    kept = kept_by_rate(rates, options.kind, hard_below=options.hard_below)
     save_rows(options.out, rows, [places[prompt] for prompt in kept], {"pass_rate": [rates[p] for p in kept]})
     dropped = {row_id: rates.get(row_id) for row_id in _ids(rows) if row_id not in set(kept)}
     side = options.out.with_suffix(".dropped.jsonl")

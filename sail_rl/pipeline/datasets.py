@@ -109,9 +109,9 @@ def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Seque
 def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[str] = ()) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses, but for those `missing`."""
     needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
-    harvested = {stage.name for stage in recipe.harvests}
+    made = {stage.name for stage in recipe.makers}
     for stage in recipe.training:
-        for source in sources_of(recipe.data.mixtures, stage.data).keys() - harvested:
+        for source in sources_of(recipe.data.mixtures, stage.data).keys() - made:
             needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
     unknown = sorted(set(needs) - {*paths, *missing})
     if unknown:
@@ -120,14 +120,13 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
 
 
 def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
-    """The rows of the dataset, harvest or mixture named `data`."""
-    harvests = {stage.name for stage in recipe.harvests}
+    """The rows of the dataset, of what a stage made, or of the mixture named `data`."""
+    needs = {"harvest": ("prompt", "completion"), "filter": ("prompt",)}
+    made = {stage.name: needs[stage.kind] for stage in recipe.makers}
     weights = sources_of(recipe.data.mixtures, data)
     sources = {
         # Its videos are named by their absolute paths, which were checked where they came from.
-        name: Rows(harvest_file(recipe, name), needs=("prompt", "completion"), root=Path("/"))
-        if name in harvests
-        else datasets[name]
+        name: Rows(made_file(recipe, name), needs=made[name], root=Path("/")) if name in made else datasets[name]
         for name in weights
     }
     if data not in recipe.data.mixtures:
@@ -141,8 +140,8 @@ def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: En
     return MixedRows(sources, weights, tokens)
 
 
-def harvest_file(recipe: Recipe, name: str) -> Path:
-    """The dataset that a harvest stage makes."""
+def made_file(recipe: Recipe, name: str) -> Path:
+    """The dataset that a stage makes out of rollouts."""
     return recipe.output_dir / "stages" / name / "data.parquet"
 
 

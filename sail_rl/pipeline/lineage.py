@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sail_rl.config import ExportStage, HarvestStage, Recipe, RLStage, SFTStage
+from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.recipe import BASE, AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import fingerprint, short_hash, write_whole
@@ -44,7 +44,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
 
 def sources_used(recipe: Recipe, stage: AnyStage) -> list[str]:
     """Datasets, harvests and harvested stages that a stage reads."""
-    if isinstance(stage, HarvestStage):
+    if isinstance(stage, RolloutsStage):
         harvested = recipe.stage(stage.rollouts)
         assert isinstance(harvested, RLStage)
         return [stage.rollouts, harvested.data]

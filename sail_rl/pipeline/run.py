@@ -13,7 +13,7 @@ from typing import Any
 from torch import distributed
 from transformers import AutoProcessor
 
-from sail_rl.config import ExportStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
+from sail_rl.config import ExportStage, FilterStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
 from sail_rl.config.recipe import BASE
 from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
@@ -29,7 +29,7 @@ from sail_rl.trainer.distributed import gather_objects, join_process_group, rank
 from .claim import claim_folder, mark_stage, settle_stages
 from .evaluate import Evaluator
 from .export import export_stage
-from .harvest import harvest
+from .harvest import harvest, select
 from .lineage import stage_keys, write_lineage
 from .prepare import Plan, build_base, check_code, engine_options, fitted, make_plan
 from .records import Records
@@ -148,6 +148,8 @@ def _run_stage(
     if rank() == 0:
         if isinstance(config, HarvestStage):
             result = harvest(plan, config)
+        elif isinstance(config, FilterStage):
+            result = select(plan, config)
         elif isinstance(config, SoupStage):
             result = soup_stage(plan, config, models)
         elif isinstance(config, ExportStage):

@@ -81,7 +81,8 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
         terms = make_terms(rewards)
         try:
             checks = {term.name: reward_hook(term.function, "check_gold") for term in terms}
-            for source, (name, check) in product(sources_of(recipe.data.mixtures, data), checks.items()):
+            sources = dict.fromkeys(recipe.origin(source) for source in sources_of(recipe.data.mixtures, data))
+            for source, (name, check) in product(sources, checks.items()):
                 if check and source not in missing:
                     _check_rows(f"reward {name!r} of {user}", check, datasets[source])
         finally:

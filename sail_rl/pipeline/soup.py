@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor
 
-from sail_rl.config import HarvestStage, Recipe, SFTStage, SoupStage
+from sail_rl.config import Recipe, RLStage, RolloutsStage, SFTStage, SoupStage
 from sail_rl.config.recipe import BASE
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.build import refuse_to_overwrite
@@ -111,10 +111,10 @@ def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str,
         found.add(stage)
         config = recipe.stage(stage)
         wanted += recipe.parents(config)
-        if isinstance(config, SFTStage):
+        if isinstance(config, SFTStage | RLStage):
             names = sources_of(recipe.data.mixtures, config.data)
-            wanted += [harvest.name for harvest in recipe.harvests if harvest.name in names]
-        if isinstance(config, HarvestStage):
+            wanted += [maker.name for maker in recipe.makers if maker.name in names]
+        if isinstance(config, RolloutsStage):
             wanted.append(config.rollouts)
     return tree, [by_name[stage.name] for stage in recipe.stages if stage.name in found]
 
