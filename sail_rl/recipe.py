@@ -60,14 +60,19 @@ HARMLESS_IN_STAGES = ("save_every", "row_tokens", "gradient_checkpointing", "max
 def essence(tree: dict[str, Any]) -> dict[str, Any]:
     """A resolved recipe without what may change when a run goes on, because results don't depend on it."""
     tree = copy.deepcopy(tree)
+    # When evaluations and checkpoints come decides what a best model is chosen from, and what is sampled ahead.
+    timed = any(stage.get("metric_for_best_model") or stage.get("staleness") for stage in tree.get("stages", []))
+    kept = {"every", "save_every"} if timed else set()
     for *parents, last in HARMLESS:
+        if last in kept:
+            continue
         node = tree
         for name in parents:
             node = node.get(name, {})
         node.pop(last, None)
     for stage in tree.get("stages", []):
         for name in HARMLESS_IN_STAGES:
-            if name != "row_tokens" or not stage.get("packing"):  # otherwise it says what a step is
+            if name not in kept and (name != "row_tokens" or not stage.get("packing")):  # there it says what a step is
                 stage.pop(name, None)
     return tree
 

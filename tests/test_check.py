@@ -128,5 +128,10 @@ def test_a_recipe_can_curate_its_own_data(tmp_path: Path) -> None:
     made = path.stat().st_mtime_ns
     assert build_data(recipe)["cot"].stat().st_mtime_ns == made
     assert not_here(recipe) == {}
+    (tmp_path / "raw.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    assert build_data(recipe)["cot"] != path, "another input, another dataset"
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unused = load_recipe(tmp_path / "recipe.yaml", [f"data.files={{missing: {tmp_path}/missing.jsonl}}"])
+    assert list(build_data(unused)) == ["cot"], "what no stage reads needn't be there"
     other = load_recipe(tmp_path / "recipe.yaml", ["data.curated.cot.steps=[unify]"])
     assert len(Rows(build_data(other)["cot"])) == 2

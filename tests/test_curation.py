@@ -45,6 +45,22 @@ def row(name: str, prompt: Any = "How many?", **columns: Any) -> Row:
         ("What colour? Do not explain.", "What colour?"),
         ("图中有几只猫?\n请用一个单词回答,给出最终答案。", "图中有几只猫?"),
         ("Which hint does the sign give?", "Which hint does the sign give?"),
+        *(
+            (text, text)
+            for text in (
+                "Choose the best answer from the choices below: A) red B) blue C) green",
+                "Hint: the triangle is isosceles. What is angle A?",
+                "Let's think step by step: how many apples are in the picture?",
+                "Write the number that makes the final answer equal to 7: 3 + ? = 7",
+                "Find the area. Please provide your final answer rounded to 0.01.",
+                "Give your final answer as a fraction.",
+            )
+        ),
+        ("What is x? Please answer the question with a single word.", "What is x?"),
+        (
+            "What is x? You FIRST think about the reasoning process as an internal monologue and then answer.",
+            "What is x?",
+        ),
         ("What is the final answer that the boy writes?", "What is the final answer that the boy writes?"),
     ],
 )
@@ -55,9 +71,9 @@ def test_hints_go_and_questions_stay(before: str, after: str) -> None:
 
 
 def test_system_messages_go_and_pictures_stay() -> None:
-    parts = [{"type": "image"}, {"type": "text", "text": "How many? Hint: count."}]
+    parts = [{"type": "image"}, {"type": "text", "text": "How many? Hint: please count."}]
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
-    outcome = strip_prompts([row("a", prompt), row("b", "Hint: look.")])
+    outcome = strip_prompts([row("a", prompt), row("b", "Hint: Please look.")])
     assert outcome.rows[0]["prompt"] == [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}
     ]
@@ -81,6 +97,11 @@ def test_system_messages_go_and_pictures_stay() -> None:
         ("First 3.\nThen 4.\n\\boxed{7}", "First 3.\nThen 4.", "\\boxed{7}"),
         ("先有3,再有4。\n答案是:7", "先有3,再有4。", "\\boxed{7}"),
         ("First 3.\n**Answer:** $7$", "First 3.", "\\boxed{7}"),
+        ("3 and 4 make 7.\nThe answer to the question is 42.", "3 and 4 make 7.", "\\boxed{42}"),
+        ("<think>t</think>The answer to this question is 42.", "t", "\\boxed{42}"),
+        ("2+3=5, so the answer is \\boxed{5}.", "2+3=5", "so the answer is \\boxed{5}."),
+        ("First 3.\n\\[\n\\boxed{5}\n\\]", "First 3.", "\\[\n\\boxed{5}\n\\]"),
+        ("<think>t</think>12 cm²", "t", "\\boxed{12 cm²}"),
     ],
 )
 def test_completions_of_all_kinds_become_one(completion: str, thought: str, answer: str) -> None:
@@ -102,6 +123,11 @@ def test_completions_of_all_kinds_become_one(completion: str, thought: str, answ
         ("<think>a</think>b<think>c</think>\\boxed{7}", "two thoughts"),
         ("<think>3+4 \\boxed{7}", "a thought that isn't closed"),
         ("3+4</think>\\boxed{7}", "a thought that isn't closed"),
+        ("<think>t</think><answer>5", "an answer that isn't closed"),
+        ("It is 12.\nThis answers the question.", "no answer"),
+        ("It is 12.\nI hope this answer helps!", "no answer"),
+        ("It is so.\nThe final answer is:\n", "no answer"),
+        ("<think>t</think>Therefore, the area is quite large.", "no answer"),
     ],
 )
 def test_what_can_t_be_told_apart_is_dropped_with_the_reason(completion: str, reason: str) -> None:
@@ -116,6 +142,27 @@ def test_an_answer_that_repeats_its_thought_is_redundant() -> None:
     outcome = drop_redundant([same, other, short])
     assert [kept["id"] for kept in outcome.rows] == ["other", "short"]
     assert outcome.reasons == {"answer repeats the thought": 1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(("12 × 3", "12 ÷ 3"), ("x ≤ 2", "x ≥ 2"), ("A ∪ B", "A ∩ B"), ("2³", "23"), ("5 − 3", "5.3")),
+        *(("√9", "9"), ("9!", "9"), ("−5", "5"), ("1/2", "12"), ("Where is A?", "Where is B?")),
+    ],
+)
+def test_questions_that_mean_something_else_stay_apart(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+
+
+def test_questions_that_mean_the_same_are_one() -> None:
+    assert normalised("How many cats?") == normalised("how many   CATS ?") == normalised("How many cats")
+    assert normalised("５ − ３") == normalised("5 - 3") == normalised("5-3")
+
+
+def test_with_two_bins_each_may_have_half() -> None:
+    rows = [row(str(n), completion=written("word " * length, "x")) for n, length in enumerate([10] * 50 + [100] * 20)]
+    assert len(balance_lengths(rows, edges=(64,), most=0.3).rows) == 40
 
 
 def test_lengths_are_balanced_and_short_bins_kept_whole() -> None:
@@ -188,6 +235,8 @@ def test_options_are_found_and_left_out() -> None:
     assert options_of(CHOICE) == {"A": "6", "B": "7", "C": "8"}
     assert options_of("Area? (A) 2 cm² (B) 4 cm² (C) 8 cm²") == {"A": "2 cm²", "B": "4 cm²", "C": "8 cm²"}
     assert options_of("What did B. Franklin say?") == {}
+    assert options_of("The bisector starts from A. It meets BC at point B. How long is it?") == {}
+    assert options_of("Which? A) red B) blue C) green") == {"A": "red", "B": "blue", "C": "green"}
     assert without_options(CHOICE) == "What is 3 + 4?"
     assert [is_mathematical(answer) for answer in ("7", "2 cm²", "x^2+1", "$\\pi$", "a cat", "B")] == [
         *(True, True, True, True, False, False)
@@ -280,7 +329,7 @@ class TestJudged:
         for number in range(2):
             picture(number).save(tmp_path / f"{number}.png")
         raw = [
-            ("What is here? Hint: look.", 0, "<think>a cat</think><answer>cat</answer>", "cat"),
+            ("What is here? Hint: please look.", 0, "<think>a cat</think><answer>cat</answer>", "cat"),
             ("what is here", 0, "<think>a cat again</think>\\boxed{cat}", "cat"),
             ("What is held out?", 1, "<think>b</think>\\boxed{dog}", "dog"),
             ("once", 1, None, "7"),
@@ -377,9 +426,12 @@ class TestGuidedByAnEngine:
             thoughts = writer.think(rows)
         notes = (tmp_path / "notes.jsonl").read_text()
         assert [json.loads(line)["thought"] for line in notes.splitlines()] == thoughts
-        with EngineWriter(config, tmp_path / "notes.jsonl", seed=1) as writer:
+        with EngineWriter(config, tmp_path / "notes.jsonl", seed=0) as writer:
             assert writer.think(rows[:1]) == thoughts[:1]
-        assert (tmp_path / "notes.jsonl").read_text() == notes
+            assert (tmp_path / "notes.jsonl").read_text() == notes
+        with EngineWriter(config, tmp_path / "notes.jsonl", seed=1) as writer:
+            writer.think(rows[:1])
+        assert len((tmp_path / "notes.jsonl").read_text().splitlines()) == 3, "another seed, another thought"
 
     def test_it_is_told_the_answer_and_what_it_writes_must_lead_there(self, config: GuidedCoT, tmp_path: Path) -> None:
         with EngineWriter(config, tmp_path / "notes.jsonl", seed=0) as writer:

@@ -199,3 +199,14 @@ class TestPacking:
         assert sum(row.labelled for row in rows) == sum(s.completion_length for s in samples)
         assert all(row.input_ids.numel() <= 10 for row in rows)
         assert len(rows) == 3
+
+
+def test_ids_are_strings_that_tell_rows_apart(tmp_path: Path) -> None:
+    import json
+
+    rows = [{"id": 7, "prompt": "a"}, {"id": 8, "prompt": "b"}, {"id": 7, "prompt": "c"}, {"prompt": "d"}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = Rows(tmp_path / "d.jsonl")
+    assert [row["id"] for row in loaded] == ["7#0", "8", "7#2", "3"]
+    assert [loaded.stored(index)["id"] for index in range(4)] == ["7#0", "8", "7#2", "3"]
+    assert loaded.without([0]).outline(0)["id"] == "8"

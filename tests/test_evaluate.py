@@ -18,7 +18,7 @@ from test_run import SHORT, steps
 from sail_rl.cli import main
 from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.best import Best, BestModels
+from sail_rl.pipeline.best import Best, BestModels, remove_candidates
 from sail_rl.pipeline.evaluate import Answered, Evaluator, powers, summarise
 from sail_rl.recipe import load_recipe
 
@@ -108,6 +108,8 @@ class TestTheBestModel:
         models.keep_only(best)
         assert [path.name for path in models.folder.iterdir()] == ["best-1"]
         models.adopt(best)
+        assert sorted(path.name for path in models.folder.iterdir()) == ["best-1", "model"], "until the result is there"
+        remove_candidates(models.folder)
         assert [path.name for path in models.folder.iterdir()] == ["model"]
 
     def test_is_the_lowest_if_lower_is_better(self, tmp_path: Path) -> None:

@@ -150,8 +150,13 @@ class TestAShortRun:
     def test_the_export_tells_the_lineage(self, finished: tuple[Path, list[str]]) -> None:
         folder = finished[0] / "stages/export/export"
         lineage = json.loads((folder / "lineage.json").read_text())
-        assert [entry["stage"] for entry in lineage] == STAGES[:-1]
         by_name = {entry["stage"]: entry for entry in lineage}
+        assert sorted(by_name) == sorted(STAGES[:-1])
+        told = list(by_name)
+        for entry in lineage:  # oldest first
+            needed = [parent["stage"] for parent in entry["parents"] if parent["stage"] != "base"]
+            needed += [source["stage"] for source in entry["data"].values() if "stage" in source]
+            assert all(told.index(name) < told.index(entry["stage"]) for name in needed)
         assert [parent["stage"] for parent in by_name["soup"]["parents"]] == ["mixed_rl", "mixed_rl_again"]
         assert by_name["soup"]["parents"][0]["key"] == by_name["mixed_rl"]["key"]
         assert set(by_name["mixed_rl"]["data"]) == {"hard", "rl", "heldout"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sail_rl.cli import main
 from sail_rl.config import Recipe
 from sail_rl.files import fingerprint
-from sail_rl.pipeline.claim import claim_folder, mark_stage, settle_stages
+from sail_rl.pipeline.claim import announce, await_announcement, claim_folder, mark_stage, settle_stages
 from sail_rl.pipeline.export import card, lineage_of
 from sail_rl.pipeline.lineage import stage_keys
 from sail_rl.recipe import load_recipe
@@ -53,6 +54,30 @@ def test_a_stage_s_key_depends_on_what_its_result_depends_on(override: str, chan
     assert [name for name in ALL if before[name] != after[name]] == changed
 
 
+def test_a_changed_reward_file_changes_the_key_of_who_uses_it(tmp_path: Path) -> None:
+    reward = tmp_path / "mine.py"
+    reward.write_text("def one(completions):\n    return [1.0]\n")
+    override = f"stages.rlvr.rewards.mine={{path: '{reward}:one', weight: 0}}"
+    before = keys(override)
+    reward.write_text("def one(completions):\n    return [0.0]\n")
+    after = keys(override)
+    assert [name for name in ALL if before[name] != after[name]] == ALL[2:]
+
+
+def test_when_evaluations_come_matters_where_the_best_model_is_kept() -> None:
+    best = "stages.rlvr.metric_for_best_model=eval/heldout/accuracy"
+    assert keys("evaluation.every=5")["rlvr"] == keys()["rlvr"]
+    assert keys(best, "evaluation.every=5")["rlvr"] != keys(best)["rlvr"]
+
+
+def test_a_rank_waits_for_rank_0_s_announcement_of_this_launch(tmp_path: Path) -> None:
+    announce(tmp_path)
+    await_announcement(tmp_path, limit=1)
+    os.utime(tmp_path / "PREPARED", (0, 0))
+    with pytest.raises(TimeoutError, match="rank 0 hasn't prepared"):
+        await_announcement(tmp_path, limit=0.1)
+
+
 def test_a_file_s_fingerprint_is_of_its_content(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/rows.jsonl").write_text("{}")
@@ -93,6 +118,21 @@ class TestSettling:
         assert (recipe.output_dir / "base").is_dir()
         assert not (recipe.output_dir / "summary.json").exists()
         assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")] == ["longcot_sft"]
+
+    def test_redo_keeps_what_was_logged_of_later_stages_that_are_kept(self, recipe: Recipe) -> None:
+        from sail_rl.reporting.log import RunLogger
+
+        log = RunLogger(recipe.output_dir, project="p", run_name="r", config={}, wandb_mode="disabled")
+        log.rollback("longcot_sft", -1, stages=["base", "longcot_sft", "rlvr"], finished={"rlvr"})
+        log.finish()
+        assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")][-1] == "rlvr"
+
+    def test_redo_does_again_what_has_no_key(self, recipe: Recipe) -> None:
+        (recipe.output_dir / "stages/rlvr/key").unlink()
+        settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
+        assert (recipe.output_dir / "stages/rlvr").is_dir(), "made before there were keys"
+        settle_stages(recipe, stage_keys(recipe, PATHS), redo=True)
+        assert not (recipe.output_dir / "stages/rlvr").exists()
 
     def test_a_stage_that_the_recipe_no_longer_has_is_deleted_too(self, recipe: Recipe) -> None:
         keys = {name: key for name, key in stage_keys(recipe, PATHS).items() if name != "rlvr"}

@@ -82,5 +82,5 @@ def test_a_mixture_that_can_t_be_is_an_error(weights: dict[str, float], message:
 
 
 def test_reinforcement_learning_and_evaluation_take_no_mixture(recipe_file: Path) -> None:
-    with pytest.raises(ValueError, match="is 'basic', a mixture; mixtures are for SFT stages"):
+    with pytest.raises(ValueError, match="is 'basic', a mixture; they are for SFT, and by samples for RL"):
         load_recipe(recipe_file, ["evaluation.data=basic"])

@@ -136,6 +136,14 @@ class Curation(Strict):
         return tree
 
     @property
+    def inputs(self) -> list[Path]:
+        """The files and folders here that the result is made of."""
+        against = [data for step in self.steps if isinstance(step, Decontaminate) for data in step.against]
+        models = [step.model for step in self.steps if isinstance(step, GuidedCoT)]
+        given = [data.path if isinstance(data, SourceConfig) else data for data in (self.data, *against)]
+        return [path for path in (*given, *models) if path is not None]
+
+    @property
     def source(self) -> SourceConfig:
         """The dataset that is curated."""
         return SourceConfig(path=self.data) if isinstance(self.data, Path) else self.data

@@ -47,6 +47,13 @@ class Recipe(Strict):
         """The stages that make datasets out of rollouts."""
         return [stage for stage in self.stages if isinstance(stage, HarvestStage | FilterStage)]
 
+    @property
+    def used_data(self) -> list[str]:
+        """The datasets that stages and evaluation read, but for those that stages make."""
+        made = {stage.name for stage in self.makers}
+        names = [*self.evaluation.sets, *(s for t in self.training for s in sources_of(self.data.mixtures, t.data))]
+        return [name for name in dict.fromkeys(names) if name not in made]
+
     def origin(self, data: str) -> str:
         """The dataset whose rows are in the one called `data`, which a stage may have made of it."""
         maker = next((stage for stage in self.makers if stage.name == data), None)
@@ -120,7 +127,8 @@ class Recipe(Strict):
             mixed = data in self.data.mixtures
             if mixed and user not in supervised and (user == "evaluation" or self.data.mix_by == "tokens"):
                 raise ValueError(f"{user}.data is {data!r}, a mixture; they are for SFT, and by samples for RL")
-            for source in sources_of(self.data.mixtures, data) if mixed else {data: 1.0}:
+            weights = self.data.mixtures.get(data, {data: 1.0})
+            for source in weights if isinstance(weights, dict) else ():
                 if made.get(source) == "harvest" and user not in supervised:
                     raise ValueError(f"{user}.data is {source!r}, a harvest; harvests are for SFT stages")
                 if made.get(source) == "filter" and (user in supervised or user == "evaluation"):

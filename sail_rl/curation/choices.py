@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable
 from .outcome import Outcome, Row
 from .prompts import normalised, question_of, with_text
 
-_OPTION = re.compile(r"(?:^|(?<=[\n\s,;]))[(\[]?(?P<letter>[A-H])(?:[)\].:]|、|:)\s*(?P<text>[^\n]+?)\s*"
-                     r"(?=$|\n|[\s,;]+[(\[]?[A-H](?:[)\].:]|、|:)\s)")  # fmt: skip
+_MARK = r"(?:(?:^|\n)\s*[(\[]?{0}(?:[)\].:：、])|(?<=[\s,;:：?？.])[(\[]?{0}[)\]])"
+_OPTION = re.compile(_MARK.format("(?P<letter>[A-H])").replace("(?P<letter>[A-H])", "(?P<line>[A-H])", 1)
+                     + r"\s*(?P<text>\S[^\n]*?)\s*(?=$|\n|[,;]?\s+[(\[]?[A-H][)\]])")  # fmt: skip
+"""An option: at the beginning of a line, or within one with a bracket; "point A." in a sentence is none."""
 _HEADING = re.compile(r"\n?\s*(?:choices|options|选项)\s*[::]?\s*$", re.IGNORECASE)
 _MATHEMATICAL = re.compile(r"[-+]?[\d.,]+(?:\s*[°%]|\s*[a-zA-Z]{1,4}[²³]?)?|[-+\d\sa-z()/*^.,=π√\\{}_]{1,40}")
 _NEEDS_OPTIONS = re.compile(
@@ -24,7 +26,7 @@ one that makes no sense without its options."""
 
 def options_of(question: str) -> dict[str, str]:
     """A question's options by letter, in order; empty if there are no two that begin A, B, …"""
-    found = {match["letter"]: match["text"] for match in _OPTION.finditer(question)}
+    found = {match["line"] or match["letter"]: match["text"] for match in _OPTION.finditer(question)}
     letters = list(found)
     return found if len(letters) > 1 and letters == list("ABCDEFGH"[: len(letters)]) else {}
 

@@ -19,10 +19,12 @@ _THOUGHT = re.compile(
 )
 _WRAPPED = re.compile(r"<answer>(.*?)</answer>|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|$)", re.DOTALL)
 _SAID = re.compile(
-    r"(?:^|(?<=[\s.。:]))(?:####|(?:\*\*)?(?:so,? |thus,? |therefore,? )?(?:the )?(?:final |correct )?answer(?:\*\*)?"
-    r"(?:\s+is)?\s*[::]?(?:\*\*)?|(?:所以)?(?:最终)?答案(?:是|为)?\s*[::]?)\s*(?P<answer>[^\n]+?)\s*$",
+    r"(?:^|(?<=[\s.。:：,，*]))(?:####\s*|(?:\*\*)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?"
+    r"answer\b(?: to (?:the|this) (?:question|problem))?(?:\*\*)?\s*(?:is\b\s*[:：]?|[:：])(?:\*\*)?\s*"
+    r"|(?:所以)?(?:最终)?答案(?:是|为|[:：])\s*[:：]?\s*)(?P<answer>\S[^\n]*?)\s*$",
     re.IGNORECASE,
 )
+"""Where the last line says what the answer is, to its end."""
 _TOKEN = re.compile(r"[\u3400-\u9fff]|\w+|[^\w\s]")
 
 
@@ -51,9 +53,11 @@ def read(completion: str, *, boxed: Boxed) -> tuple[str, str] | str:
         return "a thought that isn't closed"
     if wrapped := _WRAPPED.search(rest):
         rest = next(group for group in wrapped.groups() if group is not None).strip()
+    if re.search(r"</?answer>|<\|(?:begin|end)_of_solution\|>", rest):
+        return "an answer that isn't closed"
     if thoughts:
         thought = next(group for group in (thoughts[0]["thought"], thoughts[0]["other"]) if group is not None).strip()
-        answer = rest if boxed(rest) else _boxed_answer(rest, whole=True)
+        answer = rest if boxed(rest) else _said(rest) or _boxed_whole(rest, wrapped=bool(wrapped))
     else:
         thought, answer = _without_tags(rest, boxed)
     if not thought:
@@ -99,20 +103,46 @@ def tokens_of(text: str) -> list[str]:
 
 
 def _without_tags(text: str, boxed: Boxed) -> tuple[str, str]:
-    """Text without tags: what comes before the last line that says the answer is the thought."""
+    """Text without tags: what comes before the last line that says the answer, or before its words, is the thought."""
     lines = text.splitlines()
     for number in range(len(lines) - 1, -1, -1):
-        if boxed(lines[number]):
-            return "\n".join(lines[:number]).strip(), lines[number].strip()
-        if answer := _boxed_answer(lines[number], whole=False):
-            start = _SAID.search(lines[number]).start()  # type: ignore[union-attr]
-            return "\n".join([*lines[:number], lines[number][:start]]).strip(), answer
+        line = lines[number]
+        match = _SAID.search(line)
+        if boxed(line):
+            # A display of its own, as in \[ \boxed{7} \], is all answer.
+            first = number - (number > 0 and lines[number - 1].strip() in ("\\[", "$$"))
+            start = match.start() if match else _sentence_start(line) if first == number else 0
+            return _joined(lines[:first], line[:start] if first == number else ""), "\n".join(
+                [*lines[first:number], line[start:]]
+            ).strip() + ("\n" + lines[number + 1] if first < number and number + 1 < len(lines) else "")
+        if match and (answer := _said(line)):
+            return _joined(lines[:number], line[: match.start()]), answer
     return text, ""
 
 
-def _boxed_answer(text: str, *, whole: bool) -> str:
-    """What an answer's text says, boxed; `whole`: all of it, if it is short and doesn't say where the answer is."""
+def _joined(lines: list[str], rest: str) -> str:
+    return "\n".join([*lines, rest]).strip().rstrip(",，")
+
+
+def _sentence_start(line: str) -> int:
+    """Where the sentence with the box begins, if something stands before it; a line of one sentence is split there."""
+    box = line.find("\\boxed")
+    marks = [mark for mark in (". ", "。", ", so ", ": ") if mark in line[:box]]
+    return max((line.rfind(mark, 0, box) + len(mark) for mark in marks), default=0)
+
+
+def _said(text: str) -> str:
+    """What the last words of a text say that the answer is, boxed; empty if they don't."""
     said = _SAID.search(text)
-    answer = said["answer"] if said else text if whole and "\n" not in text and len(tokens_of(text)) <= 12 else ""
+    return _box(said["answer"]) if said else ""
+
+
+def _boxed_whole(text: str, *, wrapped: bool) -> str:
+    """A whole short text as the answer: from answer tags a phrase, otherwise a value of one to four tokens."""
+    short = "\n" not in text and len(tokens_of(text)) <= (12 if wrapped else 4)
+    return _box(text) if short else ""
+
+
+def _box(answer: str) -> str:
     answer = re.sub(r"^(?:\*\*|\$)+|(?:\*\*|\$)+$", "", answer.strip().rstrip(".。")).strip()
-    return f"\\boxed{{{answer}}}" if answer else ""
+    return f"\\boxed{{{answer}}}" if re.search(r"\w", answer) else ""

@@ -5,6 +5,7 @@ Each takes a function that asks; what it is, a judge behind an endpoint or a rol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from .completions import tokens_of, written
@@ -95,4 +96,5 @@ GIVEN_AWAY = (
 
 def told(thought: str) -> str | None:
     """The words by which a thought gives away that it knew the answer, if there are any."""
-    return next((words for words in GIVEN_AWAY if words in thought.casefold()), None)
+    text = re.sub(r"given answer (?:choices|options)", "", thought.casefold())
+    return next((words for words in GIVEN_AWAY if words in text), None)

@@ -19,7 +19,7 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
     Args:
         rows: unified ones.
         edges: ascending; bins are below the first, from each to the next, and from the last on.
-        most: the highest share of one bin. Bins that are empty can make it impossible; then it is as near as can be.
+        most: the highest share of one bin; with fewer than 1 / most bins that have rows, an equal share.
         seed: of the choice within a bin.
     """
     bins: dict[int, list[int]] = defaultdict(list)
@@ -41,6 +41,7 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
 
 def _cap(counts: Sequence[int], most: float) -> int:
     """The largest number of rows a bin with which none has more than `most` of all that stay; at least 1."""
+    most = max(most, 1 / len(counts))  # with so few bins, none can have less
     low, high = 1, max(counts)
     while low < high:
         middle = (low + high + 1) // 2

@@ -9,23 +9,37 @@ from typing import Any
 
 from .outcome import Outcome, Row, each
 
-HINTS = (
-    r"answer (?:the question )?(?:with|using) (?:a single word or (?:short )?phrase|one word|the option'?s letter)"
-    r"[^.\n]*\.?",
-    r"(?:please )?(?:directly )?answer (?:directly )?with (?:only )?the (?:correct )?(?:option|choice|letter)"
-    r"[^.\n]*\.?",
-    r"(?:please )?(?:select|choose) the (?:correct|best) (?:answer|option)[^.\n]*(?:letter|choices)[^.\n]*\.?",
-    r"hint:[^\n]*",
-    r"(?:let'?s |please )?(?:think|reason)(?: about it)? step[- ]by[- ]step[^.\n]*\.?",
-    r"(?:please )?(?:put|write|give|provide|place)[^.\n]*final answer[^.\n]*(?:\\boxed(?:\{[^{}\n]*\})?)?[^.\n]*\.?",
-    r"(?:please )?(?:first )?output the thinking process in <think>[^\n]*",
-    r"(?:please )?(?:give|provide) (?:a )?(?:short|brief|concise) answer[^.\n]*\.?",
-    r"(?:do not|don'?t|without) (?:explain|explanation|any explanation|reasoning)[^.\n]*\.?",
-    r"请(?:直接)?(?:用[^。\n]*)?(?:回答|给出|选出)[^。\n]*(?:选项|字母|单词|短语|最终答案)[^。\n]*。?",
-    r"请?(?:让我们)?一步一步(?:地)?(?:思考|推理)[^。\n]*。?",
+_REST = r"(?:[^.:?!\n]|\.(?=\d))*"
+"""The rest of a sentence: to its end, and never over a colon or question mark, behind which a question may stand."""
+HINTS = tuple(
+    hint.replace("…", _REST)
+    for hint in (
+        r"answer (?:the question )?(?:with|using) "
+        r"(?:a single word|(?:a )?(?:short )?phrase|one word|the option'?s letter)…",
+        r"(?:please )?(?:directly )?answer (?:directly )?with (?:only )?the (?:correct )?(?:option|choice|letter)…",
+        r"(?:please )?answer the (?:following )?question (?:with|using) …",
+        r"(?:please )?(?:select|choose) the (?:correct|best) (?:answer|option) from the (?:given |following )?"
+        r"(?:choices|options)…",
+        r"hint: please …(?:\.|$)",
+        r"(?:let'?s |please )?(?:think|reason)(?: about it)? step[- ]by[- ]step"
+        r"(?:,? and (?:then )?(?:put|write|give|provide) …)?",
+        r"(?:please )?(?:put|write|enclose|place) (?:your|the) (?:final )?answer (?:in|within|inside) "
+        r"(?:\\boxed(?:\{[^{}\n]*\})?|<answer>…)…",
+        r"(?:please )?(?:first )?output the thinking process in <think>[^\n]*",
+        r"you (?:should )?first think about the reasoning process[^\n]*",
+        r"(?:please )?(?:give|provide) (?:a )?(?:short|brief|concise) answer…",
+        r"(?:do not|don'?t) (?:explain|give any explanation|show your reasoning)…",
+        r"请(?:直接)?(?:用[^。\n:]*)?(?:回答|给出|选出)[^。\n:]*(?:选项|字母|单词|短语|最终答案)[^。\n:]*",
+        r"请?(?:让我们)?一步一步(?:地)?(?:思考|推理)[^。\n:]*",
+    )
 )
-"""Instructions on how to answer that datasets carry along; each is a sentence, or a line, of its own."""
-_SENTENCE = r"(?:(?<=^)|(?<=[.?!。？！\n:])\s*)(?:{})"  # only from where a sentence begins
+"""Instructions on how to answer that datasets carry along; each is a sentence, or a line, of its own. What the answer
+depends on (units, rounding, "as a fraction") is none of them."""
+_SENTENCE = r"(?:(?<=^)|(?<=[.?!。？！\n])\s*)(?:{})(?:[.!。]+(?=\s|$)|(?=\s*$))"
+"""Only whole sentences: from where one begins to its end, or the line's."""
+
+
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 def strip_prompts(rows: Iterable[Row], *, hints: Sequence[str] = HINTS) -> Outcome:
@@ -58,9 +72,11 @@ def with_text(prompt: str | Sequence[dict[str, Any]], change: Callable[[str], st
 
 
 def normalised(question: str) -> str:
-    """A question's words, so that spacing, case, punctuation and width of letters don't tell two apart."""
-    text = unicodedata.normalize("NFKC", question).casefold()
-    return " ".join(re.findall(r"\w+|[+\-*/=<>^%]", text))
+    """A question's words, numbers and mathematical signs: spacing, case and punctuation don't tell two apart."""
+    text = "".join(f"^{unicodedata.normalize('NFKC', c)}" if c in _RAISED else c for c in question)
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    signs = "".join(re.escape(c) for c in sorted({c for c in text if unicodedata.category(c) in ("Sm", "Sc", "So")}))
+    return " ".join(re.findall(rf"\d+(?:\.\d+)*|[^\W\d]\w*|[-*/^%!\\{{}}_°{signs}]", text))
 
 
 def _changed(content: str | Sequence[dict[str, Any]], change: Callable[[str], str]) -> Any:

@@ -2,12 +2,14 @@
 
 Columns are TRL's: `prompt` (a list of messages, or a string), `images` (a list; in JSONL: paths relative to the file)
 or `image`, or `video` (a list of frames, or the path of a file), `completion` (SFT), `answer` and whatever else the
-rewards want to see; other formats are brought into this one (see `formats`). A row without `id` gets its row number.
+rewards want to see; other formats are brought into this one (see `formats`). A row without `id` gets its row number,
+and one whose `id` others have gets it appended.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,9 +64,13 @@ class Rows(Sequence[dict[str, Any]]):
                 "`columns` of the recipe's data can name it"
             )
         self._sizes: list[list[Size]] = []
+        given: list[Any] = []
         for index, row in enumerate(self._dataset):
             with self._naming(index):
-                self._sizes.append(self._check(unified(row, self._names), needs))
+                ours = unified(row, self._names)
+                self._sizes.append(self._check(ours, needs))
+                given.append(ours.get("id"))
+        self._ids = _distinct(given)
         self._kept = list(range(len(self._dataset)))
 
     def __len__(self) -> int:
@@ -88,7 +94,7 @@ class Rows(Sequence[dict[str, Any]]):
     def stored(self, index: int) -> dict[str, Any]:
         """The row in our format, images undecoded, with an id."""
         number = self._kept[index]
-        return {"id": str(number)} | self._source(number)
+        return self._source(number) | {"id": self._ids[number]}
 
     def without(self, indices: Collection[int]) -> Rows:
         """The same rows but for these; the others keep their numbers."""
@@ -113,8 +119,13 @@ class Rows(Sequence[dict[str, Any]]):
         return unified(self._dataset[number], self._names)
 
     def _row(self, source: dict[str, Any], number: int, images: list[Any], video: list[Any]) -> dict[str, Any]:
-        row = {"id": str(number)} | {name: value for name, value in source.items() if name != "image"}
-        row |= {"images": images, "video": video, "prompt": _with_placeholders(row["prompt"], images, len(video))}
+        row = {name: value for name, value in source.items() if name != "image"}
+        row |= {
+            "id": self._ids[number],
+            "images": images,
+            "video": video,
+            "prompt": _with_placeholders(row["prompt"], images, len(video)),
+        }
         return row
 
     @contextmanager
@@ -146,6 +157,13 @@ class Rows(Sequence[dict[str, Any]]):
         if placeholders not in (0, len(images)):
             raise ValueError(f"the prompt has {placeholders} image part(s) but the row has {len(images)} image(s)")
         return [checked_size(image, self.root) for image in images]
+
+
+def _distinct(given: Sequence[Any]) -> list[str]:
+    """Ids as strings that tell rows apart: the row's number where there is none, and behind one that others have."""
+    names = [str(number) if name is None else str(name) for number, name in enumerate(given)]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name}#{number}" for number, name in enumerate(names)]
 
 
 def _images(row: dict[str, Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class RowStream:
         """Row numbers of the `count` positions from `start` on, in an order that never ends."""
         positions = range(start, start + count)
         epochs = {position // len(self.rows) for position in positions}
-        orders = {epoch: self._order(epoch) for epoch in epochs}
+        orders = {epoch: _order(len(self.rows), self.seed, epoch) for epoch in epochs}
         return [orders[position // len(self.rows)][position % len(self.rows)] for position in positions]
 
     def share(self, batch: int) -> list[int]:
@@ -51,7 +52,9 @@ class RowStream:
         """This rank's rows of batch number `batch`."""
         return [self.rows[index] for index in self.share(batch)]
 
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self.rows)))
-        random.Random(derive_seed(self.seed, "epoch", epoch)).shuffle(order)
-        return order
+
+@functools.lru_cache(maxsize=4)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(rows))
+    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+    return tuple(order)

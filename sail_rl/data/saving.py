@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ from .formats import alike
 
 
 def save_rows(
-    path: Path, rows: Rows, indices: Sequence[int], columns: Mapping[str, Sequence[Any]] | None = None
+    path: Path,
+    rows: Rows,
+    indices: Sequence[int],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    without: Collection[str] = (),
 ) -> None:
     """Write the rows at these indices (an index may stand there more than once) to `path`.
 
@@ -22,6 +27,7 @@ def save_rows(
         rows: where they are from. Images are embedded as they were stored; a video's path is made absolute.
         indices: which rows, in which order.
         columns: further columns, or others in the place of the rows' own; one value for each index.
+        without: the rows' columns that are left out.
     """
     if path.suffix != ".parquet":
         raise ValueError(f"{path}: rows are written as Parquet; end the name in .parquet")
@@ -29,7 +35,8 @@ def save_rows(
         raise ValueError(f"{path}: there is no row to write")
     made = []
     for place, index in enumerate(indices):
-        row = rows.stored(index) | {name: values[place] for name, values in (columns or {}).items()}
+        stored = {name: value for name, value in rows.stored(index).items() if name not in without}
+        row = stored | {name: values[place] for name, values in (columns or {}).items()}
         if "images" in row:
             row["images"] = [_embedded(image, rows.root) for image in row["images"] or []]
         if row.get("image") is not None:

@@ -71,7 +71,13 @@ class StreamPacker:
     def _next_row(self) -> tuple[Row, Size]:
         missing = self.buffer - len(self.waiting)
         for number in self.stream.stretch(self.position, missing):
-            self.waiting.append((number, self.measure(number)))
+            size = self.measure(number)
+            if size[0] > self.row_tokens:
+                raise ValueError(
+                    f"sample {number} has {size[0]} tokens, and a packed row {self.row_tokens}; none is ever cut: "
+                    "raise row_tokens (and model.max_length), or drop it"
+                )
+            self.waiting.append((number, size))
         self.position += missing
         chosen = fill_row([size for _, size in self.waiting], room=self.row_tokens)
         taken = [self.waiting[place] for place in chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,8 +60,15 @@ class BestModels:
                 shutil.rmtree(path)
 
     def adopt(self, best: Best) -> None:
-        """Make the best model the stage's."""
+        """Make the best model the stage's; the copy stays until the stage's result is written, for kills in between."""
         if rank() == 0:
             for path in (self.folder / f"best-{best.step}").iterdir():
-                path.rename(self.folder / path.name)
-            self.keep_only(None)
+                partial = self.folder / f"{path.name}.partial"
+                shutil.copytree(path, partial, copy_function=os.link)
+                partial.rename(self.folder / path.name)
+
+
+def remove_candidates(folder: Path) -> None:
+    """Delete the best models of a stage that is finished (rank 0)."""
+    for path in folder.glob("best-*"):
+        shutil.rmtree(path)

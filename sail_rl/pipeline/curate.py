@@ -78,10 +78,9 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
         if not rows:
             raise ValueError(f"step {step.kind} drops every row that is left: {outcome.reasons}")
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "index"]
-    columns = [name for name in columns if any(row.get(name) is not None for row in rows)]
-    save_rows(
-        recipe.out, work.source, [row["index"] for row in rows], {n: [row.get(n) for row in rows] for n in columns}
-    )
+    empty = {name for name in columns if all(row.get(name) is None for row in rows)}
+    values = {name: [row.get(name) for row in rows] for name in columns if name not in empty}
+    save_rows(recipe.out, work.source, [row["index"] for row in rows], values, without=empty)
     write_whole(recipe.out.with_suffix(".dropped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in dropped))
     write_whole(recipe.out.with_suffix(".counts.json"), json.dumps([_as_json(c) for c in counts], indent=2) + "\n")
     return counts

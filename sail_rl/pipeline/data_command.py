@@ -83,9 +83,10 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
     from .datasets import build_data, open_rows
 
     recipe = load_recipe(options.data)
-    paths = build_data(recipe)
+    paths = build_data(recipe, names=[options.name])
     if options.name not in paths:
-        raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(paths))}")
+        known = {*recipe.data.files, *recipe.data.curated, *(paths if recipe.data.builder else ())}
+        raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(known))}")
     model = options.model or recipe.model.path or recipe.output_dir / "base"
     if not (model / "config.json").is_file():
         raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")

@@ -17,7 +17,7 @@ from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import short_hash, write_whole
+from sail_rl.files import fingerprint, short_hash, signature, write_whole
 from sail_rl.imports import resolve
 
 from .curate import curate
@@ -25,14 +25,22 @@ from .curate import curate
 logger = logging.getLogger(__name__)
 
 
-def build_data(recipe: Recipe, *, without: Collection[str] = ()) -> dict[str, Path]:
-    """Paths of the datasets by name, fetched and made if need be, but for those `without`.
+def build_data(
+    recipe: Recipe, *, names: Collection[str] | None = None, without: Collection[str] = ()
+) -> dict[str, Path]:
+    """Paths of the datasets by name, fetched and made if need be.
 
     A builder runs unless what it makes of these very arguments is there.
+
+    Args:
+        recipe: whose data.
+        names: which; None: those that the recipe uses.
+        without: but for these.
     """
     if not recipe.data.builder:
-        paths = {name: _local(recipe, name) for name in recipe.data.files if name not in without}
-        return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name not in without}
+        wanted = set(recipe.used_data if names is None else names) - set(without)
+        paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
+        return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
     folder = recipe.output_dir / "data"
     manifest = folder / "manifest.json"
     made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
@@ -73,23 +81,33 @@ def _curated(recipe: Recipe, name: str) -> Path:
 
 
 def _curated_path(recipe: Recipe, name: str) -> Path:
-    made_from = recipe.data.curated[name].model_dump(mode="json")
+    curation = recipe.data.curated[name]
+    found = [_state(path) for path in curation.inputs]
+    made_from = [curation.model_dump(mode="json"), found]
     return recipe.output_dir / "data" / f"{name}-{short_hash(made_from)}.parquet"
+
+
+def _state(path: Path) -> str | None:
+    """Of a dataset its content, of a model's folder its signature; None if it isn't there."""
+    if (path / "config.json").is_file():
+        return signature(path)
+    return fingerprint(path) if path.exists() else None
 
 
 def not_here(recipe: Recipe) -> dict[str, str]:
     """The datasets that a run will have to fetch or make, and how."""
     missing = {}
-    for name in recipe.data.files:
+    for name in recipe.data.files.keys() & set(recipe.used_data):
         source = recipe.data.source(name)
         if source and source.hub and not fetched_path(recipe.output_dir / "data", name, **source.on_hub).is_file():
             missing[name] = f"fetched from the hub's {source.hub} ({source.split}) when a run starts"
-    for name, curation in recipe.data.curated.items():
+    for name in recipe.data.curated.keys() & set(recipe.used_data):
+        curation = recipe.data.curated[name]
         if not _curated_path(recipe, name).is_file():
             origin = curation.source.path or f"the hub's {curation.source.hub} ({curation.source.split})"
             steps = ", ".join(step.kind for step in curation.steps)
             missing[name] = f"made of {origin} when a run starts: {steps}"
-    return missing
+    return dict(sorted(missing.items()))
 
 
 def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:

@@ -41,6 +41,7 @@ def export_model(
         ValueError: `out` has something in it already, or the model can't be had in that layout.
     """
     refuse_to_overwrite(out)
+    model_dir = model_dir.resolve()
     if run_dir is None and model_dir.name == "model" and (found := model_dir.parents[2] / "recipe.yaml").is_file():
         run_dir = found.parent
     partial = out.with_name(out.name + ".partial")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Sampling
 from sail_rl.curation.prompts import normalised
 from sail_rl.data.encoding import Encoder
+from sail_rl.files import short_hash, signature
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
@@ -40,6 +41,7 @@ class EngineWriter:
     def __init__(self, config: GuidedCoT, notes: Path, *, seed: int) -> None:
         assert config.model is not None
         self.notes = notes
+        self._settings = [config.model_dump(mode="json"), signature(config.model), seed]
         self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
         self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
         self._engine = resolve(config.engine)(config.model, max_model_len=config.max_length, dtype=config.dtype)
@@ -58,7 +60,7 @@ class EngineWriter:
 
     def think(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """A thought for each row; None if the model's doesn't end, or leads elsewhere."""
-        keys = [json.dumps([row["id"], row["prompt"], row["answer"]], sort_keys=True, default=str) for row in rows]
+        keys = [self._key(row) for row in rows]
         missing = [(key, row) for key, row in zip(keys, rows, strict=True) if key not in self._written]
         prompts = [self._encoder.prompt(self._guided(row)) for _, row in missing]
         groups = self._engine.generate(prompts, self._sampling) if prompts else []
@@ -66,6 +68,11 @@ class EngineWriter:
             self._written[key] = self._thought(rollout.text, str(row["answer"]))
             append_jsonl(self.notes, {"key": key, "thought": self._written[key]})
         return [self._written[key] for key in keys]
+
+    def _key(self, row: Mapping[str, Any]) -> str:
+        """Of all that a thought depends on."""
+        pictures = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in row["images"]]
+        return short_hash([self._settings, row["id"], row["prompt"], row["answer"], pictures])
 
     def _guided(self, row: Mapping[str, Any]) -> dict[str, Any]:
         request = REQUEST.format(answer=row["answer"])

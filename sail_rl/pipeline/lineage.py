@@ -10,7 +10,7 @@ from typing import Any
 from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.recipe import BASE, AnyStage
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import fingerprint, short_hash, write_whole
+from sail_rl.files import fingerprint, short_hash, signature, write_whole
 from sail_rl.recipe import essence
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
@@ -30,16 +30,32 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     settings = {stage["name"]: stage for stage in tree["stages"]}
     data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}
-    keys = {BASE: short_hash([shared["model"], recipe.seed, None if recipe.model.path else sorted(data.items())])}
+    path = recipe.model.path
+    if path:
+        base = signature(path) if path.is_dir() else None
+    else:  # a tokenizer is made of what is trained on
+        trained = {source for stage in recipe.training for source in _mixture(recipe, stage)}
+        base = short_hash([[name, data[name]] for name in sorted(trained & data.keys())])
+    keys = {BASE: short_hash([shared["model"], recipe.seed, base])}
     for stage in recipe.stages:
         own = settings[stage.name] | {"name": None, "parent": None, "seed": recipe.seed_of(stage)}
         sources = {name: data.get(name) or keys[name] for name in sources_used(recipe, stage)}
         mixture = _mixture(recipe, stage)
         shares = [mixture, recipe.data.mix_by if len(mixture) > 1 else None]
         keys[stage.name] = short_hash(
-            [own, shared, sources, shares, [keys[parent] for parent in recipe.parents(stage)]]
+            [own, shared, code_in([own, shared]), sources, shares, [keys[parent] for parent in recipe.parents(stage)]]
         )
     return keys
+
+
+def code_in(tree: Any) -> dict[str, str]:
+    """Fingerprints of the files that settings name as `file.py:name`, so that a changed reward is noticed."""
+    if isinstance(tree, Mapping):
+        return {file: found for value in tree.values() for file, found in code_in(value).items()}
+    if isinstance(tree, list):
+        return {file: found for value in tree for file, found in code_in(value).items()}
+    file, colon, _ = tree.rpartition(":") if isinstance(tree, str) else ("", "", "")
+    return {file: fingerprint(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
 
 
 def sources_used(recipe: Recipe, stage: AnyStage) -> list[str]:
@@ -59,7 +75,8 @@ def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
 def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
     """Of a builder's file what it is made of; of others the content, and how the recipe reads it."""
     if recipe.data.builder:
-        return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name])
+        settings = [recipe.data.video_frames, recipe.data.overlong]
+        return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name, settings])
     source = recipe.data.source(name)
     read = source.model_dump(mode="json", exclude={"path"}) if source else None  # None: a curated one
     return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])

@@ -45,7 +45,8 @@ class Records:
         stage = self.recipe.stages[number]
         done = checkpoint[1] if checkpoint else 0
         # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
-        self.logger.rollback(stage.name, done or -1, stages=self.names)
+        finished = {name for name in self.names if (folder.with_name(name) / "result.json").is_file()}
+        self.logger.rollback(stage.name, done or -1, stages=self.names, finished=finished)
         for unfinished in ("adapter.partial", "adapter", "model.partial", "model"):  # there is no result beside them
             shutil.rmtree(folder / unfinished, ignore_errors=True)
         if checkpoint:

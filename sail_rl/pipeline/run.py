@@ -26,7 +26,8 @@ from sail_rl.reporting.store import RolloutStore
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
-from .claim import claim_folder, mark_stage, settle_stages
+from .best import remove_candidates
+from .claim import announce, await_announcement, claim_folder, mark_stage, settle_stages
 from .evaluate import Evaluator
 from .export import export_stage
 from .harvest import harvest, select
@@ -65,6 +66,9 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
         plan = make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
         keys = stage_keys(recipe, plan.paths)
         settle_stages(recipe, keys, redo=redo)
+        announce(recipe.output_dir)
+    else:
+        await_announcement(recipe.output_dir)
     join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
     distributed.barrier()
     plan = make_plan(recipe, world_size=world_size())
@@ -115,6 +119,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
                     records.end()
                     write_lineage(recipe, config, keys, plan.paths, asdict(result))
                     write_whole(folder / "result.json", json.dumps(asdict(result), indent=2))
+                    remove_candidates(folder)
                 distributed.barrier()
             results.append(StageResult(**json.loads((folder / "result.json").read_text())))
         if records:

@@ -18,7 +18,7 @@ from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
-from sail_rl.files import fingerprint, write_whole
+from sail_rl.files import fingerprint, signature, write_whole
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.reporting.store import RolloutStore, read_rollouts
@@ -104,6 +104,7 @@ def _claim(options: SampleOptions) -> None:
     path = options.out / "options.json"
     own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
     own["data"] = [str(options.data), fingerprint(options.data)]
+    own["model"] = [str(options.model), signature(options.model)]
     if path.exists() and (begun := json.loads(path.read_text())) != own:
         differing = [name for name in own if own[name] != begun.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")

@@ -60,7 +60,7 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
 def unlike(sources: Sequence[Path]) -> list[str]:
     """In what the runs differ that led to these models (`RUN/stages/NAME/model`), besides seeds and small changes."""
     runs = []
-    for source in sources:
+    for source in map(Path.resolve, sources):
         if source.name != "model" or not (found := source.parents[2] / "recipe.yaml").is_file():
             return [f"{source} is not RUN/stages/NAME/model, so nothing is known of how it was trained"]
         runs.append(_settings(load_recipe(found), source.parent.name))

@@ -87,8 +87,10 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def named(run_dirs: Sequence[Path]) -> dict[str, Path]:
-    """The folders by the shortest ends of their paths that tell them apart."""
+    """The folders by the shortest ends of their paths that tell them apart; ValueError if one is given twice."""
     resolved = [path.resolve() for path in run_dirs]
+    if len(set(resolved)) < len(resolved):
+        raise ValueError("a run is given twice; name each once")
     parts = 1
     while len({path.parts[-parts:] for path in resolved}) < len(set(resolved)):
         parts += 1

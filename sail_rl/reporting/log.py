@@ -74,7 +74,7 @@ class RunLogger:
         append_jsonl(self.run_dir / "metrics.jsonl", place | dict(metrics))
         self.wandb_run.log({"global_step": global_step, **metrics})
 
-    def rollback(self, stage: str, step: int, *, stages: Sequence[str]) -> None:
+    def rollback(self, stage: str, step: int, *, stages: Sequence[str], finished: Collection[str] = ()) -> None:
         """Forget what happened after `step` of `stage`, because it will happen again (step -1: all of the stage).
 
         Cuts STEPPED_FILES. W&B keeps the points it was sent: repeated steps appear there twice.
@@ -82,7 +82,8 @@ class RunLogger:
         Args:
             stage: name of the stage that goes on.
             step: its newest checkpoint.
-            stages: all stages in order.
+            stages: all stages in order; later ones are forgotten whole,
+            finished: but for these, which don't depend on it.
 
         Raises:
             ValueError: `stage`, or that of a record, isn't in `stages`.
@@ -92,7 +93,8 @@ class RunLogger:
             path = self.run_dir / name
 
             def happened(record: Record, path: Path = path) -> bool:
-                return (_number(record["stage"], stages, path), record["step"]) <= limit
+                number = _number(record["stage"], stages, path)
+                return record["stage"] in finished or (number, record["step"]) <= limit
 
             if dropped := keep_records(path, happened):
                 logger.info("%s: %d records after step %d of %s dropped", name, dropped, step, stage)
