@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="report.html and curves of a run again, or several runs compared")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    report.add_argument("--out", type=Path, default=Path("comparison"), help="folder for a comparison")
+    report.add_argument("--out", type=Path, help="folder for a comparison of several runs (default: comparison)")
     report.set_defaults(command=_report)
 
     doctor = commands.add_parser("doctor", help="what looks wrong in a run, and what to do about it")
@@ -128,7 +128,9 @@ def _report(options: argparse.Namespace) -> None:
     from .reporting.report import write_report
 
     one = len(options.runs) == 1
-    path = write_report(options.runs[0]) if one else write_comparison(options.runs, options.out)
+    if one and options.out:
+        raise ValueError("--out is for a comparison of several runs; one run's report is written into its folder")
+    path = write_report(options.runs[0]) if one else write_comparison(options.runs, options.out or Path("comparison"))
     sys.stdout.write(f"{path}\n")
 
 

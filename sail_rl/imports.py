@@ -25,7 +25,8 @@ def resolve(path: str) -> Any:
     except Exception as error:  # whatever the user's code raises belongs in the message
         raise ValueError(f"{path!r} does not import: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
-        public = [name for name in vars(module) if not name.startswith("_")]
+        own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        public = [name for name, value in own.items() if getattr(value, "__module__", None) == module.__name__] or own
         raise ValueError(f"{path!r}: {module_name} has no {attribute!r}; it has {', '.join(sorted(public))}")
     return getattr(module, attribute)
 

@@ -27,6 +27,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
     """
     tree = read_tree(path, overrides)
+    if "steps" in tree and "stages" not in tree:
+        raise ValueError(f"{path} is a curation recipe; sail-rl data curate runs it")
     tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
     return validated(Recipe, tree, path)
 
@@ -86,7 +88,10 @@ def _read(path: Path) -> dict[str, Any]:
     """The tree of a recipe, merged over the one that it `extends` (a path relative to its own)."""
     if not path.is_file():
         raise ValueError(f"no recipe at {path}")
-    tree = yaml.safe_load(path.read_text())
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} isn't YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
     base = tree.pop("extends", None)
@@ -147,12 +152,21 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
         place = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
-            nearest = difflib.get_close_matches(unknown, sorted(_known_keys(model) - {unknown}), n=1, cutoff=0.0)
-            yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest[0]!r}"
+            nearest = _nearest(unknown, sorted(_known_keys(model) - {unknown}))
+            yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest!r}"
+        elif problem["type"] == "missing":
+            yield f"{place}: is missing; give it"
+        elif problem["type"] == "union_tag_invalid":
+            tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+            yield f"{place}: unknown kind {tag!r}; the nearest of {', '.join(known)} is {_nearest(tag, known)!r}"
         elif problem["type"] == "value_error":  # from a check of our own, which says what it got
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
             yield f"{place}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def _known_keys(model: type[BaseModel]) -> set[str]:

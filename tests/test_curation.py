@@ -18,12 +18,13 @@ from rewards.parsing import final_answer
 from sail_rl.cli import main
 from sail_rl.config.curation import CurationRecipe, GuidedCoT
 from sail_rl.curation.choices import by_rule, free_form, is_mathematical, options_of, without_options
-from sail_rl.curation.completions import drop_redundant, read, unify, written
+from sail_rl.curation.completions import drop_redundant, unify, written
 from sail_rl.curation.duplicates import decontaminate, dedupe
 from sail_rl.curation.judged import caption_quality, distill_answers, guide
 from sail_rl.curation.lengths import balance_lengths
 from sail_rl.curation.outcome import Row
 from sail_rl.curation.prompts import normalised, question_of, strip_prompts
+from sail_rl.curation.reading import read
 from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
 from sail_rl.pipeline.curate import curate, picture_hash
@@ -113,6 +114,34 @@ def test_completions_of_all_kinds_become_one(completion: str, thought: str, answ
 
 
 @pytest.mark.parametrize(
+    ("completion", "gold", "thought", "answer"),
+    [
+        ("Adding gives it. The answer is 5 because 2+3=5.", "5", "Adding gives it.", "5"),
+        ("Count them: two. The answer is 5, and I checked it twice.", None, "Count them: two.", "5"),
+        ("I see. The answer is two dogs and one cat. Both look happy.", None, "I see.", "two dogs and one cat"),
+        ("<think>r</think>So the answer is **B. dog**.", "B", "r", "B"),
+        ("<think>r</think><answer>B. dog</answer>", "B", "r", "B"),
+        ("<think>r</think>因此,答案为:12平方厘米。", "12平方厘米", "r", "12平方厘米"),
+        ("<think>r</think>综上,答案是B", "B", "r", "B"),
+        ("我们计算2+2=4。所以答案是4个苹果。", "4", "我们计算2+2=4。", "4"),
+        ("由题意x=3-1=2,故选B。", "B", "由题意x=3-1=2", "B"),
+        ("11*11 = 121.\n</think>\n\nThe answer is 121", "121", "11*11 = 121.", "121"),
+        ("Some work.\n### Final Answer\n120", "120", "Some work.", "120"),
+        ("It is a half.\nThe answer is 0.5.", "0.5", "It is a half.", "0.5"),
+        ("It is five halves.\nThe answer is 2.5", "2", "It is five halves.", "2.5"),
+        (
+            "<SUMMARY>s</SUMMARY>\n<CAPTION>c</CAPTION>\n<REASONING>2+3</REASONING>\n<CONCLUSION> 5 </CONCLUSION>",
+            *("5", "s\nc\n2+3", "5"),
+        ),
+    ],
+)
+def test_as_much_of_a_sentence_is_the_answer_as_the_gold_one_says(
+    completion: str, gold: str | None, thought: str, answer: str
+) -> None:
+    assert read(completion, boxed=final_answer, gold=gold) == (thought, f"\\boxed{{{answer}}}")
+
+
+@pytest.mark.parametrize(
     ("completion", "reason"),
     [
         ("", "no thought"),
@@ -122,7 +151,10 @@ def test_completions_of_all_kinds_become_one(completion: str, thought: str, answ
         ("<think>3+4</think>", "no answer"),
         ("<think>a</think>b<think>c</think>\\boxed{7}", "two thoughts"),
         ("<think>3+4 \\boxed{7}", "a thought that isn't closed"),
-        ("3+4</think>\\boxed{7}", "a thought that isn't closed"),
+        ("3+4</think>\\boxed{7}</think>", "a thought that isn't closed"),
+        ("<think>long</think>A long answer sentence that explains why the picture shows a dog.", "no answer"),
+        ("<think>long</think>The correct answer depends on the light in the picture, which is dim.", "no answer"),
+        ("<think>r</think>The area is therefore 12 cm.", "no answer"),
         ("<think>t</think><answer>5", "an answer that isn't closed"),
         ("It is 12.\nThis answers the question.", "no answer"),
         ("It is 12.\nI hope this answer helps!", "no answer"),

@@ -195,8 +195,8 @@ class TestOverlong:
                 "output_dir": folder,
                 "model": {"max_length": 50},
                 "data": {"files": {"d": rows.path}, "overlong": overlong},
-                "evaluation": {"data": "d", "rewards": reward},
-                "stages": [{**stage, "prompts_per_step": 1, "samples_per_prompt": 2}],
+                "evaluation": {"data": "d", "rewards": reward, "max_tokens": 8},
+                "stages": [{**stage, "max_tokens": 8, "prompts_per_step": 1, "samples_per_prompt": 2}],
             }
         )
         return Plan(recipe, {"d": rows}, {}, {})

@@ -397,3 +397,20 @@ def test_data_show_prints_rows_with_counts(
     ):
         assert main(["data", "show", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_later_turns_of_a_chat_about_a_picture_are_text(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "0.png")
+    turns = [("human", "<image>\nDiffer?"), ("gpt", "Yes."), ("human", "How?"), ("gpt", "Colour.")]
+    chat = {"image": "0.png", "conversations": [{"from": role, "value": text} for role, text in turns]}
+    several = {"image": ["0.png", "0.png"], "conversations": [
+        {"from": "human", "value": "<image>\n<image>\nDiffer?"}, {"from": "gpt", "value": "No."}]}  # fmt: skip
+    for name, row in (("chat", chat), ("several", several)):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (loaded,) = list(Rows(tmp_path / "chat.jsonl"))
+    assert [message["role"] for message in loaded["prompt"]] == ["user", "assistant", "user"]
+    kinds = [[part["type"] for part in message["content"]] for message in loaded["prompt"]]
+    assert kinds == [["image", "text"], ["text"], ["text"]]
+    assert loaded["completion"] == "Colour."
+    (loaded,) = list(Rows(tmp_path / "several.jsonl"))
+    assert len(loaded["images"]) == 2

@@ -159,8 +159,8 @@ class TestAShortRun:
             assert all(told.index(name) < told.index(entry["stage"]) for name in needed)
         assert [parent["stage"] for parent in by_name["soup"]["parents"]] == ["mixed_rl", "mixed_rl_again"]
         assert by_name["soup"]["parents"][0]["key"] == by_name["mixed_rl"]["key"]
-        assert set(by_name["mixed_rl"]["data"]) == {"hard", "rl", "heldout"}
-        assert set(by_name["fusion_sft"]["data"]) == {"direct", "harvest", "heldout"}
+        assert set(by_name["mixed_rl"]["data"]) == {"hard", "rl"}
+        assert set(by_name["fusion_sft"]["data"]) == {"direct", "harvest"}
         assert by_name["rlvr"]["metrics"]["heldout_accuracy_after"] is not None
         assert by_name["rlvr"]["versions"]["torch"] == version("torch")
         assert {"curves.png", "README.md", "chat_template.jinja", "generation_config.json"} <= {

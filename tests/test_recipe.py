@@ -261,3 +261,23 @@ def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path:
         return build_data(load_recipe(QUICKSTART, overrides))["everything"].read_text()
 
     assert [build("one"), build("one"), build("two")] == [f'{{"prompt": "{word}"}}' for word in ("one", "one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: {", "(?s)isn't YAML: .*line 1"),
+        ("data: x\nout: y.parquet\nsteps: [unify]", "is a curation recipe; sail-rl data curate runs it"),
+        ("name: x\nstages: []", "evaluation: is missing; give it"),
+        (
+            "extends: {quickstart}\nstages: [{{name: a, kind: stf}}]",
+            r"unknown kind 'stf'; the nearest of sft, .* is 'sft'",
+        ),
+        ("extends: {quickstart}\nmodel: {{max_length: 64}}", "stage rlvr: max_tokens 64 leaves no room for a prompt"),
+    ],
+)
+def test_mistakes_are_explained_in_a_recipe_s_own_words(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text.format(quickstart=QUICKSTART.resolve()) if "extends" in text else text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)

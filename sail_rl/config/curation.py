@@ -176,5 +176,7 @@ def _spelled_out(step: Any) -> Any:
         return {"kind": step}
     if isinstance(step, dict) and len(step) == 1 and "kind" not in step:
         ((kind, settings),) = step.items()
+        if not isinstance(settings, dict | None):
+            raise ValueError(f"step {kind} is given {settings!r}; give its settings by name: {kind}: {{name: value}}")
         return {"kind": kind, **(settings or {})}
     return step

@@ -97,6 +97,17 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _completions_fit(self) -> Self:
+        limits = [(f"stage {stage.name}", stage.max_tokens) for stage in self.training if isinstance(stage, RLStage)]
+        for user, limit in [*limits, ("evaluation", self.evaluation.max_tokens)]:
+            if limit >= self.model.max_length:
+                raise ValueError(
+                    f"{user}: max_tokens {limit} leaves no room for a prompt in model.max_length "
+                    f"{self.model.max_length}; lower it, or raise model.max_length"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rows_hold_samples(self) -> Self:
         for stage in self.training:
             if isinstance(stage, SFTStage) and stage.packing and stage.row_tokens < self.model.max_length:

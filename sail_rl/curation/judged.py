@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from .completions import tokens_of, written
+from .completions import written
 from .outcome import Outcome, Row
+from .reading import tokens_of
 
 Shorten = Callable[[Sequence[Row]], list[str | None]]
 """Short forms of the rows' answers; None: no judge gave one."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from sail_rl.seeding import derive_seed
 
-from .completions import tokens_of
 from .outcome import Outcome, Row
+from .reading import tokens_of
 
 
 def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, seed: int = 0) -> Outcome:

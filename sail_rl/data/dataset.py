@@ -198,4 +198,6 @@ def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: i
             raise ValueError(f"the row has {len(images)} image(s), and no user turn that they could belong to")
         parts = [{"type": "image"}] * len(images) + as_parts(messages[first]["content"])
         messages = [*messages[:first], messages[first] | {"content": parts}, *messages[first + 1 :]]
-    return prepare_multimodal_messages(messages, images)
+    # As parts: of a text alone TRL would make one more place for the images.
+    spelled_out = [message | {"content": as_parts(message["content"])} for message in messages]
+    return prepare_multimodal_messages(spelled_out, images)

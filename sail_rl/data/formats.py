@@ -35,6 +35,8 @@ def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) ->
         ValueError: saying what can't be read, and where.
     """
     row = _renamed(row, columns or {})
+    if isinstance(row.get("image"), list):
+        row["images"] = row.pop("image")
     if row.get("prompt") is not None:
         row["prompt"] = row["prompt"] if isinstance(row["prompt"], str) else [_message(m) for m in row["prompt"]]
         if isinstance(row["prompt"], str) and _has_placeholder(row["prompt"]):

@@ -29,7 +29,8 @@ def shown(rows: Rows, index: int, encoder: Encoder) -> Panel:
     visual = int((sample.input_ids == encoder.processor.image_token_id).sum())
     pictures = ", ".join(f"{image.width}x{image.height}" for image in row["video"] or row["images"])
     counts = f"{len(sample)} tokens: {sample.prompt_length} prompt ({visual} visual), "
-    counts += f"{sample.completion_length} trained" + (f" | images {pictures}" if pictures else "")
+    trained = f"{sample.completion_length} trained" if "completion" in row else "no completion: for RL"
+    counts += trained + (f" | images {pictures}" if pictures else "")
     rest = {
         name: value
         for name, value in row.items()

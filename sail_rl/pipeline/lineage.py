@@ -94,6 +94,7 @@ def write_lineage(
         for name in sources_used(recipe, stage)
     }
     base = str(recipe.model.path or recipe.output_dir / "base")
+    trained_on = sources.keys() - set(recipe.evaluation.sets) | _mixture(recipe, stage).keys()
     lineage = {
         "run": recipe.name,
         "stage": stage.name,
@@ -102,7 +103,8 @@ def write_lineage(
             {"stage": name, "key": keys[name]} | ({"model": base} if name == BASE else {})
             for name in recipe.parents(stage)
         ],
-        "data": sources,
+        "data": {name: source for name, source in sources.items() if name in trained_on},
+        "evaluation": {name: source for name, source in sources.items() if name not in trained_on},
         "seed": recipe.seed_of(stage),
         "settings": stage.model_dump(mode="json"),
         "metrics": {name: value for name, value in result.items() if name != "name"},

@@ -1,0 +1,126 @@
+r"""Reading a completion of any kind: what is thought, and what is the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Boxed = Callable[[str], str | None]
+r"""From an answer's text to what its last `\boxed{…}` holds."""
+
+_THOUGHT = re.compile(
+    r"<(?P<tag>think|thinking|thought|reasoning|reason)>(?P<thought>.*?)</(?P=tag)>"
+    r"|<\|begin_of_thought\|>(?P<other>.*?)<\|end_of_thought\|>",
+    re.DOTALL,
+)
+_OPEN_THOUGHT = re.compile(r"</?(?:think|thinking|thought|reasoning|reason)>|<\|(?:begin|end)_of_thought\|>")
+_WRAPPED = re.compile(r"<answer>(.*?)</answer>|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|$)", re.DOTALL)
+_OPEN_ANSWER = re.compile(r"</?answer>|<\|(?:begin|end)_of_solution\|>")
+_SECTIONS = re.compile(r"(?P<thought>.*)<CONCLUSION>(?P<answer>.*?)</CONCLUSION>\s*", re.DOTALL)
+"""LLaVA-CoT: SUMMARY, CAPTION and REASONING are the thought (arXiv 2411.10440)."""
+_HEADING = re.compile(r"^(?:#+\s*|\*\*)(?:final\s+)?answer\s*:?(?:\*\*)?\s*:?\s*\n+", re.IGNORECASE | re.MULTILINE)
+_SAID = re.compile(
+    r"(?:^|(?<=[\s.。:：,，*]))(?:####\s*|(?:\*\*)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?"
+    r"answer\b(?: to (?:the|this) (?:question|problem))?(?:\*\*)?\s*(?:is\b\s*[:：]?|[:：])(?:\*\*)?\s*"
+    r"|(?:(?:所以|因此|故|综上)[,，]?)?(?:正确|最终)?答案(?:是|为|[:：])\s*[:：]?\s*|故选[:：]?\s*)(?P<answer>\S[^\n]*?)\s*$",
+    re.IGNORECASE,
+)
+"""Where the last line says what the answer is, to its end."""
+_CLAUSE_END = re.compile(r"[,，;；](?!\d)|。|\.(?:\s|$)|\s(?:because|since|which|as)\s", re.IGNORECASE)
+_TOKEN = re.compile(r"[\u3400-\u9fff]|\w+|[^\w\s]")
+LONGEST = 8
+"""Tokens of an answer that is taken out of a sentence."""
+
+
+def read(completion: str, *, boxed: Boxed, gold: str | None = None) -> tuple[str, str] | str:
+    r"""Thought and answer (its text, with one `\boxed{}` at least), or the reason why they can't be told.
+
+    Args:
+        completion: with thought tags, or without: then the last line says the answer.
+        boxed: finds a box.
+        gold: the row's answer, which tells how much of a sentence such as "the answer is 5 because …" is the answer.
+    """
+    text = _HEADING.sub("Answer: ", completion)
+    if sections := _SECTIONS.fullmatch(text):
+        reasoning = re.sub(r"</?(?:SUMMARY|CAPTION|REASONING)>", "", sections["thought"]).strip()
+        return _whole(reasoning, _answer(sections["answer"].strip(), boxed, gold, longest=12))
+    found = list(_THOUGHT.finditer(text))
+    if len(found) > 1:
+        return "two thoughts"
+    rest = _THOUGHT.sub("", text).strip()
+    thought = next((group for group in found[0].group("thought", "other") if group is not None), "") if found else None
+    if thought is None and rest.count("</think>") == 1 and "<think>" not in rest:  # the template had opened it
+        thought, _, rest = (part.strip() for part in rest.partition("</think>"))
+    if _OPEN_THOUGHT.search(rest):
+        return "a thought that isn't closed"
+    if wrapped := _WRAPPED.search(rest):
+        rest = next(group for group in wrapped.groups() if group is not None).strip()
+    if _OPEN_ANSWER.search(rest):
+        return "an answer that isn't closed"
+    if thought is None:
+        return _whole(*_without_tags(rest, boxed, gold))
+    return _whole(thought.strip(), _answer(rest, boxed, gold, longest=12 if wrapped else 4))
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words, single Chinese characters and signs: what a length or an overlap is counted in, whatever the tokenizer."""
+    return _TOKEN.findall(text.casefold())
+
+
+def _whole(thought: str, answer: str) -> tuple[str, str] | str:
+    if not thought:
+        return "no thought"
+    return (thought, answer) if answer else "no answer"
+
+
+def _answer(text: str, boxed: Boxed, gold: str | None, *, longest: int) -> str:
+    """The answer after a thought: as it is if it has a box, what it says, or all of it if it is as short as a value."""
+    if boxed(text):
+        return text
+    if said := _said(text, gold):
+        return said
+    short = "\n" not in text and len(tokens_of(text)) <= longest
+    return _box(text, gold) if short else ""
+
+
+def _without_tags(text: str, boxed: Boxed, gold: str | None) -> tuple[str, str]:
+    """Text without tags: what comes before the last line that says the answer, or before its words, is the thought."""
+    lines = text.splitlines()
+    for number in range(len(lines) - 1, -1, -1):
+        line, match = lines[number], _SAID.search(lines[number])
+        if boxed(line):
+            if number and lines[number - 1].strip() in ("\\[", "$$"):  # a display of its own
+                return _joined(lines[: number - 1]), "\n".join(lines[number - 1 : number + 2]).strip()
+            start = match.start() if match else _sentence_start(line)
+            return _joined([*lines[:number], line[:start]]), line[start:].strip()
+        if match and (answer := _said(line, gold)):
+            return _joined([*lines[:number], line[: match.start()]]), answer
+    return text, ""
+
+
+def _joined(lines: list[str]) -> str:
+    return "\n".join(lines).strip().rstrip(",，")
+
+
+def _sentence_start(line: str) -> int:
+    """Where the words that hold the box begin, in a line that also thinks."""
+    box = line.find("\\boxed")
+    marks = [mark for mark in (". ", "。", ", so ", ": ") if mark in line[:box]]
+    return max((line.rfind(mark, 0, box) + len(mark) for mark in marks), default=0)
+
+
+def _said(text: str, gold: str | None) -> str:
+    """What the last words of a text say that the answer is, boxed; empty if they don't."""
+    said = _SAID.search(text)
+    return _box(said["answer"], gold) if said else ""
+
+
+def _box(answer: str, gold: str | None) -> str:
+    """An answer's text, boxed: the gold one where it begins with it, otherwise its first clause, if that is short."""
+    answer = re.sub(r"^(?:\*\*|\$)+|(?:\*\*|\$)+$", "", answer.strip().rstrip(".。")).strip()
+    expected = (gold or "").strip().strip("$")
+    rest = answer[len(expected) :]
+    if expected and answer.startswith(expected) and not re.match(r"[0-9A-Za-z/^%]|\.\d", rest):
+        return f"\\boxed{{{expected}}}"
+    clause = _CLAUSE_END.split(answer, maxsplit=1)[0].strip()
+    return f"\\boxed{{{clause}}}" if re.search(r"\w", clause) and len(tokens_of(clause)) <= LONGEST else ""
