@@ -148,7 +148,7 @@ def _doctor(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from .pipeline.export import export_model, push
 
-    export_model(options.model, options.out, published=options.published)
+    export_model(options.model, options.out, published=options.published, name=options.push)
     sys.stdout.write(f"{push(options.out, options.push) if options.push else options.out}\n")
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from sail_rl.cli import main
 from sail_rl.config import Recipe
 from sail_rl.files import fingerprint
 from sail_rl.pipeline.claim import announce, await_announcement, claim_folder, mark_stage, settle_stages
-from sail_rl.pipeline.export import card, lineage_of
 from sail_rl.pipeline.lineage import stage_keys
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
@@ -154,34 +151,3 @@ class TestSettling:
 def test_a_parent_that_isn_t_there_is_refused(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_recipe(RECIPE, [override])
-
-
-def test_a_model_without_lineage_can_be_exported_but_not_over_something(
-    tiny_dir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", str(tiny_dir()), str(tmp_path / "out")]) == 0
-    files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"model.safetensors", "chat_template.jinja", "tokenizer.json", "generation_config.json"} <= files
-    assert "How it was made" not in (tmp_path / "out/README.md").read_text()
-    assert main(["export", str(tiny_dir()), str(tmp_path / "out")]) == 2
-    assert "is not empty; give a new folder" in capsys.readouterr().err
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path) -> None:
-    def write(name: str, parents: list[str], data: dict) -> None:
-        lineage = {"stage": name, "parents": [{"stage": parent} for parent in parents], "data": data}
-        lineage |= {"metrics": {"heldout_accuracy_before": 0.5, "heldout_accuracy_after": 0.75}}
-        lineage |= {"settings": {"kind": "sft"}}
-        (tmp_path / name / "model").mkdir(parents=True)
-        for folder in (tmp_path / name, tmp_path / name / "model"):
-            (folder / "lineage.json").write_text(json.dumps(lineage))
-
-    write("first", ["base"], {"rows": {"fingerprint": "f"}})
-    write("harvest", [], {"first": {"stage": "first"}})
-    write("second", ["first"], {"harvest": {"stage": "harvest"}})
-    found = lineage_of(tmp_path / "second/model")
-    assert [entry["stage"] for entry in found] == ["first", "harvest", "second"]
-    text = card("org/name", found, {"parameters": "2M"}, curves=True)
-    assert "| second | sft | first | harvest | 50.0% → 75.0% |" in text
-    assert "![Curves of training](curves.png)" in text

@@ -74,15 +74,31 @@ def export_stage(plan: Plan, config: ExportStage, model_dir: Path) -> StageResul
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
-def push(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Upload an exported folder to `organisation/name` on the hub; returns its address."""
+def push(folder: Path, repository: str, *, private: bool = True, endpoint: str | None = None) -> str:
+    """Upload an exported folder to `owner/name` on the hub, made if need be; returns its address.
+
+    Args:
+        folder: what `export_model` wrote.
+        repository: `owner/name`; the token is that of `hf auth login`, or HF_TOKEN.
+        private: of a repository that is made.
+        endpoint: the hub's address, if it is another one.
+
+    Raises:
+        ValueError: saying what the hub said.
+    """
     import huggingface_hub
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     huggingface_hub.constants.HF_HUB_OFFLINE = False  # asked for, by --push
-    api = HfApi()
-    address = api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(folder_path=folder, repo_id=repository)
+    api = HfApi(endpoint=endpoint)
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository)
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"{repository} can't be pushed to the hub ({error}); {folder} is whole, push it again"
+        ) from error
     return str(address)
 
 
@@ -122,7 +138,13 @@ def card(name: str, lineage: list[dict[str, Any]], facts: dict[str, str], *, cur
     lines += ["", "## Use", "", "```python", "import sail_rl.models  # registers the model with transformers"]
     lines += ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
     lines += [f'model = AutoModelForImageTextToText.from_pretrained("{name}")']
-    lines += [f'processor = AutoProcessor.from_pretrained("{name}")', "```", ""]
+    lines += [f'processor = AutoProcessor.from_pretrained("{name}")', ""]
+    lines += [
+        'messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]'
+    ]
+    lines += ["text = processor.apply_chat_template(messages, add_generation_prompt=True)"]
+    lines += ['inputs = processor(images=[image], text=text, return_tensors="pt")  # image: a PIL image']
+    lines += ["print(processor.decode(model.generate(**inputs, max_new_tokens=1024)[0]))", "```", ""]
     return "\n".join(lines)
 
 
