@@ -116,7 +116,7 @@ def test_pushing_sends_every_file_to_a_private_repository(
     export_model(tiny_dir(), tmp_path / "out", name="owner/name")
     assert push(tmp_path / "out", "owner/name", endpoint=address) == f"{address}/owner/name"
     assert found.created["name"] == "name"
-    assert found.created["private"] is True
+    assert found.created["visibility"] == "private"
     assert found.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert b"owner/name" in found.files["README.md"]
 
