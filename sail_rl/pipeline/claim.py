@@ -82,8 +82,8 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
     stale = [name for name, key in there.items() if keys.get(name) != key]
     if stale and not redo:
         raise ValueError(
-            f"{folder}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo does "
-            "it again and keeps the rest, output_dir=… starts a run beside this one"
+            f"{folder}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo "
+            "does it again and keeps the rest, output_dir=… starts a run beside this one"
         )
     if redo:  # the records first: a kill in between leaves stages to be deleted the next time
         (folder / "summary.json").unlink(missing_ok=True)
