@@ -59,12 +59,15 @@ HARMLESS = (
 HARMLESS_IN_STAGES = ("save_every", "row_tokens", "gradient_checkpointing", "max_skipped_steps")
 
 
-def essence(tree: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without what may change when a run goes on, because results don't depend on it."""
+def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
+    """A resolved recipe without what may change when a run goes on, because results don't depend on it.
+
+    Args:
+        tree: the recipe.
+        timing: keep when evaluations and checkpoints come if any stage depends on it, see `is_timed`.
+    """
     tree = copy.deepcopy(tree)
-    # When evaluations and checkpoints come decides what a best model is chosen from, and what is sampled ahead.
-    timed = any(stage.get("metric_for_best_model") or stage.get("staleness") for stage in tree.get("stages", []))
-    kept = {"every", "save_every"} if timed else set()
+    kept = {"every", "save_every"} if timing and any(map(is_timed, tree.get("stages", []))) else set()
     for *parents, last in HARMLESS:
         if last in kept:
             continue
@@ -77,6 +80,14 @@ def essence(tree: dict[str, Any]) -> dict[str, Any]:
             if name not in kept and (name != "row_tokens" or not stage.get("packing")):  # there it says what a step is
                 stage.pop(name, None)
     return tree
+
+
+def is_timed(stage: dict[str, Any]) -> bool:
+    """Whether a stage's result depends on when evaluations and checkpoints come.
+
+    They are what a best model is chosen from, and across them nothing is sampled ahead.
+    """
+    return bool(stage.get("metric_for_best_model") or stage.get("staleness"))
 
 
 def dump_recipe(recipe: Recipe) -> str:

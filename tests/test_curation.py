@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,9 @@ def row(name: str, prompt: Any = "How many?", **columns: Any) -> Row:
                 "Write the number that makes the final answer equal to 7: 3 + ? = 7",
                 "Find the area. Please provide your final answer rounded to 0.01.",
                 "Give your final answer as a fraction.",
+                "请回答图中最大的字母是什么",
+                "请直接回答图中的单词是什么?",
+                "Answer the question using 2 decimal places.",
             )
         ),
         ("What is x? Please answer the question with a single word.", "What is x?"),
@@ -129,6 +133,20 @@ def test_completions_of_all_kinds_become_one(completion: str, thought: str, answ
         ("Some work.\n### Final Answer\n120", "120", "Some work.", "120"),
         ("It is a half.\nThe answer is 0.5.", "0.5", "It is a half.", "0.5"),
         ("It is five halves.\nThe answer is 2.5", "2", "It is five halves.", "2.5"),
+        *(
+            (f"Look.\nThe answer is {said}", gold, "Look.", said)
+            for said, gold in (
+                ("2\\sqrt{3}", "2"),
+                ("1,000", "1"),
+                ("5+3i", "5"),
+                ("3:4", "3"),
+                ("5 or 6", "5"),
+                ("5π", "5"),
+                ("no one", "no"),
+                ("(2, 3)", None),
+                ("Dr. Smith", None),
+            )
+        ),
         (
             "<SUMMARY>s</SUMMARY>\n<CAPTION>c</CAPTION>\n<REASONING>2+3</REASONING>\n<CONCLUSION> 5 </CONCLUSION>",
             *("5", "s\nc\n2+3", "5"),
@@ -174,6 +192,15 @@ def test_an_answer_that_repeats_its_thought_is_redundant() -> None:
     outcome = drop_redundant([same, other, short])
     assert [kept["id"] for kept in outcome.rows] == ["other", "short"]
     assert outcome.reasons == {"answer repeats the thought": 1}
+
+
+@pytest.mark.parametrize("text", ["**Answer" + " " * 20_000 + "x", "\n" * 2_000, "answer is " * 1_000, "#" * 20_000])
+def test_no_text_takes_long(text: str) -> None:
+    start = time.perf_counter()
+    unify([row("a", completion=text)], boxed=final_answer)
+    strip_prompts([row("a", text)])
+    options_of(text)
+    assert time.perf_counter() - start < 10, "a second at most; the machine may be busy"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +296,12 @@ def test_options_are_found_and_left_out() -> None:
     assert options_of("What did B. Franklin say?") == {}
     assert options_of("The bisector starts from A. It meets BC at point B. How long is it?") == {}
     assert options_of("Which? A) red B) blue C) green") == {"A": "red", "B": "blue", "C": "green"}
+    assert options_of("Points (A) and (B) are 5 apart. How far is their middle?") == {}
+    graph = "Consider graph (A) below. What is x?\nA. 3\nB. 4"
+    assert (options_of(graph), without_options(graph)) == (
+        {"A": "3", "B": "4"},
+        "Consider graph (A) below. What is x?",
+    )
     assert without_options(CHOICE) == "What is 3 + 4?"
     assert [is_mathematical(answer) for answer in ("7", "2 cm²", "x^2+1", "$\\pi$", "a cat", "B")] == [
         *(True, True, True, True, False, False)

@@ -210,3 +210,6 @@ def test_ids_are_strings_that_tell_rows_apart(tmp_path: Path) -> None:
     assert [row["id"] for row in loaded] == ["7#0", "8", "7#2", "3"]
     assert [loaded.stored(index)["id"] for index in range(4)] == ["7#0", "8", "7#2", "3"]
     assert loaded.without([0]).outline(0)["id"] == "8"
+    rows = [{"id": name, "prompt": "x"} for name in ("a", "a", "a#0")]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len({row["id"] for row in Rows(tmp_path / "d.jsonl")}) == 3

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sail_rl.config import Recipe
-from sail_rl.files import fingerprint
-from sail_rl.pipeline.claim import announce, await_announcement, claim_folder, mark_stage, settle_stages
-from sail_rl.pipeline.lineage import stage_keys
+from sail_rl.files import fingerprint, signature
+from sail_rl.pipeline.claim import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
+from sail_rl.pipeline.lineage import inputs, stage_keys
 from sail_rl.recipe import load_recipe
 from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
 
@@ -67,12 +67,42 @@ def test_when_evaluations_come_matters_where_the_best_model_is_kept() -> None:
     assert keys(best, "evaluation.every=5")["rlvr"] != keys(best)["rlvr"]
 
 
-def test_a_rank_waits_for_rank_0_s_announcement_of_this_launch(tmp_path: Path) -> None:
+def test_a_rank_waits_for_rank_0_s_announcement_of_this_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "1")
     announce(tmp_path)
     await_announcement(tmp_path, limit=1)
-    os.utime(tmp_path / "PREPARED", (0, 0))
+    monkeypatch.setenv("MASTER_PORT", "2")
     with pytest.raises(TimeoutError, match="rank 0 hasn't prepared"):
         await_announcement(tmp_path, limit=0.1)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    withdraw(tmp_path)
+    with pytest.raises(TimeoutError, match="rank 0 hasn't prepared"):
+        await_announcement(tmp_path, limit=0.1)
+
+
+def test_a_copy_of_a_model_has_its_signature_and_another_model_has_not(tmp_path: Path) -> None:
+    for name in ("one", "copy"):
+        (tmp_path / name / ".cache").mkdir(parents=True)
+        (tmp_path / name / "weights").write_bytes(bytes(3 * 2**20))
+        (tmp_path / name / ".cache/metadata").write_text(name)
+    assert signature(tmp_path / "one") == signature(tmp_path / "copy")
+    with (tmp_path / "copy/weights").open("r+b") as file:
+        file.seek(-10, os.SEEK_END)
+        file.write(b"1")
+    assert signature(tmp_path / "one") != signature(tmp_path / "copy")
+
+
+def test_a_harvest_s_key_is_of_its_stage_though_a_dataset_has_its_name() -> None:
+    assert inputs(load_recipe(RECIPE), load_recipe(RECIPE).stage("harvest")) == (["rl"], ["rlvr"])
+    same = {**PATHS, "rlvr": Path("rlvr.parquet")}
+    recipe, changed = load_recipe(RECIPE), load_recipe(RECIPE, ["stages.rlvr.learning_rate=2.0e-4"])
+    assert stage_keys(recipe, same)["harvest"] != stage_keys(changed, same)["harvest"]
+
+
+def test_a_stage_that_keeps_its_best_model_changes_no_other_stage_s_key() -> None:
+    best = "stages.mixed_rl.metric_for_best_model=eval/heldout/accuracy"
+    before, after = keys(), keys(best)
+    assert [name for name in ALL if before[name] != after[name]] == ["mixed_rl", "soup", "export"]
 
 
 def test_a_file_s_fingerprint_is_of_its_content(tmp_path: Path) -> None:
@@ -126,10 +156,17 @@ class TestSettling:
 
     def test_redo_does_again_what_has_no_key(self, recipe: Recipe) -> None:
         (recipe.output_dir / "stages/rlvr/key").unlink()
-        settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
-        assert (recipe.output_dir / "stages/rlvr").is_dir(), "made before there were keys"
+        with pytest.raises(ValueError, match="what rlvr depends on changed"):
+            settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
         settle_stages(recipe, stage_keys(recipe, PATHS), redo=True)
         assert not (recipe.output_dir / "stages/rlvr").exists()
+
+    def test_datasets_that_are_there_before_a_run_survive_fresh(self, tmp_path: Path) -> None:
+        (tmp_path / "new/data").mkdir(parents=True)
+        (tmp_path / "new/data/mine.jsonl").write_text("{}")
+        recipe = load_recipe(RECIPE, [f"output_dir={tmp_path / 'new'}"])
+        claim_folder(recipe, fresh=True, redo=False)
+        assert (tmp_path / "new/data/mine.jsonl").read_text() == "{}"
 
     def test_a_stage_that_the_recipe_no_longer_has_is_deleted_too(self, recipe: Recipe) -> None:
         keys = {name: key for name, key in stage_keys(recipe, PATHS).items() if name != "rlvr"}

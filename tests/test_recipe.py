@@ -273,6 +273,11 @@ def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path:
             "extends: {quickstart}\nstages: [{{name: a, kind: stf}}]",
             r"unknown kind 'stf'; the nearest of sft, .* is 'sft'",
         ),
+        (
+            "extends: {quickstart}\nstages: {{longcot_sft: {{data: h}}, "
+            "h: {{kind: harvest, rollouts: rlvr, minimum: {{answer: 1}}}}}}",
+            "longcot_sft.data is 'h', which a later stage makes; put h before longcot_sft",
+        ),
         ("extends: {quickstart}\nmodel: {{max_length: 64}}", "stage rlvr: max_tokens 64 leaves no room for a prompt"),
     ],
 )

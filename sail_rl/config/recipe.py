@@ -134,12 +134,17 @@ class Recipe(Strict):
         users += [(stage.name, stage.data) for stage in self.training]
         supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
         made = {stage.name: stage.kind for stage in self.makers}
+        order = [stage.name for stage in self.stages]
         for user, data in users:
             mixed = data in self.data.mixtures
             if mixed and user not in supervised and (user == "evaluation" or self.data.mix_by == "tokens"):
                 raise ValueError(f"{user}.data is {data!r}, a mixture; they are for SFT, and by samples for RL")
             weights = self.data.mixtures.get(data, {data: 1.0})
             for source in weights if isinstance(weights, dict) else ():
+                if source in made and user in order and order.index(source) > order.index(user):
+                    raise ValueError(
+                        f"{user}.data is {source!r}, which a later stage makes; put {source} before {user}"
+                    )
                 if made.get(source) == "harvest" and user not in supervised:
                     raise ValueError(f"{user}.data is {source!r}, a harvest; harvests are for SFT stages")
                 if made.get(source) == "filter" and (user in supervised or user == "evaluation"):

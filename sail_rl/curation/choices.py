@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from .outcome import Outcome, Row
 from .prompts import normalised, question_of, with_text
 
-_MARK = r"(?:(?:^|\n)\s*[(\[]?{0}(?:[)\].:：、])|(?<=[\s,;:：?？.])[(\[]?{0}[)\]])"
-_OPTION = re.compile(_MARK.format("(?P<letter>[A-H])").replace("(?P<letter>[A-H])", "(?P<line>[A-H])", 1)
-                     + r"\s*(?P<text>\S[^\n]*?)\s*(?=$|\n|[,;]?\s+[(\[]?[A-H][)\]])")  # fmt: skip
-"""An option: at the beginning of a line, or within one with a bracket; "point A." in a sentence is none."""
+_AT_LINE = re.compile(r"(?:^|\n)[ \t]*[(\[]?(?P<letter>[A-H])[)\].:：、][ \t]*(?P<text>\S[^\n]*?)[ \t]*(?=$|\n)")
+_INLINE = re.compile(
+    r"(?<=[\s,;:：?？.])[(\[]?(?P<letter>[A-H])[)\]][ \t]*(?P<text>\S[^\n]*?)[ \t]*(?=$|\n|[,;]?\s+[(\[]?[A-H][)\]])"
+)
+"""Options stand at the beginnings of lines, or, in brackets, behind a question: "point A." in a sentence is none."""
 _HEADING = re.compile(r"\n?\s*(?:choices|options|选项)\s*[::]?\s*$", re.IGNORECASE)
 _MATHEMATICAL = re.compile(r"[-+]?[\d.,]+(?:\s*[°%]|\s*[a-zA-Z]{1,4}[²³]?)?|[-+\d\sa-z()/*^.,=π√\\{}_]{1,40}")
 _NEEDS_OPTIONS = re.compile(
@@ -26,15 +27,30 @@ one that makes no sense without its options."""
 
 def options_of(question: str) -> dict[str, str]:
     """A question's options by letter, in order; empty if there are no two that begin A, B, …"""
-    found = {match["line"] or match["letter"]: match["text"] for match in _OPTION.finditer(question)}
-    letters = list(found)
-    return found if len(letters) > 1 and letters == list("ABCDEFGH"[: len(letters)]) else {}
+    return {match["letter"]: match["text"] for match in _options(question)}
 
 
 def without_options(question: str) -> str:
     """The question before its options."""
-    first = next(_OPTION.finditer(question), None)
-    return _HEADING.sub("", question[: first.start()] if first else question).strip()
+    found = _options(question)
+    return _HEADING.sub("", question[: found[0].start()] if found else question).strip()
+
+
+def _options(question: str) -> list[re.Match[str]]:
+    """The last run of marks A, B, … of one kind."""
+    for pattern in (_AT_LINE, _INLINE):
+        run: list[re.Match[str]] = []
+        for match in pattern.finditer(question):
+            if match["letter"] == "A":
+                run = [match]
+            elif run and match["letter"] == "ABCDEFGH"[len(run)]:
+                run.append(match)
+            else:
+                run = []
+        asked = bool(run) and (pattern is _AT_LINE or re.search(r"[?？:：.。]\s*$", question[: run[0].start()]))
+        if len(run) > 1 and asked:
+            return run
+    return []
 
 
 def is_mathematical(answer: str) -> bool:

@@ -17,7 +17,7 @@ HINTS = tuple(
         r"answer (?:the question )?(?:with|using) "
         r"(?:a single word|(?:a )?(?:short )?phrase|one word|the option'?s letter)…",
         r"(?:please )?(?:directly )?answer (?:directly )?with (?:only )?the (?:correct )?(?:option|choice|letter)…",
-        r"(?:please )?answer the (?:following )?question (?:with|using) …",
+        r"please answer the (?:following )?question (?:with|using) (?:a single|one|a short|only)…",
         r"(?:please )?(?:select|choose) the (?:correct|best) (?:answer|option) from the (?:given |following )?"
         r"(?:choices|options)…",
         r"hint: please …(?:\.|$)",
@@ -29,7 +29,7 @@ HINTS = tuple(
         r"you (?:should )?first think about the reasoning process[^\n]*",
         r"(?:please )?(?:give|provide) (?:a )?(?:short|brief|concise) answer…",
         r"(?:do not|don'?t) (?:explain|give any explanation|show your reasoning)…",
-        r"请(?:直接)?(?:用[^。\n:]*)?(?:回答|给出|选出)[^。\n:]*(?:选项|字母|单词|短语|最终答案)[^。\n:]*",
+        r"请(?:直接)?用[^。\n:：?？什几哪]*(?:选项|字母|单词|短语)[^。\n:：?？什几哪]*",
         r"请?(?:让我们)?一步一步(?:地)?(?:思考|推理)[^。\n:]*",
     )
 )

@@ -18,7 +18,10 @@ _WRAPPED = re.compile(r"<answer>(.*?)</answer>|<\|begin_of_solution\|>(.*?)(?:<\
 _OPEN_ANSWER = re.compile(r"</?answer>|<\|(?:begin|end)_of_solution\|>")
 _SECTIONS = re.compile(r"(?P<thought>.*)<CONCLUSION>(?P<answer>.*?)</CONCLUSION>\s*", re.DOTALL)
 """LLaVA-CoT: SUMMARY, CAPTION and REASONING are the thought (arXiv 2411.10440)."""
-_HEADING = re.compile(r"^(?:#+\s*|\*\*)(?:final\s+)?answer\s*:?(?:\*\*)?\s*:?\s*\n+", re.IGNORECASE | re.MULTILINE)
+_HEADING = re.compile(
+    r"^(?:#{1,6}[ \t]*+|\*\*)(?:final[ \t]++)?answer[ \t]*+:?(?:\*\*)?[ \t]*+:?[ \t]*+\n++",
+    re.IGNORECASE | re.MULTILINE,
+)
 _SAID = re.compile(
     r"(?:^|(?<=[\s.。:：,，*]))(?:####\s*|(?:\*\*)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?"
     r"answer\b(?: to (?:the|this) (?:question|problem))?(?:\*\*)?\s*(?:is\b\s*[:：]?|[:：])(?:\*\*)?\s*"
@@ -26,7 +29,8 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 """Where the last line says what the answer is, to its end."""
-_CLAUSE_END = re.compile(r"[,，;；](?!\d)|。|\.(?:\s|$)|\s(?:because|since|which|as)\s", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"[,，;；](?!\d)|。|(?<![A-Z][a-z])\.(?:\s|$)|\s(?:because|since|which|as)\s")
+_IS_NUMBER = re.compile(r"[-+]?[\d.,/]+")
 _TOKEN = re.compile(r"[\u3400-\u9fff]|\w+|[^\w\s]")
 LONGEST = 8
 """Tokens of an answer that is taken out of a sentence."""
@@ -116,11 +120,28 @@ def _said(text: str, gold: str | None) -> str:
 
 
 def _box(answer: str, gold: str | None) -> str:
-    """An answer's text, boxed: the gold one where it begins with it, otherwise its first clause, if that is short."""
+    """An answer's text, boxed: the gold one if that is what it says, otherwise its first clause, if that is short."""
     answer = re.sub(r"^(?:\*\*|\$)+|(?:\*\*|\$)+$", "", answer.strip().rstrip(".。")).strip()
     expected = (gold or "").strip().strip("$")
-    rest = answer[len(expected) :]
-    if expected and answer.startswith(expected) and not re.match(r"[0-9A-Za-z/^%]|\.\d", rest):
+    if expected and answer.startswith(expected) and _ends(answer[len(expected) :], expected):
         return f"\\boxed{{{expected}}}"
-    clause = _CLAUSE_END.split(answer, maxsplit=1)[0].strip()
+    clause = _clause(answer)
     return f"\\boxed{{{clause}}}" if re.search(r"\w", clause) and len(tokens_of(clause)) <= LONGEST else ""
+
+
+def _ends(rest: str, gold: str) -> bool:
+    """Whether an answer that begins with the gold one says no more: a clause, an option's text, a Chinese unit."""
+    if not rest.strip() or _CLAUSE_END.match(rest):
+        return True
+    if re.fullmatch(r"[A-H]", gold):
+        return bool(re.match(r"[.)\]:：、]", rest))
+    return bool(_IS_NUMBER.fullmatch(gold) and re.match(r"[\u3400-\u9fff]", rest))
+
+
+def _clause(text: str) -> str:
+    """The text before the first end of a clause that isn't inside brackets."""
+    for end in _CLAUSE_END.finditer(text):
+        before = text[: end.start()]
+        if all(before.count(left) <= before.count(right) for left, right in ("()", "[]", "{}")):
+            return before.strip()
+    return text.strip()

@@ -163,7 +163,16 @@ def _distinct(given: Sequence[Any]) -> list[str]:
     """Ids as strings that tell rows apart: the row's number where there is none, and behind one that others have."""
     names = [str(number) if name is None else str(name) for number, name in enumerate(given)]
     counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name}#{number}" for number, name in enumerate(names)]
+    taken = {name for name, count in counts.items() if count == 1}
+    made = []
+    for number, name in enumerate(names):
+        if counts[name] > 1:
+            name = f"{name}#{number}"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+        made.append(name)
+    return made
 
 
 def _images(row: dict[str, Any]) -> list[Any]:

@@ -24,7 +24,7 @@ class Best:
 class BestModels:
     """The folders `best-STEP` of one stage, each with a `model` (and `adapter`).
 
-    One that a checkpoint speaks of is deleted only after a later checkpoint is whole, so a kill loses none.
+    Those that a whole checkpoint speaks of stay as long as it does, so a kill loses none.
     """
 
     folder: Path
@@ -53,10 +53,11 @@ class BestModels:
         save(f"best-{step}")
         return Best(step, value, accuracy)
 
-    def keep_only(self, best: Best | None) -> None:
+    def keep_only(self, *bests: Best | None) -> None:
         """Delete all others (rank 0)."""
+        names = {f"best-{best.step}" for best in bests if best}
         for path in self.folder.glob("best-*"):
-            if best is None or path.name != f"best-{best.step}":
+            if path.name not in names:
                 shutil.rmtree(path)
 
     def adopt(self, best: Best) -> None:
@@ -64,8 +65,17 @@ class BestModels:
         if rank() == 0:
             for path in (self.folder / f"best-{best.step}").iterdir():
                 partial = self.folder / f"{path.name}.partial"
-                shutil.copytree(path, partial, copy_function=os.link)
+                shutil.copytree(path, partial, copy_function=_link)
                 partial.rename(self.folder / path.name)
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+        return target
+    except OSError:
+        return str(shutil.copy2(source, target))
 
 
 def remove_candidates(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from sail_rl.reporting.store import FOLDER as ROLLOUTS
 
 logger = logging.getLogger(__name__)
 KEY = "key"
-CLOCK_SKEW = 300.0  # seconds by which machines and their starts may differ
+STALE = ".stale-"
 PACKAGES = (
     "torch",
     "transformers",
@@ -45,13 +46,13 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
     """
     folder, resolved = recipe.output_dir, dump_recipe(recipe)
     written = folder / "recipe.yaml"
-    if fresh and folder.exists():
-        if not written.exists() and any(
-            path.name != "data" for path in folder.iterdir()
-        ):  # `check` may have made these
+    if fresh and folder.exists() and not written.exists():
+        # Datasets may be there, which `check` makes, too; they are left alone.
+        if any(path.name != "data" for path in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
             )
+    elif fresh and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if written.exists() and not redo:
@@ -73,12 +74,11 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
         ValueError: naming the stages that would come out otherwise.
     """
     folder = recipe.output_dir
-    stages = [path for path in (folder / "stages").glob("*") if path.is_dir()]
-    there = {path.name: (path / KEY).read_text() for path in stages if (path / KEY).is_file()}
-    if redo:  # without a key nothing is known of what it was made of
-        there |= {path.name: "" for path in stages if path.name not in there}
-    if (base := folder / BASE / KEY).is_file():
-        there[BASE] = base.read_text()
+    for path in (folder / "stages").glob(f"{STALE}*"):  # a kill while they were deleted
+        shutil.rmtree(path)
+    begun = [path for path in ((folder / BASE), *(folder / "stages").glob("*")) if path.is_dir()]
+    # Without a key nothing is known of what it was made of.
+    there = {path.name: (path / KEY).read_text() if (path / KEY).is_file() else "" for path in begun}
     stale = [name for name, key in there.items() if keys.get(name) != key]
     if stale and not redo:
         raise ValueError(
@@ -90,8 +90,11 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
         forget_stages(folder, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
     for name in stale:
         logger.info("%s is done again: what it depends on changed", name)
-        shutil.rmtree(folder / BASE if name == BASE else folder / "stages" / name)
         shutil.rmtree(folder / ROLLOUTS / name, ignore_errors=True)
+        doomed = folder / "stages" / f"{STALE}{name}"
+        doomed.parent.mkdir(exist_ok=True)
+        (folder / BASE if name == BASE else folder / "stages" / name).rename(doomed)  # at once, or not at all
+        shutil.rmtree(doomed)
 
 
 PREPARED = "PREPARED"
@@ -99,25 +102,43 @@ PREPARATION_LIMIT = 24 * 3600.0
 """Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
 
 
+def withdraw(folder: Path) -> None:
+    """Take back what an earlier launch announced (rank 0, first of all)."""
+    (folder / PREPARED).unlink(missing_ok=True)
+
+
 def announce(folder: Path) -> None:
     """Tell the other ranks that everything was checked and the data are there (rank 0)."""
-    (folder / PREPARED).touch()
+    write_whole(folder / PREPARED, _launch())
 
 
 def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
     """Wait for it, so that no rank's patience with the others runs out while rank 0 prepares data.
 
-    A launcher ends this process when rank 0 fails. What an earlier launch announced in the last minutes counts, too:
-    then this rank waits when it joins the others, which has its own limit.
+    A launcher ends this process when rank 0 fails. What an earlier launch at the same address announced may be taken
+    for this one's, if rank 0 is late: then this rank waits where it joins the others, which has its own limit.
 
     Raises:
         TimeoutError: after `limit` seconds.
     """
-    begun = time.time()
-    while not (folder / PREPARED).is_file() or (folder / PREPARED).stat().st_mtime < begun - CLOCK_SKEW:
-        if time.time() - begun > limit:
+    deadline = time.monotonic() + limit
+    while not _announced(folder):
+        if time.monotonic() > deadline:
             raise TimeoutError(f"rank 0 hasn't prepared {folder} within {limit / 3600:g} hours")
         time.sleep(0.2)
+
+
+def _announced(folder: Path) -> bool:
+    try:
+        return (folder / PREPARED).read_text() == _launch()
+    except OSError:  # it isn't there, or is being replaced
+        return False
+
+
+def _launch() -> str:
+    """What the ranks of one launch have in common."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    return " ".join(os.environ.get(name, "-") for name in names)
 
 
 def mark_stage(folder: Path, key: str) -> None:

@@ -131,6 +131,8 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
     for stage in recipe.training:
         for source in sources_of(recipe.data.mixtures, stage.data).keys() - made:
             needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
+    if clash := sorted(made & {*paths, *missing}):
+        raise ValueError(f"{clash[0]!r} is both a dataset and a stage that makes one; rename one of them")
     unknown = sorted(set(needs) - {*paths, *missing})
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")

@@ -42,7 +42,8 @@ def export_model(
     """
     refuse_to_overwrite(out)
     model_dir = model_dir.resolve()
-    if run_dir is None and model_dir.name == "model" and (found := model_dir.parents[2] / "recipe.yaml").is_file():
+    in_a_run = model_dir.name == "model" and len(model_dir.parents) > 2
+    if run_dir is None and in_a_run and (found := model_dir.parents[2] / "recipe.yaml").is_file():
         run_dir = found.parent
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.recipe import BASE, AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import fingerprint, short_hash, signature, write_whole
-from sail_rl.recipe import essence
+from sail_rl.recipe import essence, is_timed
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
 
@@ -26,7 +26,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
         recipe: the resolved recipe.
         paths: its datasets.
     """
-    tree = essence(recipe.model_dump(mode="json"))
+    tree = essence(recipe.model_dump(mode="json"), timing=False)
     settings = {stage["name"]: stage for stage in tree["stages"]}
     data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}
@@ -39,11 +39,14 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     keys = {BASE: short_hash([shared["model"], recipe.seed, base])}
     for stage in recipe.stages:
         own = settings[stage.name] | {"name": None, "parent": None, "seed": recipe.seed_of(stage)}
-        sources = {name: data.get(name) or keys[name] for name in sources_used(recipe, stage)}
+        if is_timed(stage.model_dump()):
+            own["timing"] = [recipe.evaluation.every, getattr(stage, "save_every", None)]
+        datasets, stages = inputs(recipe, stage)
         mixture = _mixture(recipe, stage)
         shares = [mixture, recipe.data.mix_by if len(mixture) > 1 else None]
+        read = [{name: data[name] for name in datasets if name in data}, {name: keys[name] for name in stages}]
         keys[stage.name] = short_hash(
-            [own, shared, code_in([own, shared]), sources, shares, [keys[parent] for parent in recipe.parents(stage)]]
+            [own, shared, code_in([own, shared]), read, shares, [keys[parent] for parent in recipe.parents(stage)]]
         )
     return keys
 
@@ -58,13 +61,16 @@ def code_in(tree: Any) -> dict[str, str]:
     return {file: fingerprint(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
 
 
-def sources_used(recipe: Recipe, stage: AnyStage) -> list[str]:
-    """Datasets, harvests and harvested stages that a stage reads."""
+def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
+    """The datasets that a stage reads, and the stages whose rollouts or datasets it reads."""
     if isinstance(stage, RolloutsStage):
-        harvested = recipe.stage(stage.rollouts)
-        assert isinstance(harvested, RLStage)
-        return [stage.rollouts, harvested.data]
-    return sorted({*_mixture(recipe, stage), *(() if isinstance(stage, ExportStage) else recipe.evaluation.sets)})
+        sampled = recipe.stage(stage.rollouts)
+        assert isinstance(sampled, RLStage)
+        return [recipe.origin(sampled.data)], [stage.rollouts]
+    made = {maker.name for maker in recipe.makers}
+    own = _mixture(recipe, stage)
+    evaluated = [] if isinstance(stage, ExportStage) else recipe.evaluation.sets
+    return sorted({*own, *evaluated} - made), sorted(own.keys() & made)
 
 
 def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
@@ -87,14 +93,18 @@ def write_lineage(
 ) -> None:
     """Write `lineage.json` into the stage's folder, and into its model's: what it is made of, and how it fared."""
     folder = recipe.output_dir / "stages" / stage.name
-    sources = {
+    datasets, stages = inputs(recipe, stage)
+    read: dict[str, dict[str, str]] = {
         name: {"path": str(paths[name]), "fingerprint": data_fingerprint(recipe, name, paths[name])}
+        for name in datasets
         if name in paths
-        else {"stage": name, "key": keys[name]}
-        for name in sources_used(recipe, stage)
     }
+    trained_on = read.keys() - set(recipe.evaluation.sets) | _mixture(recipe, stage).keys()
+    if isinstance(stage, RolloutsStage):
+        trained_on |= set(datasets)
+    prefix = "rollouts of " if isinstance(stage, RolloutsStage) else ""
+    of_stages = {prefix + name: {"stage": name, "key": keys[name]} for name in stages}
     base = str(recipe.model.path or recipe.output_dir / "base")
-    trained_on = sources.keys() - set(recipe.evaluation.sets) | _mixture(recipe, stage).keys()
     lineage = {
         "run": recipe.name,
         "stage": stage.name,
@@ -103,8 +113,8 @@ def write_lineage(
             {"stage": name, "key": keys[name]} | ({"model": base} if name == BASE else {})
             for name in recipe.parents(stage)
         ],
-        "data": {name: source for name, source in sources.items() if name in trained_on},
-        "evaluation": {name: source for name, source in sources.items() if name not in trained_on},
+        "data": {name: found for name, found in read.items() if name in trained_on} | of_stages,
+        "evaluation": {name: found for name, found in read.items() if name not in trained_on},
         "seed": recipe.seed_of(stage),
         "settings": stage.model_dump(mode="json"),
         "metrics": {name: value for name, value in result.items() if name != "name"},

@@ -27,7 +27,7 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
 from .best import remove_candidates
-from .claim import announce, await_announcement, claim_folder, mark_stage, settle_stages
+from .claim import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
 from .evaluate import Evaluator
 from .export import export_stage
 from .harvest import harvest, select
@@ -61,6 +61,7 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     """
     keys: dict[str, str] = {}
     if rank() == 0:
+        withdraw(recipe.output_dir)
         check_code(recipe, world_size=world_size())  # before a folder is touched
         claim_folder(recipe, fresh=fresh, redo=redo)
         plan = make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
@@ -95,9 +96,9 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     """Run every stage that has no result yet, each from the models that it starts from (`keys`: rank 0's)."""
     recipe = plan.recipe
     if rank() == 0:
-        build_base(recipe, plan.datasets)
         if recipe.model.path is None:
             mark_stage(recipe.output_dir / BASE, keys[BASE])
+        build_base(recipe, plan.datasets)
     distributed.barrier()
     base = build_base(recipe, plan.datasets)
     if recipe.model.path is None:  # otherwise make_plan has done it

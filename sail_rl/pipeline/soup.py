@@ -61,7 +61,8 @@ def unlike(sources: Sequence[Path]) -> list[str]:
     """In what the runs differ that led to these models (`RUN/stages/NAME/model`), besides seeds and small changes."""
     runs = []
     for source in map(Path.resolve, sources):
-        if source.name != "model" or not (found := source.parents[2] / "recipe.yaml").is_file():
+        in_a_run = source.name == "model" and len(source.parents) > 2
+        if not in_a_run or not (found := source.parents[2] / "recipe.yaml").is_file():
             return [f"{source} is not RUN/stages/NAME/model, so nothing is known of how it was trained"]
         runs.append(_settings(load_recipe(found), source.parent.name))
     (shared, stages), differences = runs[0], set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ class Stage:
             best = saved["progress"].pop("best")
             self.progress = StageProgress(**saved["progress"], best=Best(**best) if best else None)
         if self.best_models and rank() == 0:
-            self.best_models.keep_only(self.progress.best)
+            self.best_models.keep_only(*self._bests())
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
         if checkpoint and self.memory:
@@ -169,7 +169,13 @@ class Stage:
         }
         (checkpoint / "stage.json").write_text(json.dumps(state))
         if self.best_models:
-            self.best_models.keep_only(self.progress.best)
+            self.best_models.keep_only(self.progress.best, *self._bests())
+
+    def _bests(self) -> Iterator[Best | None]:
+        """The best models that whole checkpoints speak of."""
+        for folder, _ in checkpoints.whole_checkpoints(self.folder):
+            best = json.loads((folder / "stage.json").read_text())["progress"]["best"]
+            yield Best(**best) if best else None
 
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config

@@ -21,8 +21,12 @@ def mark_complete(checkpoint: Path) -> None:
 
 def newest_checkpoint(stage_dir: Path) -> tuple[Path, int] | None:
     """The newest whole checkpoint and its step, or None."""
-    whole = [(path, step) for path, step in _checkpoints(stage_dir) if not _damage(path)]
-    return max(whole, key=lambda found: found[1], default=None)
+    return max(whole_checkpoints(stage_dir), key=lambda found: found[1], default=None)
+
+
+def whole_checkpoints(stage_dir: Path) -> list[tuple[Path, int]]:
+    """All whole checkpoints with their steps."""
+    return [(path, step) for path, step in _checkpoints(stage_dir) if not _damage(path)]
 
 
 def remove_unusable(stage_dir: Path) -> None:
