@@ -154,6 +154,11 @@ class TestSettling:
         log.finish()
         assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")][-1] == "rlvr"
 
+    def test_a_kill_while_a_stage_is_marked_leaves_nothing_to_settle(self, recipe: Recipe) -> None:
+        (recipe.output_dir / "stages/harvest").mkdir()
+        (recipe.output_dir / "stages/harvest/key.partial").write_text("half")
+        settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
+
     def test_redo_does_again_what_has_no_key(self, recipe: Recipe) -> None:
         (recipe.output_dir / "stages/rlvr/key").unlink()
         with pytest.raises(ValueError, match="what rlvr depends on changed"):

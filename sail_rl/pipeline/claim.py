@@ -76,7 +76,7 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
     folder = recipe.output_dir
     for path in (folder / "stages").glob(f"{STALE}*"):  # a kill while they were deleted
         shutil.rmtree(path)
-    begun = [path for path in ((folder / BASE), *(folder / "stages").glob("*")) if path.is_dir()]
+    begun = [path for path in (folder / BASE, *(folder / "stages").glob("*")) if _begun(path)]
     # Without a key nothing is known of what it was made of.
     there = {path.name: (path / KEY).read_text() if (path / KEY).is_file() else "" for path in begun}
     stale = [name for name, key in there.items() if keys.get(name) != key]
@@ -95,6 +95,11 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
         doomed.parent.mkdir(exist_ok=True)
         (folder / BASE if name == BASE else folder / "stages" / name).rename(doomed)  # at once, or not at all
         shutil.rmtree(doomed)
+
+
+def _begun(path: Path) -> bool:
+    """Whether there is anything but what `mark_stage` leaves when it is killed."""
+    return path.is_dir() and any(inner.name != f"{KEY}.partial" for inner in path.iterdir())
 
 
 PREPARED = "PREPARED"
