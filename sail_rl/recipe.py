@@ -110,11 +110,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Any, change: Any, path: Path) -> Any:
-    """`change` over `base`: mappings key by key.
+    """`change` over `base`: mappings key by key; where another `path` names other code, `kwargs` aren't inherited.
 
     A mapping over a list of stages goes by name: null drops a stage, a new one (which says its `kind`) is appended.
     """
     if isinstance(base, dict) and isinstance(change, dict):
+        if "kwargs" in base and change.get("path", base.get("path")) != base.get("path"):
+            base = {key: value for key, value in base.items() if key != "kwargs"}  # they are of the code it named
         return base | {key: _merged(base[key], value, path) if key in base else value for key, value in change.items()}
     if isinstance(base, list) and isinstance(change, dict):
         names = [item.get("name") for item in base]

@@ -257,7 +257,7 @@ def test_a_quantised_base_needs_its_package_and_a_gpu(
 ) -> None:
     recipe = recipe_of(tmp_path, path=tiny_dir(), lora={"quantize": "nf4"})
     monkeypatch.setattr("sail_rl.pipeline.policy.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"stage s: lora.quantize needs bitsandbytes; pip install 'sail-rl\[qlora\]'"):
+    with pytest.raises(ValueError, match=r"stage s: lora.quantize needs bitsandbytes; pip install -e '.\[qlora\]'"):
         check_lora(recipe)
     monkeypatch.setattr("sail_rl.pipeline.policy.find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -263,6 +263,25 @@ def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path:
     assert [build("one"), build("one"), build("two")] == [f'{{"prompt": "{word}"}}' for word in ("one", "one", "two")]
 
 
+def test_another_engine_doesn_t_inherit_the_kwargs_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = (
+        f"extends: {QUICKSTART.resolve()}\nengine: {{path: 'rollouts.workers:WorkerEngine', kwargs: {{workers: 2}}}}\n"
+    )
+    path.write_text(text)
+    (tmp_path / "s.yaml").write_text("extends: r.yaml\nengine: {path: 'rollouts.hf:HFEngine'}\n")
+    (tmp_path / "t.yaml").write_text("extends: r.yaml\nengine: {kwargs: {threads: 1}}\n")
+    assert load_recipe(tmp_path / "s.yaml").engine.kwargs == {}
+    assert load_recipe(tmp_path / "t.yaml").engine.kwargs == {"workers": 2, "threads": 1}
+
+
+def test_kwargs_that_an_engine_doesn_t_take_are_found_before_it_is_made() -> None:
+    override = "engine.kwargs={servers: ['http://x:1'], kv_cache_gib: 1}"
+    recipe = load_recipe(QUICKSTART, ["engine.path=rollouts.remote:RemoteEngine", override])
+    with pytest.raises(ValueError, match=r"engine.kwargs: rollouts.remote:RemoteEngine: .*'kv_cache_gib'"):
+        check_code(recipe, world_size=1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -20,8 +20,8 @@ class DataConfig(Strict):
     curated: dict[str, Curation] = Field(default_factory=dict)
     """Further datasets, made of these or of others by curation steps, once, when a run starts."""
     mixtures: dict[str, Path | dict[str, float]] = Field(default_factory=dict)
-    """Further datasets for SFT, mixed from those above and from harvests: weights by source name, here or in a file
-    (`sail-rl moe calibrate` writes one)."""
+    """Further datasets, mixed from those above and from what stages make: weights by source name, here or in a file
+    (`sail-rl moe calibrate` writes one). For SFT, and by samples for RL."""
     mix_by: Literal["tokens", "samples"] = "tokens"
     """What the weights are shares of."""
     overlong: Literal["error", "drop"] = "error"

@@ -103,7 +103,7 @@ def _check_experts(stage: SFTStage | RLStage, recipe: Recipe) -> None:
 
 def _check_quantised(stage: SFTStage | RLStage, recipe: Recipe) -> None:
     if find_spec("bitsandbytes") is None:
-        raise ValueError(f"stage {stage.name}: lora.quantize needs bitsandbytes; pip install 'sail-rl[qlora]'")
+        raise ValueError(f"stage {stage.name}: lora.quantize needs bitsandbytes; pip install -e '.[qlora]'")
     if not torch.cuda.is_available():
         raise ValueError(f"stage {stage.name}: lora.quantize needs a GPU, and there is none; leave it out")
     if recipe.deepspeed.zero_stage == 3:

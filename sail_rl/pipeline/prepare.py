@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,10 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     """
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.training}
     engine = resolve(recipe.engine.path)
+    try:
+        inspect.signature(engine).bind(Path(), max_model_len=0, dtype="", **recipe.engine.kwargs)
+    except TypeError as error:
+        raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
     evaluation_scorer(recipe.evaluation)
     for stage in recipe.training:
         if isinstance(stage, RLStage):
