@@ -34,6 +34,12 @@ def test_a_source_that_is_used_up_starts_over_and_ids_stay_apart() -> None:
     assert [mixed[n]["id"] for n in range(6)] == ["a/0", "a/1"] * 3
 
 
+def test_a_row_s_own_source_is_left_for_its_rewards() -> None:
+    sources = {"hard": [{"id": "1", "source": "sum"}], "rl": [{"id": "1", "source": None}, {"id": "2"}]}
+    mixed = MixedRows(sources, {"hard": 0.4, "rl": 0.6}, dict.fromkeys(sources, 1.0))  # type: ignore[arg-type]
+    assert {row["id"]: row["source"] for row in mixed} == {"hard/1": "sum", "rl/1": "rl", "rl/2": "rl"}
+
+
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     """The quickstart's SFT stage on a mixture of two small sources."""

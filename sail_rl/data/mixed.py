@@ -12,7 +12,8 @@ class MixedRows(Sequence[dict[str, Any]]):
     """As many rows as all sources have together, drawn so that each source has its share of the *tokens*.
 
     The draw is even and without chance: at each place the source that lags most behind its share gives its next row,
-    and starts over when it has no more. A row's `source` column names where it is from, and so does its id.
+    and starts over when it has no more. A row's id names where it is from, and so does its `source`, unless it has one of
+    its own, which rewards may read.
 
     Args:
         sources: datasets by name.
@@ -50,4 +51,4 @@ class MixedRows(Sequence[dict[str, Any]]):
 
     @staticmethod
     def _named(name: str, row: dict[str, Any]) -> dict[str, Any]:
-        return row | {"id": f"{name}/{row['id']}", "source": name}
+        return row | {"id": f"{name}/{row['id']}", "source": row.get("source") or name}
