@@ -12,8 +12,8 @@ class MixedRows(Sequence[dict[str, Any]]):
     """As many rows as all sources have together, drawn so that each source has its share of the *tokens*.
 
     The draw is even and without chance: at each place the source that lags most behind its share gives its next row,
-    and starts over when it has no more. A row's id names where it is from, and so does its `source`, unless it has one of
-    its own, which rewards may read.
+    and starts over when it has no more. A row's id names where it is from, and so does its `source`, unless it has one
+    of its own, which rewards may read.
 
     Args:
         sources: datasets by name.
