@@ -40,7 +40,7 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.training}
     engine = resolve(recipe.engine.path)
     try:
-        inspect.signature(engine).bind(Path(), max_model_len=0, dtype="", **recipe.engine.kwargs)
+        inspect.signature(engine).bind(Path(), **{"max_model_len": 0, "dtype": ""} | recipe.engine.kwargs)
     except TypeError as error:
         raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
     evaluation_scorer(recipe.evaluation)
