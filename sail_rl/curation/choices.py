@@ -21,7 +21,7 @@ _NEEDS_OPTIONS = re.compile(
 )
 
 Rewrite = Callable[[list[Row]], list[tuple[str, str] | None]]
-"""From multiple-choice rows (with `options` and `answer` the text of the right one) to (question, answer), or None for
+"""From multiple-choice rows (their `answer` is the text of the right option) to (question, answer), or None for
 one that makes no sense without its options."""
 
 
@@ -85,14 +85,14 @@ def free_form(rows: Iterable[Row], *, rewrite: Rewrite = by_rule, drop_others: b
             continue
         multiple.add(place)
         if letter in options and is_mathematical(options[letter]):
-            asked[place] = row | {"options": options, "answer": options[letter].strip().rstrip(".")}
+            asked[place] = row | {"answer": options[letter].strip().rstrip(".")}
     made = dict(zip(asked, rewrite(list(asked.values())), strict=True))
     outcome = Outcome()
     for place, row in enumerate(rows):
         new = made.get(place)
         if new and normalised(new[1]) == normalised(asked[place]["answer"]):
             prompt = _replaced(row["prompt"], new[0])
-            outcome.keep(row, row | {"prompt": prompt, "answer": new[1]} | _completion(row, new[1]))
+            outcome.keep(row, row | {"prompt": prompt, "answer": new[1]} | _without_letter(row))
         elif place in multiple and drop_others:
             outcome.drop(row, "multiple choice")
         else:
@@ -106,6 +106,6 @@ def _replaced(prompt: object, question: str) -> object:
     return with_text(prompt, lambda text: next(texts, "") if text.strip() else text)  # type: ignore[arg-type]
 
 
-def _completion(row: Row, answer: str) -> Row:
+def _without_letter(row: Row) -> Row:
     """A completion that boxes a letter has nothing to say any more; it is left out."""
     return {"completion": None} if row.get("completion") else {}

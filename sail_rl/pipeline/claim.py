@@ -24,6 +24,9 @@ from sail_rl.reporting.store import FOLDER as ROLLOUTS
 logger = logging.getLogger(__name__)
 KEY = "key"
 STALE = ".stale-"
+PREPARED = "PREPARED"
+PREPARATION_LIMIT = 24 * 3600.0
+"""Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
 PACKAGES = (
     "torch",
     "transformers",
@@ -100,11 +103,6 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
 def _begun(path: Path) -> bool:
     """Whether there is anything but what `mark_stage` leaves when it is killed."""
     return path.is_dir() and any(inner.name != f"{KEY}.partial" for inner in path.iterdir())
-
-
-PREPARED = "PREPARED"
-PREPARATION_LIMIT = 24 * 3600.0
-"""Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
 
 
 def withdraw(folder: Path) -> None:

@@ -53,10 +53,9 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
 
 def code_in(tree: Any) -> dict[str, str]:
     """Fingerprints of the files that settings name as `file.py:name`, so that a changed reward is noticed."""
-    if isinstance(tree, Mapping):
-        return {file: found for value in tree.values() for file, found in code_in(value).items()}
-    if isinstance(tree, list):
-        return {file: found for value in tree for file, found in code_in(value).items()}
+    if isinstance(tree, Mapping | list):
+        values = tree.values() if isinstance(tree, Mapping) else tree
+        return {file: found for value in values for file, found in code_in(value).items()}
     file, colon, _ = tree.rpartition(":") if isinstance(tree, str) else ("", "", "")
     return {file: fingerprint(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
 
@@ -99,10 +98,9 @@ def write_lineage(
         for name in datasets
         if name in paths
     }
-    trained_on = read.keys() - set(recipe.evaluation.sets) | _mixture(recipe, stage).keys()
-    if isinstance(stage, RolloutsStage):
-        trained_on |= set(datasets)
-    prefix = "rollouts of " if isinstance(stage, RolloutsStage) else ""
+    of_rollouts = isinstance(stage, RolloutsStage)
+    trained_on = datasets if of_rollouts else _mixture(recipe, stage)
+    prefix = "rollouts of " if of_rollouts else ""
     of_stages = {prefix + name: {"stage": name, "key": keys[name]} for name in stages}
     base = str(recipe.model.path or recipe.output_dir / "base")
     lineage = {
