@@ -43,9 +43,7 @@ def run(recipe: Path) -> dict[str, Any]:
     summary = Path(yaml.safe_load(recipe.read_text())["output_dir"]) / "summary.json"
     if not summary.exists():
         with (recipe.with_suffix(".log")).open("w") as log:
-            subprocess.run(
-                [sys.executable, "-m", "sail_rl.cli", "run", str(recipe)], check=True, stdout=log, stderr=log
-            )
+            subprocess.run([sys.executable, "-m", "sail_rl", "run", str(recipe)], check=True, stdout=log, stderr=log)
     return json.loads(summary.read_text())["stages"][-1]
 
 

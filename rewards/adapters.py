@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sail_rl.completion import completion_text
 from sail_rl.imports import resolve
-
-from .parsing import completion_text
 
 
 class Verl:

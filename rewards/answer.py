@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from .parsing import completion_text, final_answer
-from .pool import WorkerPool
-from .process import Target
-from .score import Score
+from sail_rl.completion import completion_text, final_answer
+
+from .combine.score import Score
+from .process.handle import Target
+from .process.pool import WorkerPool
 from .verify import choice, equality, grounding, lists, ocr, quantity, words
 
 logger = logging.getLogger(__name__)

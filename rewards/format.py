@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .parsing import THINK_END, THINK_START, box_count, boxes, completion_text, split_thought
+from sail_rl.completion import THINK_END, THINK_START, box_count, boxes, completion_text, split_thought
 
 
 def think_boxed(completions: Sequence[Any], *, prefilled: bool | Sequence[bool] = False, **_: Any) -> list[float]:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .parsing import THINK_END, THINK_START, box_count, completion_text, final_answer, split_thought
+from sail_rl.completion import THINK_END, THINK_START, box_count, completion_text, final_answer, split_thought
+
 from .verify.choice import letters, options_of
 from .verify.equality import quick_equal
 from .verify.latex import normalise

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .parsing import completion_text, split_thought
+from sail_rl.completion import completion_text, split_thought
+
 from .verify.chinese import is_chinese
 
 

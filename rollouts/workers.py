@@ -18,7 +18,7 @@ from sail_rl.contracts import Prompt, Rollout, Sampling
 
 from .shared_weights import SharedWeights
 from .streaming import StreamingEngine
-from .worker_process import Done, Failed, Generate, Group, Push, Share, Stop, serve
+from .worker_main import Done, Failed, Generate, Group, Push, Share, Stop, serve
 
 logger = logging.getLogger(__name__)
 LOOK_UP = 1.0  # seconds: how long `close` in another thread may go unnoticed

@@ -15,7 +15,7 @@ from sail_rl.config import Recipe
 from sail_rl.data.encoding import Encoder
 from sail_rl.maths.losses import cross_entropy
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.arguments import training_arguments
+from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import RouterCoefficients
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.distributed import join_process_group, leave_process_group, rank, world_size

@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import picture, question
 
+from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder
 from sail_rl.maths.adalrs import LineSearch, descent
 from sail_rl.maths.losses import cross_entropy
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.arguments import training_arguments
-from sail_rl.recipe import load_recipe
+from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard

@@ -24,8 +24,8 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, part_of
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.policy import check_lora
-from sail_rl.reporting.jsonl import read_jsonl
+from sail_rl.plan.policy import check_lora
+from sail_rl.records.jsonl import read_jsonl
 from sail_rl.trainer.distributed import whole_models
 from sail_rl.trainer.weights import save_merged, whole_weights
 
@@ -256,10 +256,10 @@ def test_a_quantised_base_needs_its_package_and_a_gpu(
     tiny_dir: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(tmp_path, path=tiny_dir(), lora={"quantize": "nf4"})
-    monkeypatch.setattr("sail_rl.pipeline.policy.find_spec", lambda name: None)
+    monkeypatch.setattr("sail_rl.plan.policy.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"stage s: lora.quantize needs bitsandbytes; pip install -e '.\[qlora\]'"):
         check_lora(recipe)
-    monkeypatch.setattr("sail_rl.pipeline.policy.find_spec", lambda name: object())
+    monkeypatch.setattr("sail_rl.plan.policy.find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=r"stage s: lora\.quantize needs a GPU"):
         check_lora(recipe)

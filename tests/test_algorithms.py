@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sail_rl.reporting.jsonl import read_jsonl
+from sail_rl.records.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ def family(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
 def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, tmp_path: Path) -> None:
     recipe = family(tmp_path)
-    command = [sys.executable, "-m", "sail_rl.cli", "run", str(recipe), f"model.llm={llm}"]
+    command = [sys.executable, "-m", "sail_rl", "run", str(recipe), f"model.llm={llm}"]
     if llm == "qwen3_moe":  # the engine then captures routes, and two of the stages replay them
         command += [f"stages.{name}.routing_replay=true" for name in ("gspo", "tis")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}

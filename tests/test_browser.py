@@ -12,9 +12,9 @@ from PIL import Image
 from test_doctor import write_run
 
 from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.records.traces import TraceWriter
 from sail_rl.reporting.compare import write_comparison
 from sail_rl.reporting.report import write_report
-from sail_rl.reporting.traces import TraceWriter
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,16 +11,16 @@ import yaml
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.config.loading import load_recipe
 from sail_rl.data.dataset import Rows
 from sail_rl.models import SailVLConfig
 from sail_rl.models.adapters import LoRA, add_lora
 from sail_rl.models.loading import load_model
 from sail_rl.models.sizes import published_size
-from sail_rl.pipeline import check as checking
-from sail_rl.pipeline.datasets import build_data, not_here
-from sail_rl.pipeline.memory import Parameters, activations, count_parameters, estimate, model_states
-from sail_rl.recipe import load_recipe
+from sail_rl.plan import check as checking
+from sail_rl.plan.datasets import build_data, not_here
+from sail_rl.plan.memory import Parameters, activations, count_parameters, estimate, model_states
 
 SHIPPED = {
     "sail_vl2_2b/thinking": (8, 80),

@@ -14,13 +14,15 @@ from conftest import picture
 from judge_server import Reply, serving, verdict
 from PIL import Image
 
-from rewards.judge.curator import Curator
-from rewards.parsing import final_answer
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.completion import final_answer
 from sail_rl.config.curation import CurationRecipe, GuidedCoT
 from sail_rl.curation.choices import by_rule, free_form, is_mathematical, options_of, without_options
 from sail_rl.curation.completions import drop_redundant, unify, written
+from sail_rl.curation.curate import curate, picture_hash
+from sail_rl.curation.curator import Curator
 from sail_rl.curation.duplicates import decontaminate, dedupe
+from sail_rl.curation.guided import EngineWriter
 from sail_rl.curation.judged import caption_quality, distill_answers, guide
 from sail_rl.curation.lengths import balance_lengths
 from sail_rl.curation.outcome import Row
@@ -28,8 +30,6 @@ from sail_rl.curation.prompts import normalised, question_of, strip_prompts
 from sail_rl.curation.reading import read
 from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
-from sail_rl.pipeline.curate import curate, picture_hash
-from sail_rl.pipeline.guided import EngineWriter
 
 
 def row(name: str, prompt: Any = "How many?", **columns: Any) -> Row:
@@ -470,7 +470,7 @@ def test_when_no_row_is_left_that_is_an_error_and_nothing_is_written(tmp_path: P
 
 
 def test_the_shipped_recipe_is_a_valid_one() -> None:
-    from sail_rl.recipe import read_tree, validated
+    from sail_rl.config.loading import read_tree, validated
 
     path = Path("recipes/curate_example.yaml")
     assert [step.kind for step in validated(CurationRecipe, read_tree(path), path).steps][:2] == [

@@ -18,7 +18,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.video import sample_indices, with_frames
 from sail_rl.models import SailVLImageProcessor, SailVLProcessor
-from sail_rl.pipeline.prepare import Plan, fitted
+from sail_rl.plan.plan import Plan, fitted
 
 av = pytest.importorskip("av")
 

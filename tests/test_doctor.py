@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.records.jsonl import append_jsonl
+from sail_rl.records.schema import is_known
 from sail_rl.reporting.compare import differing, named, write_comparison
 from sail_rl.reporting.doctor import examine
-from sail_rl.reporting.jsonl import append_jsonl
-from sail_rl.reporting.schema import is_known
 from sail_rl.reporting.series import RunCurves
 
 HEALTHY = {

@@ -15,12 +15,12 @@ import torch
 from conftest import picture
 from test_run import SHORT, steps
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
+from sail_rl.evaluation.evaluate import Answered, Evaluator, powers, summarise
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.best import Best, BestModels, remove_candidates
-from sail_rl.pipeline.evaluate import Answered, Evaluator, powers, summarise
-from sail_rl.recipe import load_recipe
+from sail_rl.stages.best import Best, BestModels, remove_candidates
 
 
 def answered(prompt: str, answer: str | None, right: bool, source: str | None = None, **scores: float) -> Answered:
@@ -137,7 +137,7 @@ def test_a_run_keeps_the_best_model_by_a_metric_that_gets_worse(tmp_path: Path) 
         *("stages.longcot_sft.metric_for_best_model=eval/heldout/length_mean", "stages.longcot_sft.steps=3"),
     ]
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "sail_rl.cli", "run", "recipes/quickstart.yaml", f"output_dir={run}", *overrides]
+    command = [sys.executable, "-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={run}", *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     subprocess.run(command, check=True, timeout=300, env=environment)
     logged, results = steps(run), {}

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sail_rl.cli import main
-from sail_rl.pipeline.export import card, export_model, lineage_of, push
+from sail_rl.cli.main import main
+from sail_rl.stages.export import card, export_model, lineage_of, push
 
 
 def test_a_model_without_lineage_can_be_exported_but_not_over_something(

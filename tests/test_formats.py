@@ -15,16 +15,16 @@ from conftest import picture
 from datasets import Dataset
 from test_data import write_jsonl
 
-from sail_rl.cli import main
+from sail_rl.cli.data_show import pieces
+from sail_rl.cli.main import main
+from sail_rl.config.loading import load_recipe
 from sail_rl.config.sections import SourceConfig
 from sail_rl.data import hub
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.formats import alike, unified
 from sail_rl.data.saving import save_rows
-from sail_rl.pipeline.data_show import pieces
-from sail_rl.pipeline.datasets import build_data, open_rows
-from sail_rl.recipe import load_recipe
+from sail_rl.plan.datasets import build_data, open_rows
 
 IMAGE = {"type": "image"}
 

@@ -17,9 +17,9 @@ from test_run import SHORT
 from training import recipe_of, train, weights_of
 from transformers import AutoModelForImageTextToText
 
+from sail_rl.config.loading import load_recipe
 from sail_rl.models.adapters import PARTS, describe_trainable, freeze, part_of
 from sail_rl.models.loading import load_model
-from sail_rl.recipe import load_recipe
 from sail_rl.trainer import weights
 from sail_rl.trainer.distributed import whole_models
 from sail_rl.trainer.weights import whole_weights
@@ -138,7 +138,7 @@ def test_three_stages_with_the_report_s_three_plans(tmp_path: Path) -> None:
         "stages": [stage | {"name": name, "trainable": plan} for name, plan in plans.items()],
     }
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "sail_rl.cli", "run", str(tmp_path / "plans.yaml"), *SHORT[:3]]
+    command = [sys.executable, "-m", "sail_rl", "run", str(tmp_path / "plans.yaml"), *SHORT[:3]]
     # Not the process group of this very process, which other tests here have joined.
     own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}

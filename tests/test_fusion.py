@@ -15,13 +15,13 @@ import yaml
 from test_run import SHORT, steps
 
 from sail_rl.config import HarvestStage
+from sail_rl.config.loading import load_recipe
 from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import EASY, build_digits
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.loading import load_model
-from sail_rl.recipe import load_recipe
-from sail_rl.reporting.jsonl import read_jsonl
+from sail_rl.records.jsonl import read_jsonl
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
 STAGES = ["longcot_sft", "rlvr", "harvest", "hard", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
@@ -87,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     )
     shortened = [option for option in SHORT if not option.startswith("data.kwargs")]
     command = [
-        *(sys.executable, "-m", "sail_rl.cli", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
+        *(sys.executable, "-m", "sail_rl", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
         "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8, direct_rows: 16}",
         f"stages.rlvr.rewards.any={{path: '{folder}/my_reward.py:any_length', weight: 0.01}}",
         f"stages.rlvr.rewards.odd={{path: '{folder}/my_reward.py:odd', weight: 0.01}}",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import picture
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
 from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.curation.harvest import (
     hard_cases,
@@ -21,7 +21,7 @@ from sail_rl.curation.harvest import (
 )
 from sail_rl.data.dataset import Rows
 from sail_rl.data.saving import save_rows
-from sail_rl.reporting.store import RolloutStore
+from sail_rl.records.store import RolloutStore
 
 RIGHT = {"answer": 1.0, "format": 1.0}
 

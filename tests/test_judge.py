@@ -24,15 +24,16 @@ from judge_server import Reply, Script, ScriptedServer, says, serving, verdict
 from PIL import Image
 
 from rewards.answer import Answer
-from rewards.compose import Composition
+from rewards.combine.compose import Composition
 from rewards.format import think_boxed
 from rewards.judge import AnswerJudge, ThinkJudge, WhenToThinkJudge
-from rewards.judge.errors import CallFailedError, JudgeError, JudgeRefusedError
-from rewards.judge.images import MAX_PNG_BYTES, Picture
-from rewards.judge.limits import estimate_tokens
-from rewards.judge.prompts import Request, neutralise, question_text, request_key
-from rewards.judge.verdicts import AnswerVerdict, ThinkVerdict, parse_verdict
+from rewards.judge.verdicts import AnswerVerdict, ThinkVerdict
 from sail_rl.contracts import Prompt, RewardTerm, Rollout
+from sail_rl.endpoint.errors import CallFailedError, JudgeError, JudgeRefusedError
+from sail_rl.endpoint.images import MAX_PNG_BYTES, Picture
+from sail_rl.endpoint.limits import estimate_tokens
+from sail_rl.endpoint.replies import parse_verdict
+from sail_rl.endpoint.requests import Request, neutralise, question_text, request_key
 
 FAST = {"backoff_s": 0.01, "timeout_s": 5.0, "batch_timeout_s": 20.0}
 Serve = Callable[[Script], ScriptedServer]

@@ -14,7 +14,7 @@ from conftest import picture
 from test_serve import serving_vllm
 
 from rewards.judge import AnswerJudge, ThinkJudge, WhenToThinkJudge
-from rewards.judge.errors import JudgeRefusedError
+from sail_rl.endpoint.errors import JudgeRefusedError
 
 PROMPT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is the sum?"}]}]
 LENGTH = 8192  # tokens

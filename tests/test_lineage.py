@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sail_rl.config import Recipe
+from sail_rl.config.loading import load_recipe
 from sail_rl.files import fingerprint, signature
-from sail_rl.pipeline.claim import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
-from sail_rl.pipeline.lineage import inputs, stage_keys
-from sail_rl.recipe import load_recipe
-from sail_rl.reporting.jsonl import append_jsonl, read_jsonl
+from sail_rl.records.jsonl import append_jsonl, read_jsonl
+from sail_rl.run.folder import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
+from sail_rl.run.lineage import inputs, stage_keys
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
 ALL = ["base", "longcot_sft", "rlvr", "harvest", "hard", "fusion_sft", "mixed_rl", "mixed_rl_again", "soup", "export"]
@@ -147,7 +147,7 @@ class TestSettling:
         assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")] == ["longcot_sft"]
 
     def test_redo_keeps_what_was_logged_of_later_stages_that_are_kept(self, recipe: Recipe) -> None:
-        from sail_rl.reporting.log import RunLogger
+        from sail_rl.records.log import RunLogger
 
         log = RunLogger(recipe.output_dir, project="p", run_name="r", config={}, wandb_mode="disabled")
         log.rollback("longcot_sft", -1, stages=["base", "longcot_sft", "rlvr"], finished={"rlvr"})

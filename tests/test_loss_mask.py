@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import picture
 
+from sail_rl.cli.data_show import pieces
 from sail_rl.data.encoding import EmptyThought, Encoder, Sample
 from sail_rl.data.packing import IGNORE, collate
 from sail_rl.models.processing import TURN_END, SailVLProcessor
-from sail_rl.pipeline.data_show import pieces
 
 COT, DIRECT = "<think>3+4=7</think>\\boxed{7}", "\\boxed{7}"
 

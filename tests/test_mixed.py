@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sail_rl.config.loading import load_recipe
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import write_mixture
-from sail_rl.pipeline.datasets import load_data, rows_of
-from sail_rl.pipeline.prepare import make_plan
-from sail_rl.recipe import load_recipe
+from sail_rl.plan.datasets import load_data, rows_of
+from sail_rl.plan.plan import make_plan
 
 
 def source(name: str, size: int) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
 from sail_rl.models.build import build_model
 from sail_rl.models.files import read_tensors
 from sail_rl.models.loading import load_model

@@ -19,7 +19,7 @@ from sail_rl.data.packing import collate, pack
 from sail_rl.maths import balance
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
-from sail_rl.reporting.schema import is_known
+from sail_rl.records.schema import is_known
 from sail_rl.trainer.balance import (
     ExpertBalance,
     RouterCoefficients,

@@ -15,7 +15,7 @@ import torch
 from conftest import picture
 from transformers import AutoProcessor
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixture import read_mixture, write_mixture

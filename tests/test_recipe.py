@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from sail_rl.config import Recipe, RLStage
+from sail_rl.config.loading import dump_recipe, essence, load_recipe
 from sail_rl.imports import resolve
-from sail_rl.pipeline.datasets import build_data
-from sail_rl.pipeline.prepare import check_code, make_plan
-from sail_rl.pipeline.scoring import make_terms
-from sail_rl.pipeline.threads import describe_threads
-from sail_rl.recipe import dump_recipe, essence, load_recipe
+from sail_rl.plan.datasets import build_data
+from sail_rl.plan.plan import check_code, make_plan
+from sail_rl.plan.rewards import make_terms
+from sail_rl.run.threads import describe_threads
 
 RECIPES = sorted(path for path in Path("recipes").glob("**/*.yaml") if not path.name.startswith("curate"))
 QUICKSTART = Path("recipes/quickstart.yaml")

@@ -17,12 +17,12 @@ from PIL import Image
 from wandb.sdk.lib.service import service_port_file
 
 from sail_rl.contracts import Prompt, Rollout, Scores
-from sail_rl.reporting.jsonl import append_jsonl, keep_records, read_jsonl
-from sail_rl.reporting.log import RunLogger
-from sail_rl.reporting.progress import StageDisplay
-from sail_rl.reporting.schema import METRICS, is_known, metrics_table, nearest_known
-from sail_rl.reporting.traces import TraceWriter, extremes, side_by_side
-from sail_rl.reporting.wandb_run import choose_wandb_mode
+from sail_rl.records.jsonl import append_jsonl, keep_records, read_jsonl
+from sail_rl.records.log import RunLogger
+from sail_rl.records.progress import StageDisplay
+from sail_rl.records.schema import METRICS, is_known, metrics_table, nearest_known
+from sail_rl.records.traces import TraceWriter, extremes, side_by_side
+from sail_rl.records.wandb_run import choose_wandb_mode
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["longcot_sft", "rlvr"]
@@ -49,7 +49,7 @@ def rollout(prompt_id: str, sample: int, text: str = "") -> Rollout:
 
 
 def test_docs_hold_the_metrics_table() -> None:
-    remedy = "write metrics_table() of sail_rl/reporting/schema.py below the introduction of docs/metrics.md"
+    remedy = "write metrics_table() of sail_rl/records/schema.py below the introduction of docs/metrics.md"
     assert (ROOT / "docs" / "metrics.md").read_text().endswith("\n\n" + metrics_table()), remedy
 
 
@@ -98,7 +98,7 @@ def test_a_killed_process_loses_no_metrics(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from sail_rl.reporting.log import RunLogger
+from sail_rl.records.log import RunLogger
 log = RunLogger(Path({str(tmp_path)!r}), project="tests", run_name="run", config={{}}, wandb_mode="disabled")
 for step in range(5):
     log.log({{"loss": 0.5}}, stage="rlvr", step=step, global_step=step)

@@ -15,13 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.records.jsonl import append_jsonl
+from sail_rl.records.schema import METRICS
+from sail_rl.records.traces import TraceWriter
 from sail_rl.reporting.curves import write_curves
-from sail_rl.reporting.jsonl import append_jsonl
 from sail_rl.reporting.panels import PANELS
 from sail_rl.reporting.report import choose_traces, split_completion, summary_table, write_report
-from sail_rl.reporting.schema import METRICS
 from sail_rl.reporting.series import RunCurves, StageSpan
-from sail_rl.reporting.traces import TraceWriter
 
 HOSTILE = "<think>\"<script>alert(1)</script>' & so</think>&amp; <img src=x onerror=alert(1)>\\boxed{<b>10</b>}"
 SUMMARY = {

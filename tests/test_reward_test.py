@@ -16,11 +16,11 @@ import pytest
 from pyarrow import parquet
 from rich.console import Console
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.cli.reward_report import histogram, print_test
 from sail_rl.contracts import RewardCall
-from sail_rl.pipeline.cases import read_cases
-from sail_rl.pipeline.reward_report import histogram, print_test
-from sail_rl.pipeline.reward_test import agreement, call_statistics
+from sail_rl.evaluation.reward_examples import read_cases
+from sail_rl.evaluation.reward_trial import agreement, call_statistics
 
 RIGHT, WRONG = "<think>2 and 2</think>\\boxed{4}", "<think>2 and 2</think>\\boxed{5}"
 ROWS: list[dict[str, Any]] = [
@@ -209,9 +209,9 @@ def test_what_is_printed_shows_the_row_that_differs(tmp_path: Path) -> None:
     data = write(tmp_path, ROWS)
     assert main(["reward", "test", "rewards.answer:math_answer", str(data), "--show", "1"]) == 0
     from rewards.answer import math_answer
-    from rewards.compose import Composition
+    from rewards.combine.compose import Composition
     from sail_rl.contracts import RewardTerm
-    from sail_rl.pipeline.reward_test import try_rewards
+    from sail_rl.evaluation.reward_trial import try_rewards
 
     terms, cases = [RewardTerm("answer", math_answer)], read_cases(data)
     text = io.StringIO()
@@ -225,7 +225,7 @@ def test_what_is_printed_shows_the_row_that_differs(tmp_path: Path) -> None:
 def test_watching_runs_again_when_the_reward_is_saved_and_survives_its_mistakes(tmp_path: Path) -> None:
     data, reward, log = write(tmp_path, ROWS[:1]), tmp_path / "mine.py", tmp_path / "log"
     reward.write_text("def score(completions):\n    return [0.25]\n")
-    command = [sys.executable, "-m", "sail_rl.cli", "reward", "test", f"{reward}:score", str(data), "--watch"]
+    command = [sys.executable, "-m", "sail_rl", "reward", "test", f"{reward}:score", str(data), "--watch"]
 
     def wait_for(text: str) -> None:
         deadline = time.monotonic() + 60

@@ -12,8 +12,8 @@ import pytest
 
 from rewards.answer import Answer
 from rewards.format import think_boxed
-from rewards.parsing import boxes, final_answer, split_thought
 from rewards.verify.equality import quick_equal
+from sail_rl.completion import boxes, final_answer, split_thought
 
 TOWER = "9^{9^{9^{9}}}"
 SLOW = r"\sum_{n=1}^{9999}\frac{1}{n^n}"  # sympy computes its digits

@@ -10,7 +10,7 @@ import numpy
 import pytest
 from conftest import picture
 
-from rewards.compose import Composition
+from rewards.combine.compose import Composition
 from sail_rl.contracts import Prompt, RewardTerm, Rollout
 
 

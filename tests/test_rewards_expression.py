@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards.expression import UNKNOWN, evaluate, needed, parse_expression, parts_of, weighted_sum
+from rewards.combine.expression import UNKNOWN, evaluate, needed, parse_expression, parts_of, weighted_sum
 
 NAMES = ("judge", "think", "answer", "format")
 TOTAL = "0.9 * judge * think * answer + 0.1 * format"

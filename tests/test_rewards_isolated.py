@@ -12,8 +12,8 @@ from conftest import picture
 from test_rewards_compose import batch
 
 from rewards.adapters import EasyR1, Verl
-from rewards.compose import Composition
-from rewards.isolated import Isolated
+from rewards.combine.compose import Composition
+from rewards.process.isolated import Isolated
 from sail_rl.contracts import RewardTerm
 
 MINE = """

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rewards.pool import Result, WorkerPool
-from rewards.process import Target
+from rewards.process.handle import Target
+from rewards.process.pool import Result, WorkerPool
 
 TOWER = "9^{9^{9^{9}}}"
 PAIRS = [("2x", "x+x"), ("3x", "x+2x")]
@@ -231,8 +231,8 @@ def run_script(*lines: str) -> subprocess.Popen[str]:
     """A Python process with a pool of two workers that are up; it prints their pids, then runs these lines."""
     script = (
         "import os, sys",
-        "from rewards.pool import WorkerPool",
-        "from rewards.process import Target",
+        "from rewards.process.pool import WorkerPool",
+        "from rewards.process.handle import Target",
         "pool = WorkerPool(Target('rewards.verify.equality:SymbolicEquality'), workers=2, timeout_s=60)",
         f"pool.run({PAIRS})",
         "worker_pids = lambda: [worker.process.pid for worker in pool._workers]",

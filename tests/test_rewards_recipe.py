@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from sail_rl.config import RLStage
+from sail_rl.config.loading import dump_recipe, load_recipe
 from sail_rl.contracts import RewardCall
-from sail_rl.pipeline.prepare import check_code, make_plan
-from sail_rl.pipeline.scoring import stage_scorer
-from sail_rl.recipe import dump_recipe, load_recipe
-from sail_rl.reporting.schema import is_known
+from sail_rl.plan.plan import check_code, make_plan
+from sail_rl.plan.rewards import stage_scorer
+from sail_rl.records.schema import is_known
 from sail_rl.trainer.rollout_metrics import call_metrics
 
 QUICKSTART = Path("recipes/quickstart.yaml")

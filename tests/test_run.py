@@ -20,7 +20,7 @@ import torch
 from conftest import picture
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sail_rl.reporting.jsonl import read_jsonl
+from sail_rl.records.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
     return [
         sys.executable,
         *(launcher if ranks > 1 else []),
-        *("-m", "sail_rl.cli", "run", "recipes/quickstart.yaml", f"output_dir={folder}"),
+        *("-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={folder}"),
         *SHORT,
         f"stages.rlvr.rewards.length={{path: '{reward}:length', weight: 0.5}}",
         *overrides,
@@ -226,7 +226,7 @@ def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
     # The model fits (10 MB), a checkpoint's optimiser states don't.
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20,) * 2); import runpy; "
     arguments = command(folder)[3:]
-    program = f"{limit} sys.argv = ['sail-rl', *{arguments!r}]; runpy.run_module('sail_rl.cli', run_name='__main__')"
+    program = f"{limit} sys.argv = ['sail-rl', *{arguments!r}]; runpy.run_module('sail_rl', run_name='__main__')"
     stopped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert stopped.returncode != 0
     assert "GiB are free there. The checkpoint before it is intact" in stopped.stderr
@@ -243,7 +243,7 @@ def test_a_rank_that_dies_takes_the_job_down_at_once(tmp_path: Path) -> None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        ranks = [child for child in psutil.Process(process.pid).children() if "sail_rl.cli" in child.cmdline()]
+        ranks = [child for child in psutil.Process(process.pid).children() if "sail_rl" in child.cmdline()]
         assert len(ranks) == 2
         ranks[1].send_signal(signal.SIGKILL)
         stderr = process.communicate(timeout=60)[1]

@@ -15,10 +15,10 @@ from conftest import picture
 from rich.console import Console
 
 from sail_rl.config import RewardConfig
+from sail_rl.evaluation.replay import replay, show
+from sail_rl.evaluation.sample import SampleOptions, sample, summary
 from sail_rl.maths.passk import majority, pass_at_k
-from sail_rl.pipeline.replay import replay, show
-from sail_rl.pipeline.sample import SampleOptions, sample, summary
-from sail_rl.reporting.store import read_rollouts
+from sail_rl.records.store import read_rollouts
 
 
 def test_pass_at_k_by_hand_and_by_counting_subsets() -> None:
@@ -110,7 +110,7 @@ def test_the_command_samples_with_vllm(data: Path, tiny_dir: Callable[..., Path]
     command = [
         sys.executable,
         "-m",
-        "sail_rl.cli",
+        "sail_rl",
         "sample",
         str(tiny_dir()),
         str(data),
@@ -151,7 +151,7 @@ class TestStoredRollouts:
             "    assert set(answer) == {'7'} and all(len(i) == 1 for i in images)\n"
             "    return [float(sum(ids) % 2) for ids in completion_ids]\n"
         )
-        import sail_rl.reporting.store as store
+        import sail_rl.records.store as store
 
         stored = run_dir / "rollouts/rlvr"
         for path in stored.glob("*.parquet"):  # written by the stage whose name they now have

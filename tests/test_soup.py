@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import perturb
 
-from sail_rl.cli import main
+from sail_rl.cli.main import main
+from sail_rl.config.loading import dump_recipe, load_recipe
 from sail_rl.models.loading import load_model
-from sail_rl.recipe import dump_recipe, load_recipe
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 
 from sail_rl.contracts import Prompt, Rollout, Scores
-from sail_rl.reporting.store import RolloutStore, read_rollouts
+from sail_rl.records.store import RolloutStore, read_rollouts
 
 
 def write(store: RolloutStore, step: int, *, samples: int = 2, text: str = "a") -> Path:

@@ -20,12 +20,12 @@ import yaml
 from test_run import free_port, steps
 from training import recipe_of, train, weights_of
 
+from sail_rl.config.loading import load_recipe
 from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.data.stream import Size, StreamPacker, deal, fill_row, imbalance
-from sail_rl.recipe import load_recipe
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.sft import StreamedBatches
 
@@ -199,7 +199,7 @@ def test_a_packed_run_is_the_same_on_two_ranks_and_after_a_kill(tmp_path: Path) 
 
     def packed(folder: Path, ranks: int = 1) -> dict[tuple[str, int], dict[str, Any]]:
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-        command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "sail_rl.cli", "run"]
+        command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "sail_rl", "run"]
         command += [str(tmp_path / "recipe.yaml"), f"output_dir={folder}", *settings]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
         subprocess.run(command, check=True, timeout=180, env=environment)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from conftest import picture, question
 
+from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
 from sail_rl.models import SailVLConfig
 from sail_rl.models.loading import load_model
-from sail_rl.pipeline.arguments import training_arguments
-from sail_rl.recipe import load_recipe
+from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.distributed import join_process_group

@@ -16,8 +16,8 @@ from sail_rl.config import Recipe, SFTStage
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.losses import LossFunction, cross_entropy
-from sail_rl.pipeline import arguments
-from sail_rl.pipeline.policy import load_policy
+from sail_rl.plan.policy import load_policy
+from sail_rl.stages import arguments
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource, StepBatch
 from sail_rl.trainer.distributed import join_process_group

@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..parsing import Parsed, boxes, completion_text, split_thought
-from ..score import Score
+from rewards.combine.score import Score
+from sail_rl.completion import Parsed, boxes, completion_text, split_thought
+from sail_rl.endpoint.client import JudgeClient
+from sail_rl.endpoint.errors import JudgeError
+from sail_rl.endpoint.images import Picture
+from sail_rl.endpoint.replies import Verdict
+from sail_rl.endpoint.requests import Request, question_text
+from sail_rl.endpoint.settings import JudgeSettings
+
 from . import prompts
-from .client import JudgeClient
-from .errors import JudgeError
-from .images import Picture
-from .prompts import Request, question_text, read_template
-from .settings import JudgeSettings
-from .verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict, Verdict
+from .prompts import read_template
+from .verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict
 
 logger = logging.getLogger(__name__)
 

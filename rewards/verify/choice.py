@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..parsing import completion_text
+from sail_rl.completion import completion_text
+
 from . import chinese
 from .latex import normalise
 

@@ -16,10 +16,10 @@ from pydantic import (
     model_validator,
 )
 
-DEFAULT_SCORER = "rewards.compose:Composition"
+DEFAULT_SCORER = "rewards.combine.compose:Composition"
 DEFAULT_GUARDS = "rewards.guards:GUARDS"
-ISOLATION = "rewards.isolated:Isolated"
-FINAL_ANSWER = "rewards.parsing:final_answer"
+ISOLATION = "rewards.process.isolated:Isolated"
+FINAL_ANSWER = "sail_rl.completion:final_answer"
 
 
 class Strict(BaseModel):

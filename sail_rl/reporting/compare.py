@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import yaml
 
+from sail_rl.records.jsonl import read_json, read_jsonl
+
 from .curves import save_panel
-from .jsonl import read_json, read_jsonl
 from .page import data_url, page
 from .panels import FAINT, GRID, PALETTE, PARTS_OF_A_STEP, dress
 from .report import doctor_section, summary_cells, trace_sections

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from .jsonl import Record
+from sail_rl.records.jsonl import Record
+
 from .series import RunCurves
 
 LEAST = 4

@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
+from sail_rl.records.jsonl import Record, read_json, read_jsonl
+from sail_rl.records.traces import extremes
+
 from .curves import write_curves
 from .doctor import examine
-from .jsonl import Record, read_json, read_jsonl
 from .page import chip, data_url, page
 from .series import RunCurves
-from .traces import extremes
 
 TRACES_SHOWN = 40
 SEARCHED = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy
 
-from .jsonl import Record, read_jsonl
+from sail_rl.records.jsonl import Record, read_jsonl
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Several rewards as one: the weighted sum or the expression over them."""

@@ -1,0 +1,1 @@
+"""Calling rewards in processes that can be killed."""

@@ -1,0 +1,169 @@
+"""`sail-rl data show|curate|harvest|filter`: looking at data, curating it, and making it out of stored rollouts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sail_rl.files import write_whole
+
+
+def add_data_parser(commands: Any) -> None:
+    """Add the commands to the command line."""
+    data = commands.add_parser("data", help="look at data, and make it out of rollouts").add_subparsers(required=True)
+    show = data.add_parser("show", help="rows as the model will see them: template, trained tokens, image tokens")
+    show.add_argument("data", type=Path, help="a dataset's file or folder, or a recipe with --name")
+    show.add_argument("--name", help="of the recipe's datasets")
+    show.add_argument("--model", type=Path, help="checkpoint with the processor; by default the recipe's")
+    show.add_argument("--row", type=int, default=0, help="the first one to show")
+    show.add_argument("--rows", type=int, default=3)
+    show.add_argument("--max-length", type=int, default=1_000_000, help="tokens that a row may have")
+    show.add_argument("--empty-thought", choices=["none", "trained", "masked"], default="none")
+    show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS")
+    show.add_argument("--root", type=Path, help="folder that image paths are relative to")
+    show.set_defaults(command=_show)
+    curated = data.add_parser("curate", help="a curation recipe's steps: clean, dedupe, balance, judge; with counts")
+    curated.add_argument("recipe", type=Path)
+    curated.add_argument("overrides", nargs="*", metavar="section.key=value")
+    curated.set_defaults(command=_curate)
+    harvest = data.add_parser("harvest", help="right completions, by rejection sampling, as SFT data")
+    harvest.add_argument("--per-prompt", type=int, default=1, help="completions of one prompt, no two alike")
+    harvest.add_argument("--seed", type=int, default=0)
+    harvest.set_defaults(command=_harvest)
+    chosen = data.add_parser("filter", help="the rows that are neither too easy nor too hard")
+    chosen.add_argument("--kind", choices=["perception", "reasoning", "hard"], default="reasoning")
+    chosen.add_argument("--hard-below", type=float, default=0.5, help="with --kind hard: highest pass rate")
+    chosen.set_defaults(command=_filter)
+    for parser in (harvest, chosen):
+        parser.add_argument("rollouts", type=Path, help="a run's folder, or the folder of `sail-rl sample`")
+        parser.add_argument("data", type=Path, help="the dataset they were sampled from")
+        parser.add_argument("out", type=Path, help="a .parquet file")
+        parser.add_argument("--minimum", action="append", default=[], metavar="REWARD=SCORE", help="what is right")
+        parser.add_argument("--stage")
+        parser.add_argument("--last-steps", type=int, help="only the last so many steps with rollouts")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from transformers import AutoProcessor
+
+    from sail_rl.data.encoding import Encoder
+
+    from .data_show import shown
+
+    rows, model = _rows_and_model(options)
+    processor = AutoProcessor.from_pretrained(model)
+    encoder = Encoder(processor, max_length=options.max_length, empty_thought=options.empty_thought)
+    console = Console()
+    if not 0 <= options.row < len(rows):
+        raise ValueError(f"--row {options.row}: {rows.path} has rows 0 to {len(rows) - 1}")
+    for index in range(options.row, min(options.row + options.rows, len(rows))):
+        console.print(shown(rows, index, encoder))
+
+
+def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The dataset that is meant, and the model whose processor shows it."""
+    from sail_rl.data.dataset import Rows
+
+    if options.data.suffix not in (".yaml", ".yml"):
+        if options.model is None:
+            raise ValueError("give --model: the checkpoint whose template and image tokens are shown")
+        columns = {}
+        for given in options.columns:
+            ours, equals, theirs = given.partition("=")
+            if not equals or not theirs:
+                raise ValueError(f"--columns {given}: write OURS=THEIRS, such as prompt=problem")
+            columns[ours] = theirs
+        return Rows(options.data, columns=columns, root=options.root), options.model
+    from sail_rl.config.loading import load_recipe
+    from sail_rl.plan.datasets import build_data, open_rows
+
+    recipe = load_recipe(options.data)
+    paths = build_data(recipe, names=[options.name])
+    if options.name not in paths:
+        known = {*recipe.data.files, *recipe.data.curated, *(paths if recipe.data.builder else ())}
+        raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(known))}")
+    model = options.model or recipe.model.path or recipe.output_dir / "base"
+    if not (model / "config.json").is_file():
+        raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")
+    return open_rows(recipe, paths, options.name), model
+
+
+def _curate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.config.curation import CurationRecipe
+    from sail_rl.config.loading import read_tree, validated
+    from sail_rl.curation.curate import curate
+
+    recipe = validated(CurationRecipe, read_tree(options.recipe, options.overrides), options.recipe)
+    table = Table("step", "in", "out", "changed", "dropped", title=str(recipe.out))
+    for counts in curate(recipe):
+        reasons = ", ".join(f"{number} {reason}" for reason, number in counts.dropped.items())
+        numbers = (counts.rows_in, counts.rows_out, counts.changed)
+        table.add_row(counts.step, *map(str, numbers), reasons or "–")
+    Console().print(table)
+
+
+def _harvest(options: argparse.Namespace) -> None:
+    from sail_rl.curation.harvest import rejection_sample
+    from sail_rl.data.dataset import Rows
+    from sail_rl.stages.harvest import save_harvest
+
+    rollouts, minimum = _read(options)
+    kept = rejection_sample(rollouts, minimum, per_prompt=options.per_prompt, seed=options.seed)
+    if not kept:
+        raise ValueError(f"{options.rollouts}: none of {len(rollouts)} rollouts is right by {minimum}")
+    save_harvest(options.out, Rows(options.data), kept)
+    prompts = len({rollout["prompt_id"] for rollout in rollouts})
+    sys.stdout.write(
+        f"{len(rollouts)} rollouts of {prompts} prompts -> {len(kept)} completions of "
+        f"{len({rollout['prompt_id'] for rollout in kept})} prompts in {options.out}\n"
+    )
+
+
+def _filter(options: argparse.Namespace) -> None:
+    from sail_rl.curation.harvest import histogram, pass_rates
+    from sail_rl.data.dataset import Rows
+    from sail_rl.data.saving import save_rows
+    from sail_rl.stages.harvest import kept_by_rate, places_of
+
+    rollouts, minimum = _read(options)
+    rates = pass_rates(rollouts, minimum)
+    rows = Rows(options.data)
+    places = places_of(rows, rates.keys())
+    kept = kept_by_rate(rates, options.kind, hard_below=options.hard_below)
+    save_rows(options.out, rows, [places[prompt] for prompt in kept], {"pass_rate": [rates[p] for p in kept]})
+    dropped = {row_id: rates.get(row_id) for row_id in _ids(rows) if row_id not in set(kept)}
+    side = options.out.with_suffix(".dropped.jsonl")
+    write_whole(side, "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items()))
+    samples = max(1, len(rollouts) // len(rates))
+    for rate, count in histogram(rates.values(), samples=samples).items():
+        sys.stdout.write(f"pass rate {rate:>5}: {count} prompts\n")
+    sys.stdout.write(f"{len(rows)} rows -> {len(kept)} in {options.out}; the others and their rates: {side}\n")
+
+
+def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    from sail_rl.records.store import read_rollouts
+    from sail_rl.stages.harvest import newest_steps
+
+    if not options.minimum:
+        raise ValueError("say what is right: --minimum REWARD=SCORE, for instance --minimum answer=1")
+    minimum = {}
+    for given in options.minimum:
+        name, equals, score = given.rpartition("=")
+        try:
+            minimum[name] = float(score)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise ValueError(f"--minimum {given}: write REWARD=SCORE")
+    return newest_steps(read_rollouts(options.rollouts, stage=options.stage), options.last_steps), minimum
+
+
+def _ids(rows: Any) -> list[str]:
+    return [rows.outline(index)["id"] for index in range(len(rows))]

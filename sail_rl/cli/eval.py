@@ -1,0 +1,53 @@
+"""`sail-rl eval MODEL DATA…`: pass@1, pass@k and majority on held-out datasets, by source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sail_rl.files import write_whole
+
+from .rollouts import add_sampling_options, sampling_options
+
+
+def add_eval_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("eval", help="accuracy of a model on held-out datasets, by source")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, help="folder to keep the rollouts in; the same command goes on there")
+    parser.add_argument("--json", type=Path, help="write the metrics here")
+    add_sampling_options(parser, n=1, temperature=None)
+    parser.set_defaults(command=_eval)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.evaluation.sample import SampleOptions, sample
+
+    if options.temperature is None:
+        options.temperature = 1.0 if options.n > 1 else 0.0
+    if options.n > 1 and not options.temperature:
+        raise ValueError("--n above 1 takes a --temperature above 0: greedy samples are all alike")
+    if len({path.stem for path in options.data}) < len(options.data):
+        raise ValueError("two datasets have one name; give them different file names")
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for data in options.data:
+            out = (options.out or Path(scratch)) / data.stem
+            found[data.stem] = sample(SampleOptions(options.model, data, out, **sampling_options(options)))
+    table = Table("metric", *found, title=str(options.model))
+    for name in dict.fromkeys(name for metrics in found.values() for name in metrics):
+        table.add_row(name, *(_cell(metrics.get(name)) for metrics in found.values()))
+    Console().print(table)
+    if options.json:
+        write_whole(options.json, json.dumps(found, indent=2) + "\n")
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

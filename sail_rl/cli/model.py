@@ -1,0 +1,65 @@
+"""`sail-rl model build --vision DIR --llm DIR --out DIR` , `model convert`, `model soup`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add `model` with its two commands to the subparsers of the command line."""
+    kinds = commands.add_parser("model", help="make a base model, or write one in another layout")
+    kinds = kinds.add_subparsers(required=True)
+
+    build = kinds.add_parser("build", help="join a vision encoder and a language model by a new adapter")
+    build.add_argument("--vision", type=Path, required=True, metavar="DIR", help="AIMv2 (SAIL-ViT), or a SAIL-VL2")
+    build.add_argument("--llm", type=Path, required=True, metavar="DIR", help="Qwen3 or Qwen3-MoE")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    build.add_argument("--seed", type=int, default=0, help="of the adapter's initialisation")
+    build.set_defaults(command=_build)
+
+    convert = kinds.add_parser("convert", help="write a SAIL-VL2 in this library's layout, or in the published one")
+    convert.add_argument("source", type=Path, help="folder of a SAIL-VL2 in either layout")
+    convert.add_argument("out", type=Path, help="a new folder")
+    convert.add_argument("--published", action="store_true", help="the published layout, for the remote code")
+    convert.set_defaults(command=_convert)
+
+    soup = kinds.add_parser("soup", help="average the models of like runs")
+    soup.add_argument("out", type=Path, help="a new folder")
+    soup.add_argument("models", type=Path, nargs="+", help="folders RUN/stages/NAME/model")
+    soup.add_argument("--force", action="store_true", help="average models of unlike runs, too")
+    soup.set_defaults(command=_soup)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from sail_rl.models.build import build_model
+
+    model = build_model(vision_dir=options.vision, llm_dir=options.llm, output_dir=options.out, seed=options.seed)
+    _summarise(model, options.out)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from sail_rl.models.build import convert_model
+
+    _summarise(convert_model(options.source, options.out, published=options.published), options.out)
+
+
+def _soup(options: argparse.Namespace) -> None:
+    from sail_rl.stages.soup import make_soup
+
+    make_soup(options.models, options.out, force=options.force)
+
+
+def _summarise(model: Any, folder: Path) -> None:
+    """Print parameters by part."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.models.sizes import parameters_by_part
+
+    counts = parameters_by_part(model)
+    table = Table("part", "parameters", title=f"{folder}, {str(model.dtype).removeprefix('torch.')}")
+    for name, count in [*counts.items(), ("total", sum(counts.values()))]:
+        table.add_row(name, f"{count:,}")
+    Console().print(table)

@@ -1,0 +1,100 @@
+"""`sail-rl moe probe MODEL NAME=PATH…` and `sail-rl moe calibrate PROBE --languages a,b,…`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add `moe` with its two commands to the subparsers of the command line."""
+    kinds = commands.add_parser("moe", help="which experts data sources activate, and the mixture that uses them best")
+    kinds = kinds.add_subparsers(required=True)
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+
+    probe = kinds.add_parser("probe", help="measure expert activation by data source", formatter_class=formatter)
+    probe.add_argument("model", type=Path, help="folder of a saved MoE")
+    probe.add_argument(
+        "sources", nargs="+", metavar="NAME=PATH", help="a JSONL or Parquet file, with images or without"
+    )
+    probe.add_argument("--out", type=Path, default=Path("probe.json"))
+    probe.add_argument("--rows", type=int, default=2000, help="at most so many rows of a source")
+    probe.add_argument("--tokens", type=int, default=1_000_000, help="stop a source after so many tokens")
+    probe.add_argument("--row-tokens", type=int, default=4096, help="tokens of a forward pass")
+    probe.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    probe.add_argument("--seed", type=int, default=0, help="of the order in which rows are drawn")
+    probe.set_defaults(command=_probe)
+
+    calibrate = kinds.add_parser("calibrate", help="the mixture of language sources with the highest entropy")
+    calibrate.add_argument("probe", type=Path)
+    calibrate.add_argument("--languages", required=True, metavar="a,b,…", help="the text-only sources to mix")
+    calibrate.add_argument("--keep", nargs="+", default=[], metavar="NAME=LEAST", help="least weight of a source")
+    calibrate.add_argument("--cap", nargs="+", default=[], metavar="NAME=MOST", help="greatest weight of a source")
+    calibrate.add_argument("--out", type=Path, default=Path("mixture.yaml"))
+    calibrate.set_defaults(command=_calibrate)
+
+
+def _probe(options: argparse.Namespace) -> None:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.moe.probe import Limits, probe, write_probe
+
+    sources = {name: Path(path) for name, path in _pairs(options.sources, "a source").items()}
+    limits = Limits(rows=options.rows, tokens=options.tokens, row_tokens=options.row_tokens, seed=options.seed)
+    result = probe(options.model, sources, limits=limits, dtype=getattr(torch, options.dtype))
+    write_probe(options.out, result)
+    table = Table("source", "rows", "with images", "tokens", "entropy (mean of layers, nats)")
+    for name, source in result["sources"].items():
+        mean = sum(source["entropy"]) / len(source["entropy"])
+        table.add_row(name, str(source["rows"]), str(source["rows_with_images"]), str(source["tokens"]), f"{mean:.4f}")
+    Console().print(table)
+    Console().print(f"probe: {options.out}")
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sail_rl.data.mixture import write_mixture
+    from sail_rl.moe.calibrate import calibrate
+    from sail_rl.moe.source import read_probe
+
+    bounds = {name: _weights(getattr(options, name), f"--{name}") for name in ("keep", "cap")}
+    languages = [name.strip() for name in options.languages.split(",") if name.strip()]
+    found = calibrate(read_probe(options.probe), languages=languages, **bounds)
+    write_mixture(options.out, found.weights)
+    table = Table("mixture", "language sources", "with multimodal", title="expert-activation entropy, nats")
+    for name, entropies in found.entropies.items():
+        table.add_row(name, f"{entropies['text']:.4f}", f"{entropies['all']:.4f}" if "all" in entropies else "–")
+    console = Console()
+    console.print(table)
+    for name, weight in found.weights.items():
+        console.print(f"{name}: {weight:.4f}")
+    console.print(f"within {found.gap:.1e} nats of the optimum; mixture: {options.out}")
+
+
+def _pairs(words: Sequence[str], what: str) -> dict[str, str]:
+    """`NAME=VALUE` words as a dictionary."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{word!r}: write {what} as NAME=VALUE")
+        if name in pairs:
+            raise ValueError(f"{word!r}: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _weights(words: Sequence[str], option: str) -> dict[str, float]:
+    weights = {}
+    for name, value in _pairs(words, f"{option}'s bound").items():
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{option} {name}={value}: {value!r} is not a number") from None
+    return weights

@@ -1,0 +1,144 @@
+"""`sail-rl reward test`: what a reward, or several combined, makes of completions."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sail_rl.config import RewardConfig
+    from sail_rl.evaluation.reward_trial import Tested
+
+POLL = 0.5  # seconds
+
+
+def add_reward_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    reward = commands.add_parser("reward", help="try rewards on completions").add_subparsers(required=True)
+    test = reward.add_parser("test", help="score completions, say how it went and what looks wrong")
+    test.add_argument("reward", help="module:name, file.py:name, or a recipe (its first RL stage, or RECIPE#STAGE)")
+    test.add_argument("data", type=Path, help="JSONL or Parquet with prompt, completion, …, or the folder of a run")
+    test.add_argument("--with", action="append", default=[], dest="others", metavar="NAME=PATH", help="another reward")
+    test.add_argument("--expression", help="the total over the rewards' names: 0.9 * answer + 0.1 * format")
+    test.add_argument("--kwargs", type=json.loads, default={}, help="JSON object for the reward")
+    test.add_argument("--isolate", action="store_true", help="call it in killable processes")
+    test.add_argument("--against", type=Path, help="expected scores, in the data's order (or a column `expected`)")
+    test.add_argument("--show", type=int, default=10, help="samples to print (0: none)")
+    test.add_argument("--json", type=Path, help="write everything here")
+    test.add_argument("--watch", action="store_true", help="run again whenever the reward or the data is saved")
+    test.add_argument("--stage", help="of a run's folder")
+    test.add_argument("--step", type=int, help="of a run's folder")
+    test.set_defaults(command=_test)
+
+
+def _test(options: argparse.Namespace) -> None:
+    if not options.watch:
+        run_test(options)
+        return
+    from rich.console import Console
+
+    console = Console()
+    with contextlib.suppress(KeyboardInterrupt):
+        for _ in _changes(options):
+            console.clear()
+            _forget_user_code(options)
+            try:
+                run_test(options)
+            except (ValueError, RuntimeError) as error:  # the file is being edited
+                console.print(f"[red]{error}[/red]")
+            console.print("[dim]watching; Ctrl-C ends[/dim]")
+
+
+def run_test(options: argparse.Namespace) -> None:
+    """Run the test once, print it, and write its JSON if asked to."""
+    from sail_rl.config import DEFAULT_SCORER
+    from sail_rl.evaluation.reward_examples import read_cases, read_expected
+    from sail_rl.evaluation.reward_trial import as_json, try_rewards
+    from sail_rl.imports import resolve
+    from sail_rl.plan.rewards import make_terms
+
+    from .reward_report import print_test
+
+    rewards, expression = chosen_rewards(options)
+    cases = read_cases(options.data, stage=options.stage, step=options.step)
+    if options.against:
+        cases = replace(cases, expected=read_expected(options.against, len(cases)))
+    # A failure is counted and shown here, whatever the recipe says it does to a run.
+    terms = [replace(term, on_error="none") for term in make_terms(rewards)]
+    scorer = resolve(DEFAULT_SCORER)(terms, expression=expression, lenient=True)
+    try:
+        tested: Tested = try_rewards(terms, scorer, cases)
+    finally:
+        scorer.close()
+    if options.json:
+        options.json.write_text(json.dumps(as_json(tested, cases), allow_nan=False) + "\n")
+    print_test(tested, cases, show=options.show)
+
+
+def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig], str | None]:
+    """The rewards by name and the expression over them, from the arguments or a recipe's stage."""
+    from sail_rl.config import RewardConfig, RLStage
+
+    path, _, stage_name = options.reward.partition("#")
+    if path.endswith((".yaml", ".yml")):
+        from sail_rl.config.loading import load_recipe
+
+        if options.others or options.kwargs or options.isolate:
+            raise ValueError("--with, --kwargs and --isolate are for rewards named one by one; a recipe has its own")
+        stages = [stage for stage in load_recipe(Path(path)).stages if isinstance(stage, RLStage)]
+        chosen = next((stage for stage in stages if stage_name in ("", stage.name)), None)
+        if chosen is None:
+            raise ValueError(f"{path} has no RL stage {stage_name!r}; it has {', '.join(s.name for s in stages)}")
+        return chosen.rewards, options.expression or chosen.reward
+    if not isinstance(options.kwargs, dict):
+        raise ValueError(f"--kwargs is {options.kwargs!r}; give a JSON object")
+    rewards = {_name(options.reward): RewardConfig(path=options.reward, kwargs=options.kwargs, isolate=options.isolate)}
+    for given in options.others:
+        name, _, other = given.partition("=")
+        if not other:
+            raise ValueError(f"--with {given}: write NAME=PATH")
+        rewards[name] = RewardConfig(path=other)
+    return rewards, options.expression
+
+
+def _name(path: str) -> str:
+    return path.rpartition(":")[2] or path
+
+
+def _changes(options: argparse.Namespace) -> Iterator[None]:
+    """Once at first, and then whenever one of the files has been written."""
+    before: Any = None
+    while True:
+        now = {file: file.stat().st_mtime_ns for file in _files(options) if file.is_file()}
+        if now != before:
+            before = now
+            yield
+        time.sleep(POLL)
+
+
+def _files(options: argparse.Namespace) -> list[Path]:
+    files = [options.data, *([options.against] if options.against else [])]
+    for path in (options.reward, *(given.partition("=")[2] for given in options.others)):
+        module = path.rpartition(":")[0] or path.partition("#")[0]
+        if module.endswith((".py", ".yaml", ".yml")):
+            files.append(Path(module))
+        elif found := getattr(sys.modules.get(module), "__file__", None):
+            files.append(Path(found))
+    return files
+
+
+def _forget_user_code(options: argparse.Namespace) -> None:
+    """Let the rewards' modules be imported anew."""
+    for name in [name for name in sys.modules if name.startswith("sail_rl_user_")]:
+        del sys.modules[name]
+    for path in (options.reward, *(given.partition("=")[2] for given in options.others)):
+        sys.modules.pop(path.rpartition(":")[0], None)
+    importlib.invalidate_caches()

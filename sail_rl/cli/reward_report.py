@@ -1,0 +1,103 @@
+"""Printing what a test of rewards found."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sail_rl.evaluation.reward_examples import Cases
+from sail_rl.evaluation.reward_trial import Tested, agreement, call_statistics
+
+BINS, WIDTH = 10, 40
+PLAIN_WIDTH = 120  # of what goes to a file
+TAIL = 60  # characters of a completion that are shown
+STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "saved": "not needed"}
+
+
+def print_test(tested: Tested, cases: Cases, *, show: int, console: Console | None = None) -> None:
+    """Print samples, distribution, calls, agreement and warnings."""
+    console = console or Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    if show:
+        console.print(_samples(tested, cases, _interesting(tested, cases, show)))
+    known = [score for score in tested.scores if score is not None]
+    speed = f"{len(cases) / max(tested.seconds, 1e-9):,.0f} a second"
+    console.print(f"\n[bold]{len(cases)} completions in {tested.seconds:.2f} s, {speed}[/bold]")
+    if known:
+        console.print(f"score: mean {fmean(known):.4g}, deviation {pstdev(known):.4g}, {len(known)} of {len(cases)}")
+        for line in histogram(known):
+            console.print(line, highlight=False)
+    console.print(_calls(tested))
+    _print_agreement(console, tested, cases)
+    for warning in tested.warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+
+
+def histogram(values: Sequence[float]) -> list[str]:
+    """Bars of text: one for each value if there are few, else of BINS equal stretches."""
+    if len(set(values)) <= BINS:
+        counts = {f"{value:g}": values.count(value) for value in sorted(set(values))}
+    else:
+        low, width = min(values), (max(values) - min(values)) / BINS
+        counts = {f"{low + n * width:.3g} to {low + (n + 1) * width:.3g}": 0 for n in range(BINS)}
+        labels = list(counts)
+        for value in values:
+            counts[labels[min(BINS - 1, int((value - low) / width))]] += 1
+    most, margin = max(counts.values()), max(map(len, counts))
+    return [f"  {label:>{margin}} {'█' * math.ceil(WIDTH * n / most)} {n}" for label, n in counts.items()]
+
+
+def _interesting(tested: Tested, cases: Cases, show: int) -> list[int]:
+    """Rows that differ from what was expected or have no score first, then the lowest and highest scores in turn."""
+    found = agreement(tested.scores, cases.expected)
+    first = [*(found["differing"] if found else []), *(n for n, s in enumerate(tested.scores) if s is None)]
+    rest = sorted(set(range(len(cases))) - set(first), key=lambda n: (tested.scores[n] or 0.0, n))
+    ends = [rest[n // 2] if n % 2 == 0 else rest[-(n // 2) - 1] for n in range(len(rest))]
+    return sorted((first + ends)[:show])
+
+
+def _samples(tested: Tested, cases: Cases, rows: Sequence[int]) -> Table:
+    table = Table("where", "score", *tested.parts, title=f"{len(rows)} of {len(cases)} samples", title_justify="left")
+    if any(label is not None for label in cases.expected):
+        table.add_column("expected")
+    table.add_column("completion ends in", overflow="fold")
+    for row in rows:
+        cells = [escape(cases.places[row].partition(", ")[2]), _number(tested.scores[row])]
+        for name, values in tested.parts.items():
+            call = tested.calls[name][row] if name in tested.calls else None
+            status = STATUS.get(call.status) if call else None
+            cells.append(_number(values[row]) if status is None or values[row] is not None else f"[red]{status}[/red]")
+        if any(label is not None for label in cases.expected):
+            cells.append(_number(cases.expected[row]))
+        table.add_row(*cells, escape(cases.rollouts[row].text[-TAIL:].replace("\n", "↵")))
+    return table
+
+
+def _calls(tested: Tested) -> Table:
+    table = Table("reward", "None", "timed out", "failed", "not needed", "cached", "ms p50", "p90", "p99", "max")
+    for name, calls in tested.calls.items():
+        found = call_statistics(calls)
+        shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "saved", "cached")]
+        table.add_row(name, *shares, *(_number(found[key]) for key in ("ms_p50", "ms_p90", "ms_p99", "ms_max")))
+    return table
+
+
+def _print_agreement(console: Console, tested: Tested, cases: Cases) -> None:
+    if (found := agreement(tested.scores, cases.expected)) is None:
+        return
+    related = "" if found["correlation"] is None else f", correlation {found['correlation']:.3f}"
+    console.print(f"against the expected scores: {found['agree']:.1%} of {found['compared']} agree{related}")
+    counts = found["confusion"]
+    console.print(
+        f"  of those expected right (above 0.5): {counts['right_as_right']} right, {counts['right_as_wrong']} wrong; "
+        f"of those expected wrong: {counts['wrong_as_wrong']} wrong, {counts['wrong_as_right']} right"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4g}"

@@ -1,0 +1,89 @@
+"""`sail-rl sample` and `sail-rl rollouts show|replay`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_rollouts_parsers(commands: Any) -> None:
+    """Add both commands to the command line."""
+    sample = commands.add_parser("sample", help="sample and score n rollouts for each row of a dataset")
+    sample.add_argument("model", type=Path)
+    sample.add_argument("data", type=Path)
+    sample.add_argument("--out", type=Path, required=True, help="folder of the Parquet files")
+    add_sampling_options(sample, n=8, temperature=1.0)
+    sample.set_defaults(command=_sample)
+
+    rollouts = commands.add_parser("rollouts", help="look at a run's stored rollouts").add_subparsers(required=True)
+    show = rollouts.add_parser("show", help="print the best and worst")
+    show.add_argument("--worst", type=int, default=5)
+    show.add_argument("--best", type=int, default=0)
+    show.set_defaults(command=_show)
+    replay = rollouts.add_parser("replay", help="score them with other rewards")
+    replay.add_argument("--reward", action="append", dest="rewards", required=True, help="path, or path=weight")
+    replay.add_argument("--json", type=Path, help="write the scores here")
+    replay.set_defaults(command=_replay)
+    for parser in (show, replay):
+        parser.add_argument("run", type=Path)
+        parser.add_argument("--stage")
+        parser.add_argument("--step", type=int)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature: float | None) -> None:
+    """Add what sampling from a model can be told."""
+    parser.add_argument("--n", type=int, default=n, help="samples for each row")
+    parser.add_argument("--reward", action="append", dest="rewards", help="module:name or file.py:name; repeatable")
+    for name, default in (("max-tokens", 256), ("max-length", 1024), ("seed", 0), ("batch-size", 64)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--temperature", type=float, default=temperature)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--engine", default="rollouts.vllm_engine:VLLMEngine")
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was said of these, by the names of `SampleOptions`."""
+    names = ("n", "max_tokens", "max_length", "seed", "batch_size", "temperature", "dtype", "engine")
+    values = {name: getattr(options, name) for name in names}
+    return values | ({"rewards": tuple(options.rewards)} if options.rewards else {})
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from sail_rl.evaluation.sample import SampleOptions, sample
+
+    console = Console()
+    for name, value in sample(
+        SampleOptions(options.model, options.data, options.out, **sampling_options(options))
+    ).items():
+        console.print(f"{name:12} {value:.4g}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from sail_rl.evaluation.replay import show
+
+    show(options.run, Console(), stage=options.stage, step=options.step, worst=options.worst, best=options.best)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from sail_rl.config import RewardConfig
+    from sail_rl.evaluation.replay import replay
+
+    rewards = {}
+    for given in options.rewards:
+        path, _, weight = given.partition("=")
+        rewards[path.rsplit(":", 1)[-1]] = RewardConfig(path=path, weight=float(weight or 1.0))
+    result = replay(options.run, rewards, stage=options.stage, step=options.step)
+    if options.json:
+        options.json.write_text(json.dumps(result))
+    console = Console()
+    console.print(f"{len(result['scores'])} rollouts: mean {result['mean']:.4g}, deviation {result['std']:.4g}")
+    related = "one of the two is constant" if result["correlation"] is None else f"{result['correlation']:.3f}"
+    console.print(f"{result['changed']:.1%} of the totals differ from the run's; correlation with them: {related}")

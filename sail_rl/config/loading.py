@@ -1,0 +1,198 @@
+"""Reading a recipe: YAML, `section.key=value` overrides, and errors that name the key and the nearest valid one."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from . import Recipe
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Parse the recipe at `path` with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
+
+    A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without it).
+    Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
+    recipe don't overwrite each other.
+
+    Raises:
+        ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
+    """
+    tree = read_tree(path, overrides)
+    if "steps" in tree and "stages" not in tree:
+        raise ValueError(f"{path} is a curation recipe; sail-rl data curate runs it")
+    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
+    return validated(Recipe, tree, path)
+
+
+def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The YAML tree of a recipe of any kind, merged over the one it `extends`, with its overrides."""
+    tree = _read(path)
+    for override in overrides:
+        _apply(tree, override)
+    return tree
+
+
+def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
+    """The tree as this model; ValueError naming file and keys."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model))) from None
+
+
+HARMLESS = (
+    ("logging",),
+    ("engine", "max_logprob_gap"),
+    ("engine", "probe_rollouts"),
+    ("evaluation", "every"),
+    ("deepspeed", "timeout_minutes"),
+)
+HARMLESS_IN_STAGES = ("save_every", "row_tokens", "gradient_checkpointing", "max_skipped_steps")
+
+
+def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
+    """A resolved recipe without what may change when a run goes on, because results don't depend on it.
+
+    Args:
+        tree: the recipe.
+        timing: keep when evaluations and checkpoints come if any stage depends on it, see `is_timed`.
+    """
+    tree = copy.deepcopy(tree)
+    kept = {"every", "save_every"} if timing and any(map(is_timed, tree.get("stages", []))) else set()
+    for *parents, last in HARMLESS:
+        if last in kept:
+            continue
+        node = tree
+        for name in parents:
+            node = node.get(name, {})
+        node.pop(last, None)
+    for stage in tree.get("stages", []):
+        for name in HARMLESS_IN_STAGES:
+            if name not in kept and (name != "row_tokens" or not stage.get("packing")):  # there it says what a step is
+                stage.pop(name, None)
+    return tree
+
+
+def is_timed(stage: dict[str, Any]) -> bool:
+    """Whether a stage's result depends on when evaluations and checkpoints come.
+
+    They are what a best model is chosen from, and across them nothing is sampled ahead.
+    """
+    return bool(stage.get("metric_for_best_model") or stage.get("staleness"))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that loads back to the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own)."""
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} isn't YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    base = tree.pop("extends", None)
+    return _merged(_read(path.parent / base), tree, path) if base else tree
+
+
+def _merged(base: Any, change: Any, path: Path) -> Any:
+    """`change` over `base`: mappings key by key; where another `path` names other code, `kwargs` aren't inherited.
+
+    A mapping over a list of stages goes by name: null drops a stage, a new one (which says its `kind`) is appended.
+    """
+    if isinstance(base, dict) and isinstance(change, dict):
+        if "kwargs" in base and change.get("path", base.get("path")) != base.get("path"):
+            base = {key: value for key, value in base.items() if key != "kwargs"}  # they are of the code it named
+        return base | {key: _merged(base[key], value, path) if key in base else value for key, value in change.items()}
+    if isinstance(base, list) and isinstance(change, dict):
+        names = [item.get("name") for item in base]
+        added = {name: stage for name, stage in change.items() if name not in names}
+        if unknown := [name for name, stage in added.items() if not isinstance(stage, dict) or "kind" not in stage]:
+            raise ValueError(f"{path}: no stage {', '.join(unknown)} in what it extends, which has {', '.join(names)}")
+        changes = {item["name"]: change.get(item["name"], {}) for item in base}
+        kept = [_merged(item, changes[item["name"]], path) for item in base if changes[item["name"]] is not None]
+        return kept + [{"name": name, **stage} for name, stage in added.items()]
+    return change
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r}: write section.key=value")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        node = _child(node, name, override)
+    if not isinstance(node, dict):
+        raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a section")
+    node[last] = yaml.safe_load(text)
+
+
+def _child(node: Any, name: str, override: str) -> Any:
+    """Section `name` of a mapping (made if missing), or the list item whose `name` it is (a stage)."""
+    if isinstance(node, list):
+        names = [item.get("name") for item in node]
+        if name not in names:
+            raise ValueError(f"override {override!r}: no stage {name!r}; the recipe has {', '.join(map(str, names))}")
+        return node[names.index(name)]
+    if not isinstance(node, dict):
+        raise ValueError(f"override {override!r}: {name!r} is inside a value, not a section")
+    return node.setdefault(name, {})
+
+
+def _run_name(name: str, overrides: Sequence[str]) -> str:
+    """`NAME` or `NAME,key=value,…` with characters that are safe in a folder's name."""
+    parts = [name, *overrides]
+    return ",".join("".join(c if c.isalnum() or c in "._=-" else "_" for c in part) for part in parts)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            unknown = str(problem["loc"][-1])
+            nearest = _nearest(unknown, sorted(_known_keys(model) - {unknown}))
+            yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest!r}"
+        elif problem["type"] == "missing":
+            yield f"{place}: is missing; give it"
+        elif problem["type"] == "union_tag_invalid":
+            tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
+            yield f"{place}: unknown kind {tag!r}; the nearest of {', '.join(known)} is {_nearest(tag, known)!r}"
+        elif problem["type"] == "value_error":  # from a check of our own, which says what it got
+            yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
+        else:
+            yield f"{place}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+
+
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    """All field names of a model and of the models inside it."""
+    keys = set(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            keys |= _known_keys(inner)
+    return keys
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

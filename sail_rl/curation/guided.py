@@ -1,0 +1,105 @@
+"""Guided CoT by a model of ours: thoughts that a rollout engine writes, knowing the answer that they must lead to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from transformers import AutoProcessor
+
+from sail_rl.config.curation import GuidedCoT
+from sail_rl.config.sections import FINAL_ANSWER
+from sail_rl.contracts import Sampling
+from sail_rl.data.encoding import Encoder
+from sail_rl.files import short_hash, signature
+from sail_rl.imports import resolve
+from sail_rl.models.loading import load_model
+from sail_rl.records.jsonl import append_jsonl, read_jsonl
+
+from .prompts import normalised
+
+REQUEST = (
+    "\n\nThe reference answer is: {answer}\nReason step by step from what is to be seen to this answer, as if you "
+    "didn't know it, inside <think> and </think>. Then give it in \\boxed{{}}."
+)
+
+
+class EngineWriter:
+    """Writes thoughts; those already written are kept in `notes` (JSON lines: key, thought), so a kill costs no more
+    than one batch.
+
+    Args:
+        config: model, engine and sampling.
+        notes: the file.
+        seed: of the sampling.
+    """
+
+    def __init__(self, config: GuidedCoT, notes: Path, *, seed: int) -> None:
+        assert config.model is not None
+        self.notes = notes
+        self._settings = [config.model_dump(mode="json"), signature(config.model), seed]
+        self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
+        self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
+        self._engine = resolve(config.engine)(config.model, max_model_len=config.max_length, dtype=config.dtype)
+        model = load_model(config.model, dtype=getattr(torch, config.dtype))
+        self._engine.push_weights(1, model.named_parameters())
+        self._sampling = Sampling(1, config.max_tokens, config.temperature, seed)
+        self._final_answer = resolve(FINAL_ANSWER)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._engine.close()
+
+    def think(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """A thought for each row; None if the model's doesn't end, or leads elsewhere."""
+        keys = [self._key(row) for row in rows]
+        missing = [(key, row) for key, row in zip(keys, rows, strict=True) if key not in self._written]
+        prompts = [self._encoder.prompt(self._guided(row)) for _, row in missing]
+        groups = self._engine.generate(prompts, self._sampling) if prompts else []
+        for (key, row), (rollout,) in zip(missing, groups, strict=True):
+            self._written[key] = self._thought(rollout.text, str(row["answer"]))
+            append_jsonl(self.notes, {"key": key, "thought": self._written[key]})
+        return [self._written[key] for key in keys]
+
+    def _key(self, row: Mapping[str, Any]) -> str:
+        """Of all that a thought depends on."""
+        pictures = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in row["images"]]
+        return short_hash([self._settings, row["id"], row["prompt"], row["answer"], pictures])
+
+    def _guided(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        request = REQUEST.format(answer=row["answer"])
+        prompt = row["prompt"] if not isinstance(row["prompt"], str) else [{"role": "user", "content": row["prompt"]}]
+        last = max(number for number, message in enumerate(prompt) if message["role"] == "user")
+        asked = [_appended(m, request) if number == last else m for number, m in enumerate(prompt)]
+        if row["images"] and not any(_has_picture(message) for message in asked):
+            parts = [{"type": "image"} for _ in row["images"]]
+            asked[last] = asked[last] | {"content": [*parts, *_parts(asked[last]["content"])]}
+        return {**row, "prompt": asked}
+
+    def _thought(self, text: str, answer: str) -> str | None:
+        thought, end, rest = text.partition("</think>")
+        said = self._final_answer(rest) if end else None
+        if not end or (said is not None and normalised(said) != normalised(answer)):
+            return None
+        return re.sub(r"^\s*<think>", "", thought).strip() or None
+
+
+def _appended(message: Mapping[str, Any], text: str) -> dict[str, Any]:
+    return {**message, "content": [*_parts(message["content"]), {"type": "text", "text": text}]}
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _has_picture(message: Mapping[str, Any]) -> bool:
+    return any(part["type"] == "image" for part in _parts(message["content"]))

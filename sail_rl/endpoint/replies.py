@@ -1,0 +1,73 @@
+"""A judge's reply: the schema it is asked for, and reading a verdict out of its message."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sail_rl.completion import THINK_END
+
+from .errors import CallFailedError
+
+SHOWN = 200  # characters of a message in an error
+
+
+class Verdict(BaseModel):
+    """A judge's answer: fields that are 0 or 1. Their descriptions reach the judge, in the prompt and in the schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+V = TypeVar("V", bound=Verdict)
+
+
+def response_format(verdict: type[Verdict]) -> dict[str, Any]:
+    """The `response_format` of a request: the verdict's JSON schema, strict."""
+    schema = {"name": verdict.__name__, "strict": True, "schema": verdict.model_json_schema()}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def parse_verdict(message: str, verdict: type[V]) -> V:
+    """The verdict in a judge's message.
+
+    The message holds exactly one JSON object that isn't empty, whatever prose is around it (not every endpoint
+    constrains its output), and the object is the verdict. A thought, up to the last `</think>`, doesn't count.
+
+    Raises:
+        CallFailedError: otherwise; asking again may help.
+    """
+    spoken = message.rpartition(THINK_END)[2]
+    objects = _json_objects(spoken)
+    if len(objects) != 1:
+        raise CallFailedError(
+            f"{len(objects)} JSON objects in the judge's message where one is due: {spoken[:SHOWN]!r}"
+        )
+    try:
+        return verdict.model_validate_json(objects[0])
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CallFailedError(f"no {verdict.__name__} in the judge's message {spoken[:SHOWN]!r}: {problems}") from None
+
+
+def _json_objects(text: str) -> list[str]:
+    """JSON texts of the outermost objects, in order; empty ones and those that name a field twice don't count."""
+    decoder = json.JSONDecoder(object_pairs_hook=_fields)
+    found, start = [], text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):  # a brace that opens no JSON object
+            end = start + 1
+        else:
+            if value:
+                found.append(text[start:end])
+        start = text.find("{", end)
+    return found
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(fields := dict(pairs)) != len(pairs):
+        raise ValueError("a field is given twice")
+    return fields

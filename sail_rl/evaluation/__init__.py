@@ -1,0 +1,1 @@
+"""Held-out evaluation, sampling, and trying rewards on stored completions."""

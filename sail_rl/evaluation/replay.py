@@ -1,0 +1,92 @@
+"""Looking at stored rollouts again: printing the best and worst, rescoring them with other rewards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import correlation, fmean, pstdev
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.text import Text
+
+from sail_rl.config import Recipe, RewardConfig
+from sail_rl.config.loading import load_recipe
+from sail_rl.contracts import Prompt, Rollout
+from sail_rl.plan.datasets import build_data, open_rows
+from sail_rl.plan.rewards import plain_scorer
+from sail_rl.records.store import read_rollouts
+
+
+def show(run_dir: Path, console: Console, *, stage: str | None, step: int | None, worst: int, best: int) -> None:
+    """Print the `worst` and `best` rollouts by total reward."""
+    rollouts = sorted(read_rollouts(run_dir, stage=stage, step=step), key=lambda rollout: rollout["total"])
+    chosen = rollouts[:worst] + (rollouts[-best:] if best else [])
+    for rollout in chosen:
+        console.print(_panel(rollout))
+    console.print(f"{len(chosen)} of {len(rollouts)} rollouts")
+
+
+def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None, step: int | None) -> dict[str, Any]:
+    """Score stored rollouts with `rewards` (weighted sum) and compare with the totals they were trained on.
+
+    The dataset's columns reach the rewards as in training. Returns `scores` in stored order, with `before`, `mean`,
+    `std`, `changed` (share of totals that differ) and `correlation` (None if one of them is constant).
+    """
+    stored, prompts, rollouts = stored_samples(run_dir, stage=stage, step=step)
+    scorer = plain_scorer(rewards)
+    try:
+        scores = scorer(prompts, rollouts).total
+    finally:
+        scorer.close()
+    before = [rollout["total"] for rollout in stored]
+    varied = pstdev(before) > 0 and pstdev(scores) > 0
+    return {
+        "before": before,
+        "scores": scores,
+        "mean": fmean(scores),
+        "std": pstdev(scores),
+        "changed": fmean(abs(old - new) > 1e-9 for old, new in zip(before, scores, strict=True)),
+        "correlation": correlation(before, scores) if varied else None,
+    }
+
+
+def stored_samples(
+    run_dir: Path, *, stage: str | None, step: int | None
+) -> tuple[list[dict[str, Any]], list[Prompt], list[Rollout]]:
+    """Stored rollouts as they lie there, and each with its prompt as in training, the dataset's columns with it."""
+    stored = read_rollouts(run_dir, stage=stage, step=step)
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in stored}}
+    prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in stored]
+    return stored, prompts, [_rollout(rollout) for rollout in stored]
+
+
+def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:
+    data = next(config.data for config in recipe.training if config.name == stage)
+    rows = open_rows(recipe, build_data(recipe), data)
+    return {row["id"]: row for row in (rows[index] for index in range(len(rows)))}
+
+
+def _prompt(rows: dict[str, dict[str, Any]], rollout: dict[str, Any]) -> Prompt:
+    row = rows[rollout["prompt_id"]]
+    columns = {name: value for name, value in row.items() if name not in ("prompt", "images", "video", "completion")}
+    return Prompt(row["id"], row["prompt"], rollout["prompt"], row["images"], columns)
+
+
+def _rollout(stored: dict[str, Any]) -> Rollout:
+    names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version", "earlier")
+    return Rollout(text=stored["completion"], **{name: stored[name] for name in names})
+
+
+def _panel(rollout: dict[str, Any]) -> Panel:
+    """One rollout: prompt, thought (dim), answer, rewards."""
+    thought, mark, answer = rollout["completion"].partition("</think>")
+    completion = Text(thought + mark, style="dim") + Text(answer) if mark else Text(thought)
+    scored = [part for part in rollout["rewards"] if not math.isnan(part["value"])]
+    parts = ", ".join(f"{part['name']} {part['value']:.3g}" for part in scored)
+    title = f"{rollout['stage']} step {rollout['step']} · prompt {rollout['prompt_id']} #{rollout['sample']}"
+    facts = f"total {rollout['total']:.3g} ({parts}) · gold {rollout['answer']} · {len(rollout['token_ids'])} tokens, "
+    body = Group(Text(rollout["prompt"], style="cyan"), completion, Text(facts + rollout["stop_reason"], style="bold"))
+    return Panel(body, title=title)

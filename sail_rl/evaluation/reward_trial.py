@@ -1,0 +1,179 @@
+"""Trying a reward on completions: scores, how they came about, what looks wrong. Pure but for calling the reward."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import StatisticsError, correlation, fmean, pstdev
+from typing import Any
+
+from sail_rl.contracts import RewardCall, RewardTerm, Scorer, Scores, reward_hook
+
+from .reward_examples import Cases
+
+LENGTH_CORRELATION = 0.8
+AT_LEAST = 10  # completions from which on a correlation says something
+EXAMPLES = 3
+RIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A test's outcome. `scores` and `calls` follow the order of the cases [N]; None: no score."""
+
+    scores: list[float | None]
+    parts: dict[str, list[float | None]]
+    calls: dict[str, list[RewardCall]]
+    seconds: float
+    warnings: list[str]
+
+
+def try_rewards(terms: Sequence[RewardTerm], scorer: Scorer, cases: Cases) -> Tested:
+    """Score the cases with a lenient scorer over these terms, and look for what is suspicious."""
+    start = time.perf_counter()
+    scores: Scores = scorer(cases.prompts, cases.rollouts)
+    seconds = time.perf_counter() - start
+    totals = [_known(value) for value in scores.total]
+    parts = {name: [_known(value) for value in values] for name, values in scores.parts.items()}
+    warnings = [*gold_warnings(terms, cases), *score_warnings(totals, cases), *call_warnings(scores.calls, cases)]
+    if cases.words_for_tokens and any(_asks_for(term.function, "completion_ids") for term in terms):
+        warnings.append("the data has no `completion_ids`: words stood in for tokens, so lengths are too small")
+    return Tested(totals, parts, scores.calls, seconds, warnings)
+
+
+def gold_warnings(terms: Sequence[RewardTerm], cases: Cases) -> list[str]:
+    """Gold answers that a reward with a `check_gold` can't use: they would stop a run before it starts."""
+    found = []
+    for term in terms:
+        if (check := reward_hook(term.function, "check_gold")) is None:
+            continue
+        problems = []
+        for prompt, place in zip(cases.prompts, cases.places, strict=True):
+            columns = dict(prompt.columns)
+            try:
+                check(columns.pop("answer", None), **columns)
+            except ValueError as error:
+                problems.append(f"{place}: {error}")
+        if problems:
+            found.append(f"{term.name}: {len(problems)} gold answer(s) can't be used: {_some(problems)}")
+    return found
+
+
+def score_warnings(totals: Sequence[float | None], cases: Cases) -> list[str]:
+    """What is wrong with the scores as a whole."""
+    known = [value for value in totals if value is not None]
+    if not known:
+        return ["there is not a single score"]
+    found = []
+    if len(totals) > 1 and min(known) == max(known):
+        found.append(f"constant: every score is {known[0]:g}, so there is nothing to learn from")
+    texts = [rollout.text for rollout in cases.rollouts]
+    open_thoughts = sum("</think>" in text and "<think>" not in text for text in texts)
+    if open_thoughts and not any(prompt.text.rstrip().endswith("<think>") for prompt in cases.prompts):
+        found.append(
+            f"prefill: {open_thoughts} completion(s) close a thought that they don't open; if the chat template writes "
+            "<think>, end `prompt` with it, or rewards of format and answer misread them"
+        )
+    pairs = [(value, len(text)) for value, text in zip(totals, texts, strict=True) if value is not None]
+    if len(pairs) >= AT_LEAST and (r := related(*zip(*pairs, strict=True))) and abs(r) > LENGTH_CORRELATION:
+        found.append(f"length: the score's correlation with the completion's length is {r:.2f}")
+    return found
+
+
+def call_warnings(calls: dict[str, list[RewardCall]], cases: Cases) -> list[str]:
+    """Rewards that time out, fail or have nothing to say."""
+    found = []
+    for name, made in calls.items():
+        counts: Counter[str] = Counter(call.status for call in made)
+        if made and counts["none"] + counts["saved"] == len(made) and counts["none"]:
+            found.append(f"{name}: always None")
+        for status, what in (("timeout", "timed out"), ("error", "failed")):
+            if counts[status]:
+                which = [
+                    f"{place}: {call.message}" if call.message else place
+                    for call, place in zip(made, cases.places, strict=True)
+                    if call.status == status
+                ]
+                found.append(f"{name}: {what} for {counts[status]} of {len(made)}: {_some(which)}")
+    return found
+
+
+def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) -> dict[str, Any] | None:
+    """How scores and expected ones agree, over the rows that have both; None if there are none.
+
+    Both are also read as right (above 0.5) or wrong: `confusion` counts (expected, scored) so.
+    """
+    pairs = [
+        (n, s, e) for n, (s, e) in enumerate(zip(scores, expected, strict=True)) if s is not None and e is not None
+    ]
+    if not pairs:
+        return None
+    differing = [number for number, score, label in pairs if not math.isclose(score, label, abs_tol=1e-6)]
+    confusion = Counter((label > RIGHT, score > RIGHT) for _, score, label in pairs)
+    return {
+        "compared": len(pairs),
+        "agree": 1 - len(differing) / len(pairs),
+        "correlation": related([score for _, score, _ in pairs], [label for _, _, label in pairs]),
+        "confusion": {
+            "right_as_right": confusion[True, True],
+            "right_as_wrong": confusion[True, False],
+            "wrong_as_right": confusion[False, True],
+            "wrong_as_wrong": confusion[False, False],
+        },
+        "differing": differing,
+    }
+
+
+def call_statistics(calls: Sequence[RewardCall]) -> dict[str, float | None]:
+    """Shares of a reward's calls by outcome, and percentiles of their time in milliseconds."""
+    made = sorted(call.milliseconds for call in calls if call.status != "saved")
+    shares = {status: fmean(c.status == status for c in calls) for status in ("none", "timeout", "error", "saved")}
+    cached = fmean(call.cached for call in calls)
+    times = {f"ms_p{n}": made[math.ceil(n / 100 * len(made)) - 1] if made else None for n in (50, 90, 99)}
+    return {**shares, "cached": cached, **times, "ms_max": made[-1] if made else None}
+
+
+def as_json(tested: Tested, cases: Cases) -> dict[str, Any]:
+    """Everything that is printed, in input order and without NaN."""
+    known = [score for score in tested.scores if score is not None]
+    return {
+        "scores": tested.scores,
+        "parts": tested.parts,
+        "status": {name: [call.status for call in calls] for name, calls in tested.calls.items()},
+        "messages": {name: [call.message for call in calls] for name, calls in tested.calls.items()},
+        "count": len(cases),
+        "mean": fmean(known) if known else None,
+        "std": pstdev(known) if known else None,
+        "calls": {name: call_statistics(calls) for name, calls in tested.calls.items()},
+        "agreement": agreement(tested.scores, cases.expected),
+        "seconds": tested.seconds,
+        "warnings": tested.warnings,
+    }
+
+
+def related(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Pearson's correlation; None where one of them is constant or alone."""
+    try:
+        return correlation(left, right)
+    except StatisticsError:
+        return None
+
+
+def _asks_for(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f"; and {len(texts) - EXAMPLES} more" if len(texts) > EXAMPLES else ""
+    return "; ".join(texts[:EXAMPLES]) + more
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,163 @@
+"""Offline sampling: n scored rollouts for each row of a dataset, in Parquet, resumable; pass@k at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import AutoProcessor
+
+from sail_rl.config import RewardConfig
+from sail_rl.config.sections import FINAL_ANSWER
+from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
+from sail_rl.data.dataset import Rows
+from sail_rl.data.encoding import Encoder
+from sail_rl.files import fingerprint, signature, write_whole
+from sail_rl.imports import resolve
+from sail_rl.models.loading import load_model
+from sail_rl.plan.rewards import plain_scorer
+from sail_rl.records.store import RolloutStore, read_rollouts
+from sail_rl.seeding import derive_seed
+
+from .evaluate import ACCURACY, THINK_END, Answered, source_of, summarise
+
+STAGE = "sample"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOptions:
+    """What to sample: see `sail-rl sample --help`."""
+
+    model: Path
+    data: Path
+    out: Path
+    n: int = 8
+    rewards: tuple[str, ...] = ("rewards.answer:math_answer",)
+    engine: str = "rollouts.vllm_engine:VLLMEngine"
+    dtype: str = "float32"
+    max_length: int = 1024
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+    batch_size: int = 64
+
+
+def sample(options: SampleOptions) -> dict[str, float]:
+    """Sample what isn't there yet and return the metrics of all rows, see `summary`.
+
+    Rows are sampled in batches; a batch's file is whole or absent, so the same command goes on after a kill. A prompt's
+    seed depends on its id alone: results don't depend on where a run was stopped.
+    """
+    rows = Rows(options.data)
+    _claim(options)
+    store = RolloutStore(options.out, max_gib=1e6)
+    done = _batches_done(options.out)
+    batches = [
+        range(start, min(start + options.batch_size, len(rows))) for start in range(0, len(rows), options.batch_size)
+    ]
+    missing = [number for number in range(len(batches)) if number not in done]
+    if missing:
+        encoder = Encoder(AutoProcessor.from_pretrained(options.model), max_length=options.max_length)
+        engine, scorer = _engine(options), _scorer(options)
+        try:
+            for number in _progress(missing, store, total=len(batches)):
+                prompts = [encoder.prompt(rows[index]) for index in batches[number]]
+                _sample_batch(number, prompts, options, engine, scorer, store)
+        finally:
+            scorer.close()
+            engine.close()
+    sources = {row["id"]: source_of(row) for row in map(rows.outline, range(len(rows)))}
+    return summary(read_rollouts(options.out, stage=STAGE), sources)
+
+
+def summary(rollouts: Sequence[dict[str, Any]], sources: Mapping[str, str | None]) -> dict[str, float]:
+    """`evaluate.summarise` of stored rollouts; one is right when its total, called `reward`, is above 0.5.
+
+    Args:
+        rollouts: as `read_rollouts` gives them.
+        sources: of the rows, by id.
+    """
+    final_answer = resolve(FINAL_ANSWER)
+    answers = [
+        Answered(
+            dataset="",
+            prompt=rollout["prompt_id"],
+            source=sources.get(rollout["prompt_id"]),
+            answer=final_answer(rollout["completion"]),
+            thought=THINK_END in rollout["completion"],
+            length=len(rollout["token_ids"]),
+            scores={ACCURACY: float(rollout["total"] > 0.5), "reward": rollout["total"]},
+        )
+        for rollout in rollouts
+    ]
+    return {"rollouts": float(len(answers))} | summarise(answers)
+
+
+def _claim(options: SampleOptions) -> None:
+    """Refuse to go on with what other options began."""
+    path = options.out / "options.json"
+    own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
+    own["data"] = [str(options.data), fingerprint(options.data)]
+    own["model"] = [str(options.model), signature(options.model)]
+    if path.exists() and (begun := json.loads(path.read_text())) != own:
+        differing = [name for name in own if own[name] != begun.get(name)]
+        raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(own, indent=2) + "\n")
+
+
+def _sample_batch(
+    number: int,
+    prompts: list[Prompt],
+    options: SampleOptions,
+    engine: RolloutEngine,
+    scorer: Scorer,
+    store: RolloutStore,
+) -> None:
+    sampling = Sampling(options.n, options.max_tokens, options.temperature, derive_seed(options.seed, "sample"))
+    if options.temperature == 0:
+        sampling = replace(sampling, samples_per_prompt=1)
+    groups = engine.generate(prompts, sampling)
+    repeated = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
+    rollouts = [rollout for group in groups for rollout in group]
+    store.write(STAGE, number, repeated, rollouts, scorer(repeated, rollouts))
+
+
+def _engine(options: SampleOptions) -> RolloutEngine:
+    engine: RolloutEngine = resolve(options.engine)(
+        options.model, max_model_len=options.max_length, dtype=options.dtype
+    )
+    engine.push_weights(1, load_model(options.model, dtype=getattr(torch, options.dtype)).named_parameters())
+    return engine
+
+
+def _scorer(options: SampleOptions) -> Scorer:
+    share = 1 / len(options.rewards)
+    names = [path.rsplit(":", 1)[-1] for path in options.rewards]
+    rewards = {name: RewardConfig(path=path, weight=share) for name, path in zip(names, options.rewards, strict=True)}
+    return plain_scorer(rewards)
+
+
+def _batches_done(out: Path) -> set[int]:
+    try:
+        return {rollout["step"] for rollout in read_rollouts(out, stage=STAGE)}
+    except ValueError:
+        return set()
+
+
+def _progress(missing: Sequence[int], store: RolloutStore, *, total: int) -> Iterator[int]:
+    """The batches to do, with a bar that shows tokens a second and the time that is left."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+    with Progress(TextColumn("sampling"), *columns) as bar:
+        task = bar.add_task("sampling", total=total, completed=total - len(missing), speed="")
+        for number in missing:
+            start = time.perf_counter()
+            yield number
+            tokens = sum(len(r["token_ids"]) for r in read_rollouts(store.folder.parent, stage=STAGE, step=number))
+            bar.update(task, advance=1, speed=f"{tokens / (time.perf_counter() - start):,.0f} tokens/s")

@@ -1,1 +1,0 @@
-"""A run: checks, stages, evaluation."""

@@ -1,0 +1,194 @@
+"""A recipe's datasets: built, fetched, curated, read, mixed, and made to fit the context."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from transformers import AutoProcessor
+
+from sail_rl.config import Recipe, SFTStage
+from sail_rl.config.curation import CurationRecipe
+from sail_rl.curation.curate import curate
+from sail_rl.data.dataset import Rows
+from sail_rl.data.encoding import EmptyThought, Encoder
+from sail_rl.data.hub import fetched, fetched_path
+from sail_rl.data.mixed import MixedRows
+from sail_rl.data.mixture import sources_of
+from sail_rl.files import fingerprint, short_hash, signature, write_whole
+from sail_rl.imports import resolve
+
+logger = logging.getLogger(__name__)
+
+
+def build_data(
+    recipe: Recipe, *, names: Collection[str] | None = None, without: Collection[str] = ()
+) -> dict[str, Path]:
+    """Paths of the datasets by name, fetched and made if need be.
+
+    A builder runs unless what it makes of these very arguments is there.
+
+    Args:
+        recipe: whose data.
+        names: which; None: those that the recipe uses.
+        without: but for these.
+    """
+    if not recipe.data.builder:
+        wanted = set(recipe.used_data if names is None else names) - set(without)
+        paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
+        return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
+    folder = recipe.output_dir / "data"
+    manifest = folder / "manifest.json"
+    made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
+    if manifest.exists():
+        written = json.loads(manifest.read_text())
+        if written["made_from"] == made_from:
+            return {name: Path(path) for name, path in written["paths"].items()}
+    logger.info("building the datasets in %s", folder)
+    paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
+    if not isinstance(paths, dict) or not all(Path(path).is_file() for path in paths.values()):
+        raise ValueError(
+            f"data.builder {recipe.data.builder} must return a dict of name: path of a file it has written"
+        )
+    write_whole(
+        manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
+    )
+    return paths
+
+
+def _local(recipe: Recipe, name: str) -> Path:
+    """Path of a dataset; one of the hub is fetched, once."""
+    source = recipe.data.source(name)
+    assert source is not None
+    if source.hub is None:
+        assert source.path is not None
+        return source.path
+    return fetched(recipe.output_dir / "data", name, **source.on_hub)
+
+
+def _curated(recipe: Recipe, name: str) -> Path:
+    """Path of a dataset that curation makes, once."""
+    curation = recipe.data.curated[name]
+    path = _curated_path(recipe, name)
+    if not path.is_file():
+        logger.info("curating %s: %s", name, ", ".join(step.kind for step in curation.steps))
+        curate(CurationRecipe(out=path, **dict(curation)))
+    return path
+
+
+def _curated_path(recipe: Recipe, name: str) -> Path:
+    curation = recipe.data.curated[name]
+    found = [_state(path) for path in curation.inputs]
+    made_from = [curation.model_dump(mode="json"), found]
+    return recipe.output_dir / "data" / f"{name}-{short_hash(made_from)}.parquet"
+
+
+def _state(path: Path) -> str | None:
+    """Of a dataset its content, of a model's folder its signature; None if it isn't there."""
+    if (path / "config.json").is_file():
+        return signature(path)
+    return fingerprint(path) if path.exists() else None
+
+
+def not_here(recipe: Recipe) -> dict[str, str]:
+    """The datasets that a run will have to fetch or make, and how."""
+    missing = {}
+    for name in recipe.data.files.keys() & set(recipe.used_data):
+        source = recipe.data.source(name)
+        if source and source.hub and not fetched_path(recipe.output_dir / "data", name, **source.on_hub).is_file():
+            missing[name] = f"fetched from the hub's {source.hub} ({source.split}) when a run starts"
+    for name in recipe.data.curated.keys() & set(recipe.used_data):
+        curation = recipe.data.curated[name]
+        if not _curated_path(recipe, name).is_file():
+            origin = curation.source.path or f"the hub's {curation.source.hub} ({curation.source.split})"
+            steps = ", ".join(step.kind for step in curation.steps)
+            missing[name] = f"made of {origin} when a run starts: {steps}"
+    return dict(sorted(missing.items()))
+
+
+def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:
+    """The dataset called `name`, read as the recipe says and checked."""
+    source = recipe.data.source(name)
+    # Videos of a curated dataset are named by absolute paths, which were checked where they came from.
+    own_root = Path("/") if name in recipe.data.curated else None
+    return Rows(
+        paths[name],
+        needs=needs,
+        video_frames=recipe.data.video_frames,
+        columns=source.columns if source else None,
+        root=source.root if source else own_root,
+    )
+
+
+def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[str] = ()) -> dict[str, Rows]:
+    """Read and check every dataset that a stage or the evaluation uses, but for those `missing`."""
+    needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
+    made = {stage.name for stage in recipe.makers}
+    for stage in recipe.training:
+        for source in sources_of(recipe.data.mixtures, stage.data).keys() - made:
+            needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
+    if clash := sorted(made & {*paths, *missing}):
+        raise ValueError(f"{clash[0]!r} is both a dataset and a stage that makes one; rename one of them")
+    unknown = sorted(set(needs) - {*paths, *missing})
+    if unknown:
+        raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
+    return {name: open_rows(recipe, paths, name, sorted(columns)) for name, columns in needs.items() if name in paths}
+
+
+def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
+    """The rows of the dataset, of what a stage made, or of the mixture named `data`."""
+    needs = {"harvest": ("prompt", "completion"), "filter": ("prompt",)}
+    made = {stage.name: needs[stage.kind] for stage in recipe.makers}
+    weights = sources_of(recipe.data.mixtures, data)
+    sources = {
+        # Its videos are named by their absolute paths, which were checked where they came from.
+        name: Rows(made_file(recipe, name), needs=made[name], root=Path("/")) if name in made else datasets[name]
+        for name in weights
+    }
+    if data not in recipe.data.mixtures:
+        return sources[data]
+    if recipe.data.mix_by == "samples":
+        return MixedRows(sources, weights, dict.fromkeys(sources, 1.0))
+    tokens = {
+        name: fmean(encoder.length(rows.outline(index), completion=True) for index in range(len(rows)))
+        for name, rows in sources.items()
+    }
+    return MixedRows(sources, weights, tokens)
+
+
+def made_file(recipe: Recipe, name: str) -> Path:
+    """The dataset that a stage makes out of rollouts."""
+    return recipe.output_dir / "stages" / name / "data.parquet"
+
+
+def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path) -> dict[str, Rows]:
+    """The datasets with rows that fit `model.max_length` as this model's processor counts; `data.overlong` decides.
+
+    A prompt must leave room for one token; a stage that trains on completions needs room for them whole.
+    """
+    empty_thought: EmptyThought = "none"
+    for stage in recipe.training:
+        if isinstance(stage, SFTStage) and stage.empty_thought != "none":
+            empty_thought = stage.empty_thought  # the longer way of writing a direct answer
+    processor = AutoProcessor.from_pretrained(model_dir)
+    encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
+    training = [stage.data for stage in recipe.training if isinstance(stage, SFTStage)]
+    supervised = {source for data in training for source in sources_of(recipe.data.mixtures, data)}
+    fitting = {}
+    for name, rows in datasets.items():
+        limit = encoder.max_length - (name not in supervised)
+        lengths = [encoder.length(rows.outline(i), completion=name in supervised) for i in range(len(rows))]
+        overlong = [index for index, length in enumerate(lengths) if length > limit]
+        if overlong and (recipe.data.overlong == "error" or len(overlong) == len(rows)):
+            raise ValueError(
+                f"{rows.path}: {len(overlong)} of {len(rows)} rows are too long, first row {rows.number(overlong[0])} "
+                f"with {lengths[overlong[0]]} tokens where {limit} fit; raise model.max_length, or leave such rows out "
+                "with data.overlong=drop (they are never cut)"
+            )
+        if overlong:
+            logger.warning("%s: dropped %d of %d rows, longer than %d tokens", name, len(overlong), len(rows), limit)
+        fitting[name] = rows.without(overlong)
+    return fitting

@@ -1,0 +1,116 @@
+"""Everything that can be wrong with a run, found before any model loads; then data and base model on disk."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sail_rl.config import Recipe, RLStage
+from sail_rl.data.dataset import Rows
+from sail_rl.data.mixture import sources_of
+from sail_rl.imports import resolve
+from sail_rl.models.tiny import build_tiny
+
+from .datasets import build_data, fit_to_context, load_data
+from .policy import check_lora, is_moe
+from .rewards import check_gold_answers, evaluation_scorer, stage_scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe whose parts were all found: code imported, datasets read and checked, batches that come out even."""
+
+    recipe: Recipe
+    datasets: dict[str, Rows]
+    algebra: dict[str, str]
+    """The batch algebra of each stage, in words."""
+    paths: dict[str, Path]
+    """Where the datasets are."""
+
+
+def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
+    """Check the batch algebra and import all code that the recipe names; returns the algebra by stage.
+
+    Raises:
+        ValueError: naming the stage and field, the algebra, or the real import error.
+    """
+    algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.training}
+    engine = resolve(recipe.engine.path)
+    try:
+        inspect.signature(engine).bind(Path(), **{"max_model_len": 0, "dtype": ""} | recipe.engine.kwargs)
+    except TypeError as error:
+        raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
+    evaluation_scorer(recipe.evaluation)
+    for stage in recipe.training:
+        if isinstance(stage, RLStage):
+            if stage.staleness and not getattr(engine, "concurrent", False):
+                raise ValueError(
+                    f"stage {stage.name}: staleness {stage.staleness} takes an engine in processes of its own, and "
+                    f"{recipe.engine.path} runs in the trainer's; set engine.path to rollouts.workers:WorkerEngine"
+                )
+            if stage.partial_tokens and not getattr(engine, "continues", False):
+                raise ValueError(
+                    f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
+                    f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
+                    "rollouts.workers:WorkerEngine"
+                )
+            if stage.routing_replay:
+                _check_replay(stage, recipe, engine)
+            try:
+                stage_scorer(stage)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name}: {error}") from error
+    if recipe.data.builder:
+        resolve(recipe.data.builder)
+    check_lora(recipe)
+    return algebra
+
+
+def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
+    """Check everything; builds data if need be, loads no model."""
+    algebra = check_code(recipe, world_size=world_size)
+    if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
+        raise ValueError(f"model.path is {recipe.model.path}, which has no config.json; give a saved SAIL-VL2 folder")
+    paths = build_data(recipe)
+    plan = Plan(recipe, load_data(recipe, paths), algebra, paths)
+    check_gold_answers(recipe, plan.datasets)
+    return fitted(plan, recipe.model.path) if recipe.model.path else plan
+
+
+def fitted(plan: Plan, model_dir: Path) -> Plan:
+    """The plan with rows that fit the context, see `datasets.fit_to_context`."""
+    return replace(plan, datasets=fit_to_context(plan.recipe, plan.datasets, model_dir))
+
+
+def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
+    """Folder of the base model: the recipe's checkpoint, or a tiny SAIL-VL2 built from its texts."""
+    if recipe.model.path is not None:
+        return recipe.model.path
+    folder = recipe.output_dir / "base"
+    if not (folder / "COMPLETE").exists():
+        sources = [source for stage in recipe.training for source in sources_of(recipe.data.mixtures, stage.data)]
+        texts = [text for source in sources if source in datasets for text in datasets[source].texts()]
+        build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
+        (folder / "COMPLETE").touch()
+    return folder
+
+
+def engine_options(recipe: Recipe) -> dict[str, Any]:
+    """Keyword arguments of the rollout engine."""
+    options: dict[str, Any] = {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype}
+    if any(isinstance(stage, RLStage) and stage.routing_replay for stage in recipe.training):
+        options["capture_routes"] = True
+    return options | recipe.engine.kwargs
+
+
+def _check_replay(stage: RLStage, recipe: Recipe, engine: Any) -> None:
+    if not is_moe(recipe):
+        raise ValueError(f"stage {stage.name}: routing_replay is for an MoE, and this model is dense; leave it out")
+    if not getattr(engine, "captures_routes", False):
+        raise ValueError(
+            f"stage {stage.name}: routing_replay takes an engine that captures routes, which {recipe.engine.path} "
+            "doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or rollouts.workers:WorkerEngine"
+        )

@@ -1,0 +1,125 @@
+"""Where a run's metrics go: metrics.jsonl in the run's folder, and Weights & Biases."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from .jsonl import Record, append_jsonl, keep_records
+from .schema import is_known, nearest_known
+from .traces import side_by_side
+from .wandb_run import choose_wandb_mode, start_wandb
+
+logger = logging.getLogger(__name__)
+STEPPED_FILES = ("metrics.jsonl", "traces.jsonl", "prompts_seen.jsonl")
+"""Files whose records carry `stage` and `step`, so that a rollback can cut them."""
+
+
+def forget_stages(run_dir: Path, *, kept: Collection[str]) -> None:
+    """Cut STEPPED_FILES down to what was written of the `kept` stages."""
+    for name in STEPPED_FILES:
+        keep_records(run_dir / name, lambda record: record["stage"] in kept)
+
+
+class RunLogger:
+    """Logs one run, fresh or resumed; only one process of a job may have one.
+
+    Args:
+        run_dir: the run's folder; metrics.jsonl, wandb_run_id and wandb/ are in it.
+        project: W&B project.
+        run_name: the run's name in W&B.
+        config: the resolved recipe, shown by W&B.
+        wandb_mode: "online", "offline" or "disabled"; None: see `choose_wandb_mode`.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        project: str,
+        run_name: str,
+        config: dict[str, Any],
+        wandb_mode: str | None = None,
+    ) -> None:
+        self.run_dir = run_dir
+        run_dir.mkdir(parents=True, exist_ok=True)
+        mode = wandb_mode or choose_wandb_mode()
+        self.wandb_run = start_wandb(run_dir, mode, project=project, name=run_name, config=config)
+        logger.info("W&B %s: project %s, run %s", mode, project, self.wandb_run.id)
+
+    def log(self, metrics: Mapping[str, float], *, stage: str, step: int, global_step: int) -> None:
+        """Write one step's metrics; they are in the file when this returns.
+
+        Args:
+            metrics: values by name; NaN and infinities become null in the file.
+            stage: name of the stage.
+            step: optimiser step within the stage (0: before the first).
+            global_step: the same, counted over all stages.
+
+        Raises:
+            ValueError: a name isn't in the schema; nothing is written then.
+        """
+        for name in metrics:
+            if not is_known(name):
+                raise ValueError(
+                    f"unknown metric {name!r}; the nearest known one is {nearest_known(name)!r}. New metrics are added "
+                    "to METRICS in sail_rl/records/schema.py"
+                )
+        place = {"stage": stage, "step": step, "global_step": global_step, "time": round(time.time(), 3)}
+        append_jsonl(self.run_dir / "metrics.jsonl", place | dict(metrics))
+        self.wandb_run.log({"global_step": global_step, **metrics})
+
+    def rollback(self, stage: str, step: int, *, stages: Sequence[str], finished: Collection[str] = ()) -> None:
+        """Forget what happened after `step` of `stage`, because it will happen again (step -1: all of the stage).
+
+        Cuts STEPPED_FILES. W&B keeps the points it was sent: repeated steps appear there twice.
+
+        Args:
+            stage: name of the stage that goes on.
+            step: its newest checkpoint.
+            stages: all stages in order; later ones are forgotten whole,
+            finished: but for these, which don't depend on it.
+
+        Raises:
+            ValueError: `stage`, or that of a record, isn't in `stages`.
+        """
+        limit = (_number(stage, stages, self.run_dir), step)
+        for name in STEPPED_FILES:
+            path = self.run_dir / name
+
+            def happened(record: Record, path: Path = path) -> bool:
+                number = _number(record["stage"], stages, path)
+                return record["stage"] in finished or (number, record["step"]) <= limit
+
+            if dropped := keep_records(path, happened):
+                logger.info("%s: %d records after step %d of %s dropped", name, dropped, step, stage)
+
+    def table(self, records: Iterable[Record], *, global_step: int, max_rows: int = 16) -> None:
+        """Send up to `max_rows` traces (as `TraceWriter.write` returns them) to W&B as a table with images."""
+        fields = ["question", "completion", "answer", "total", "tokens", "stop_reason"]
+        table = wandb.Table(columns=["prompt", "images", *fields])
+        for record in list(records)[:max_rows]:
+            picture = side_by_side([self.run_dir / image for image in record["images"]])
+            prompt = f"{record['prompt_id']} #{record['sample']}"
+            table.add_data(prompt, wandb.Image(picture) if picture else None, *(record[field] for field in fields))
+        self.wandb_run.log({"global_step": global_step, "traces": table})
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set W&B's summary of the run."""
+        self.wandb_run.summary.update(dict(values))
+
+    def finish(self) -> None:
+        """End the W&B run; waits for uploads when online."""
+        self.wandb_run.finish()
+
+
+def _number(stage: str, stages: Sequence[str], where: Path) -> int:
+    """Place of `stage` in the order of stages."""
+    if stage not in stages:
+        raise ValueError(f"{where}: stage {stage!r} isn't one of {', '.join(stages)}; use another run folder")
+    return stages.index(stage)

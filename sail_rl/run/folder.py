@@ -1,0 +1,150 @@
+"""Making a folder a recipe's: a new run, the same run going on, or one of which only what changed is done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from sail_rl.config import Recipe
+from sail_rl.config.loading import dump_recipe, essence
+from sail_rl.config.recipe import BASE
+from sail_rl.files import write_whole
+from sail_rl.records.log import forget_stages
+from sail_rl.records.store import FOLDER as ROLLOUTS
+
+logger = logging.getLogger(__name__)
+KEY = "key"
+STALE = ".stale-"
+PREPARED = "PREPARED"
+PREPARATION_LIMIT = 24 * 3600.0
+"""Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "deepspeed",
+    "accelerate",
+    "peft",
+    "datasets",
+    "math-verify",
+    "sympy",
+    "wandb",
+)
+
+
+def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
+    """Make the output folder this recipe's, or refuse.
+
+    Raises:
+        ValueError: it holds another recipe's run, or isn't a run's.
+    """
+    folder, resolved = recipe.output_dir, dump_recipe(recipe)
+    written = folder / "recipe.yaml"
+    if fresh and folder.exists() and not written.exists():
+        # Datasets may be there, which `check` makes, too; they are left alone.
+        if any(path.name != "data" for path in folder.iterdir()):
+            raise ValueError(
+                f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
+            )
+    elif fresh and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if written.exists() and not redo:
+        before, now = essence(yaml.safe_load(written.read_text())), essence(yaml.safe_load(resolved))
+        if before != now:
+            raise ValueError(
+                f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to do again only "
+                "the stages that change, or --fresh to delete that run"
+            )
+    write_whole(written, resolved)
+    versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+    write_whole(folder / "versions.json", json.dumps(versions, indent=2) + "\n")
+
+
+def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
+    """Compare what is there with the keys of now: with `redo` what has another key is deleted, without it refused.
+
+    Raises:
+        ValueError: naming the stages that would come out otherwise.
+    """
+    folder = recipe.output_dir
+    for path in (folder / "stages").glob(f"{STALE}*"):  # a kill while they were deleted
+        shutil.rmtree(path)
+    begun = [path for path in (folder / BASE, *(folder / "stages").glob("*")) if _begun(path)]
+    # Without a key nothing is known of what it was made of.
+    there = {path.name: (path / KEY).read_text() if (path / KEY).is_file() else "" for path in begun}
+    stale = [name for name, key in there.items() if keys.get(name) != key]
+    if stale and not redo:
+        raise ValueError(
+            f"{folder}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo "
+            "does it again and keeps the rest, output_dir=… starts a run beside this one"
+        )
+    if redo:  # the records first: a kill in between leaves stages to be deleted the next time
+        (folder / "summary.json").unlink(missing_ok=True)
+        forget_stages(folder, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
+    for name in stale:
+        logger.info("%s is done again: what it depends on changed", name)
+        shutil.rmtree(folder / ROLLOUTS / name, ignore_errors=True)
+        doomed = folder / "stages" / f"{STALE}{name}"
+        doomed.parent.mkdir(exist_ok=True)
+        (folder / BASE if name == BASE else folder / "stages" / name).rename(doomed)  # at once, or not at all
+        shutil.rmtree(doomed)
+
+
+def _begun(path: Path) -> bool:
+    """Whether there is anything but what `mark_stage` leaves when it is killed."""
+    return path.is_dir() and any(inner.name != f"{KEY}.partial" for inner in path.iterdir())
+
+
+def withdraw(folder: Path) -> None:
+    """Take back what an earlier launch announced (rank 0, first of all)."""
+    (folder / PREPARED).unlink(missing_ok=True)
+
+
+def announce(folder: Path) -> None:
+    """Tell the other ranks that everything was checked and the data are there (rank 0)."""
+    write_whole(folder / PREPARED, _launch())
+
+
+def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
+    """Wait for it, so that no rank's patience with the others runs out while rank 0 prepares data.
+
+    A launcher ends this process when rank 0 fails. What an earlier launch at the same address announced may be taken
+    for this one's, if rank 0 is late: then this rank waits where it joins the others, which has its own limit.
+
+    Raises:
+        TimeoutError: after `limit` seconds.
+    """
+    deadline = time.monotonic() + limit
+    while not _announced(folder):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"rank 0 hasn't prepared {folder} within {limit / 3600:g} hours")
+        time.sleep(0.2)
+
+
+def _announced(folder: Path) -> bool:
+    try:
+        return (folder / PREPARED).read_text() == _launch()
+    except OSError:  # it isn't there, or is being replaced
+        return False
+
+
+def _launch() -> str:
+    """What the ranks of one launch have in common."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
+    return " ".join(os.environ.get(name, "-") for name in names)
+
+
+def mark_stage(folder: Path, key: str) -> None:
+    """Note the key of what is about to be made in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / KEY, key)

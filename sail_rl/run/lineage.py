@@ -1,0 +1,124 @@
+"""Where a model is from: a key for each stage, of all that its result depends on, and a file that tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
+from sail_rl.config.loading import essence, is_timed
+from sail_rl.config.recipe import BASE, AnyStage
+from sail_rl.data.mixture import sources_of
+from sail_rl.files import fingerprint, short_hash, signature, write_whole
+
+SHARED = ("model", "engine", "deepspeed", "evaluation")
+
+
+def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
+    """A key for the base model and for each stage: another one means that its result would be another one.
+
+    It depends on the stage's settings, its data's content, the model's, engine's, DeepSpeed's and evaluation's
+    settings, the seed, and the keys of what it starts from; not on what changes speed alone (`recipe.essence`).
+
+    Args:
+        recipe: the resolved recipe.
+        paths: its datasets.
+    """
+    tree = essence(recipe.model_dump(mode="json"), timing=False)
+    settings = {stage["name"]: stage for stage in tree["stages"]}
+    data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
+    shared = {name: tree[name] for name in SHARED}
+    path = recipe.model.path
+    if path:
+        base = signature(path) if path.is_dir() else None
+    else:  # a tokenizer is made of what is trained on
+        trained = {source for stage in recipe.training for source in _mixture(recipe, stage)}
+        base = short_hash([[name, data[name]] for name in sorted(trained & data.keys())])
+    keys = {BASE: short_hash([shared["model"], recipe.seed, base])}
+    for stage in recipe.stages:
+        own = settings[stage.name] | {"name": None, "parent": None, "seed": recipe.seed_of(stage)}
+        if is_timed(stage.model_dump()):
+            own["timing"] = [recipe.evaluation.every, getattr(stage, "save_every", None)]
+        datasets, stages = inputs(recipe, stage)
+        mixture = _mixture(recipe, stage)
+        shares = [mixture, recipe.data.mix_by if len(mixture) > 1 else None]
+        read = [{name: data[name] for name in datasets if name in data}, {name: keys[name] for name in stages}]
+        keys[stage.name] = short_hash(
+            [own, shared, code_in([own, shared]), read, shares, [keys[parent] for parent in recipe.parents(stage)]]
+        )
+    return keys
+
+
+def code_in(tree: Any) -> dict[str, str]:
+    """Fingerprints of the files that settings name as `file.py:name`, so that a changed reward is noticed."""
+    if isinstance(tree, Mapping | list):
+        values = tree.values() if isinstance(tree, Mapping) else tree
+        return {file: found for value in values for file, found in code_in(value).items()}
+    file, colon, _ = tree.rpartition(":") if isinstance(tree, str) else ("", "", "")
+    return {file: fingerprint(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
+
+
+def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
+    """The datasets that a stage reads, and the stages whose rollouts or datasets it reads."""
+    if isinstance(stage, RolloutsStage):
+        sampled = recipe.stage(stage.rollouts)
+        assert isinstance(sampled, RLStage)
+        return [recipe.origin(sampled.data)], [stage.rollouts]
+    made = {maker.name for maker in recipe.makers}
+    own = _mixture(recipe, stage)
+    evaluated = [] if isinstance(stage, ExportStage) else recipe.evaluation.sets
+    return sorted({*own, *evaluated} - made), sorted(own.keys() & made)
+
+
+def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
+    """The sources that a stage trains on, with their shares."""
+    return sources_of(recipe.data.mixtures, stage.data) if isinstance(stage, SFTStage | RLStage) else {}
+
+
+def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
+    """Of a builder's file what it is made of; of others the content, and how the recipe reads it."""
+    if recipe.data.builder:
+        settings = [recipe.data.video_frames, recipe.data.overlong]
+        return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name, settings])
+    source = recipe.data.source(name)
+    read = source.model_dump(mode="json", exclude={"path"}) if source else None  # None: a curated one
+    return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])
+
+
+def write_lineage(
+    recipe: Recipe, stage: AnyStage, keys: Mapping[str, str], paths: Mapping[str, Path], result: Mapping[str, Any]
+) -> None:
+    """Write `lineage.json` into the stage's folder, and into its model's: what it is made of, and how it fared."""
+    folder = recipe.output_dir / "stages" / stage.name
+    datasets, stages = inputs(recipe, stage)
+    read: dict[str, dict[str, str]] = {
+        name: {"path": str(paths[name]), "fingerprint": data_fingerprint(recipe, name, paths[name])}
+        for name in datasets
+        if name in paths
+    }
+    of_rollouts = isinstance(stage, RolloutsStage)
+    trained_on = datasets if of_rollouts else _mixture(recipe, stage)
+    prefix = "rollouts of " if of_rollouts else ""
+    of_stages = {prefix + name: {"stage": name, "key": keys[name]} for name in stages}
+    base = str(recipe.model.path or recipe.output_dir / "base")
+    lineage = {
+        "run": recipe.name,
+        "stage": stage.name,
+        "key": keys[stage.name],
+        "parents": [
+            {"stage": name, "key": keys[name]} | ({"model": base} if name == BASE else {})
+            for name in recipe.parents(stage)
+        ],
+        "data": {name: found for name, found in read.items() if name in trained_on} | of_stages,
+        "evaluation": {name: found for name, found in read.items() if name not in trained_on},
+        "seed": recipe.seed_of(stage),
+        "settings": stage.model_dump(mode="json"),
+        "metrics": {name: value for name, value in result.items() if name != "name"},
+        "versions": json.loads((recipe.output_dir / "versions.json").read_text()),
+    }
+    text = json.dumps(lineage, indent=2) + "\n"
+    write_whole(folder / "lineage.json", text)
+    if (folder / "model").is_dir():
+        write_whole(folder / "model" / "lineage.json", text)

@@ -1,0 +1,196 @@
+"""A whole run: check, build data and base model, run the stages, report. Killed and started again, it goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+from transformers import AutoProcessor
+
+from sail_rl.config import ExportStage, FilterStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
+from sail_rl.config.recipe import BASE
+from sail_rl.config.sections import FINAL_ANSWER
+from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
+from sail_rl.data.encoding import Encoder
+from sail_rl.evaluation.evaluate import Evaluator
+from sail_rl.files import write_whole
+from sail_rl.imports import resolve
+from sail_rl.models.loading import load_model
+from sail_rl.plan.plan import Plan, build_base, check_code, engine_options, fitted, make_plan
+from sail_rl.plan.rewards import evaluation_scorer
+from sail_rl.records.store import RolloutStore
+from sail_rl.reporting.report import write_report
+from sail_rl.stages.best import remove_candidates
+from sail_rl.stages.export import export_stage
+from sail_rl.stages.harvest import harvest, select
+from sail_rl.stages.soup import soup_stage
+from sail_rl.stages.train import Stage, StageResult
+from sail_rl.trainer import checkpoints
+from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
+
+from .folder import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
+from .lineage import stage_keys, write_lineage
+from .records import Records
+from .threads import describe_threads
+
+logger = logging.getLogger(__name__)
+
+
+class RunError(RuntimeError):
+    """A run that had begun and broke: unlike a mistake in a recipe, shown with its traceback."""
+
+
+def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str, Any]:
+    """Run or resume `recipe` in its output folder; returns the summary that is also in `summary.json`.
+
+    Args:
+        recipe: the resolved recipe.
+        fresh: delete what is in the output folder and start over.
+        redo: do again the stages that would come out otherwise, and keep the others.
+
+    Raises:
+        ValueError: for whatever is wrong with recipe, code or data, before any model loads; or when the output folder
+            holds another recipe's run.
+        RunError: for what only shows while the run goes on, such as an image that doesn't decode.
+    """
+    keys: dict[str, str] = {}
+    if rank() == 0:
+        withdraw(recipe.output_dir)
+        check_code(recipe, world_size=world_size())  # before a folder is touched
+        claim_folder(recipe, fresh=fresh, redo=redo)
+        plan = make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
+        keys = stage_keys(recipe, plan.paths)
+        settle_stages(recipe, keys, redo=redo)
+        announce(recipe.output_dir)
+    else:
+        await_announcement(recipe.output_dir)
+    join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
+    distributed.barrier()
+    plan = make_plan(recipe, world_size=world_size())
+    for name, algebra in plan.algebra.items():
+        logger.info("stage %s: %s", name, algebra)
+    describe_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), recipe.engine.kwargs)
+    summary_path = recipe.output_dir / "summary.json"
+    if summary_path.exists():
+        summary = json.loads(summary_path.read_text())
+    else:
+        # The engine's end takes the process group with it: no rank waits for another from here on.
+        try:
+            results = _run_stages(plan, keys)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+        summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
+    if rank() == 0:
+        write_whole(summary_path, json.dumps(summary, indent=2) + "\n")
+        write_report(recipe.output_dir)
+    return summary
+
+
+def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
+    """Run every stage that has no result yet, each from the models that it starts from (`keys`: rank 0's)."""
+    recipe = plan.recipe
+    if rank() == 0:
+        if recipe.model.path is None:
+            mark_stage(recipe.output_dir / BASE, keys[BASE])
+        build_base(recipe, plan.datasets)
+    distributed.barrier()
+    base = build_base(recipe, plan.datasets)
+    if recipe.model.path is None:  # otherwise make_plan has done it
+        plan = fitted(plan, base)
+    engine = resolve(recipe.engine.path)(base, **engine_options(recipe))
+    evaluator = _evaluator(plan, engine, base)
+    records = Records(plan) if rank() == 0 else None
+    results = []
+    try:
+        for number, config in enumerate(recipe.stages):
+            folder = recipe.output_dir / "stages" / config.name
+            if not (folder / "result.json").exists():
+                if records:
+                    mark_stage(folder, keys[config.name])
+                    records.begin(number, folder)
+                distributed.barrier()
+                result = _run_stage(plan, number, base, engine, evaluator, records)
+                if records:
+                    records.end()
+                    write_lineage(recipe, config, keys, plan.paths, asdict(result))
+                    write_whole(folder / "result.json", json.dumps(asdict(result), indent=2))
+                    remove_candidates(folder)
+                distributed.barrier()
+            results.append(StageResult(**json.loads((folder / "result.json").read_text())))
+        if records:
+            trained = [result for result in results if result.heldout_accuracy_after is not None]
+            records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in trained})
+    finally:
+        evaluator.scorer.close()
+        engine.close()
+        if records:
+            records.logger.finish()
+    return results
+
+
+def _run_stage(
+    plan: Plan, number: int, base: Path, engine: RolloutEngine, evaluator: Evaluator, records: Records | None
+) -> StageResult:
+    """Run one stage of any kind; every rank gets there, whatever it has to do."""
+    recipe, config = plan.recipe, plan.recipe.stages[number]
+    models = [
+        base if name == BASE else recipe.output_dir / "stages" / name / "model" for name in recipe.parents(config)
+    ]
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        if records:
+            records.log(metrics, number, step)
+
+    if isinstance(config, SFTStage | RLStage):
+        observe = _observer(recipe, config, records)
+        return Stage(plan, config, models[0], engine, evaluator, log, observe).run()
+    result = StageResult(config.name, 0.0, None, None)
+    if rank() == 0:
+        if isinstance(config, HarvestStage):
+            result = harvest(plan, config)
+        elif isinstance(config, FilterStage):
+            result = select(plan, config)
+        elif isinstance(config, SoupStage):
+            result = soup_stage(plan, config, models)
+        elif isinstance(config, ExportStage):
+            result = export_stage(plan, config, models[0])
+    distributed.barrier()
+    if isinstance(config, SoupStage):
+        engine.push_weights(1, load_model(recipe.output_dir / "stages" / config.name / "model").named_parameters())
+        metrics = evaluator()
+        log(metrics, 0)
+        result = StageResult(config.name, result.minutes, None, metrics[evaluator.accuracy_name])
+    return result
+
+
+def _observer(recipe: Recipe, config: SFTStage | RLStage, records: Records | None) -> Callable:
+    """Where a stage's rollouts go; every rank takes part in gathering the prompts."""
+    store = None
+    if limit := recipe.logging.rollouts_gib:
+        store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit)
+        found = checkpoints.newest_checkpoint(recipe.output_dir / "stages" / config.name)
+        store.rollback(config.name, found[1] if found else -1)
+
+    def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:
+        if store:
+            store.write(config.name, step, prompts, rollouts, scores)
+        seen = gather_objects(list(dict.fromkeys(prompt.id for prompt in prompts)))
+        if records:
+            records.rollouts(config.name, step, seen, prompts, rollouts, scores)
+
+    return observe
+
+
+def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
+    """Held-out evaluation; each rank takes every n-th prompt."""
+    config = plan.recipe.evaluation
+    encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
+    sets = {name: [encoder.prompt(row) for row in plan.datasets[name]][rank() :: world_size()] for name in config.sets}
+    sampling = Sampling(config.samples, config.max_tokens, config.temperature)
+    return Evaluator(engine, evaluation_scorer(config), sets, resolve(FINAL_ANSWER), sampling)

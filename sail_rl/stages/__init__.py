@@ -1,0 +1,1 @@
+"""The stages of a run: training, datasets out of rollouts, soup, export."""

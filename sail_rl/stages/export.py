@@ -1,0 +1,160 @@
+"""A folder to publish: weights, processor, chat template, generation config, and a card that tells the lineage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoProcessor
+
+from sail_rl.config import ExportStage
+from sail_rl.models.build import refuse_to_overwrite
+from sail_rl.models.loading import load_model
+from sail_rl.plan.plan import Plan
+from sail_rl.reporting.curves import write_curves
+
+from .train import StageResult
+
+LINEAGE = "lineage.json"
+CURVES = "curves.png"
+
+
+def export_model(
+    model_dir: Path, out: Path, *, run_dir: Path | None = None, published: bool = False, name: str | None = None
+) -> None:
+    """Write a model for publication.
+
+    Args:
+        model_dir: the checkpoint.
+        out: the folder; it must not be there, or be empty.
+        run_dir: the run that made it, for the card's lineage and curves; None: found from `model_dir` if it is
+            RUN/stages/NAME/model.
+        published: in the published layout; False: in ours, which vLLM reads.
+        name: the model's, in the card; None: the folder's.
+
+    Raises:
+        ValueError: `out` has something in it already, or the model can't be had in that layout.
+    """
+    refuse_to_overwrite(out)
+    model_dir = model_dir.resolve()
+    in_a_run = model_dir.name == "model" and len(model_dir.parents) > 2
+    if run_dir is None and in_a_run and (found := model_dir.parents[2] / "recipe.yaml").is_file():
+        run_dir = found.parent
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = load_model(model_dir, dtype="auto")
+    model.save_pretrained(partial, save_original_format=published)
+    AutoProcessor.from_pretrained(model_dir).save_pretrained(partial)
+    lineage = lineage_of(model_dir)
+    if lineage:
+        (partial / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
+    curves = write_curves(run_dir).get("overview") if run_dir else None
+    if curves:
+        shutil.copyfile(curves, partial / CURVES)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    facts = {"parameters": f"{millions:,.1f}M, {dtype}", "language model": model.config.text_config.model_type}
+    (partial / "README.md").write_text(card(name or out.name, lineage, facts, curves=bool(curves)))
+    if out.is_dir():
+        out.rmdir()
+    partial.rename(out)
+
+
+def export_stage(plan: Plan, config: ExportStage, model_dir: Path) -> StageResult:
+    """Export the model of a stage of this run into the export stage's folder (rank 0 only)."""
+    start = time.perf_counter()
+    out = plan.recipe.output_dir / "stages" / config.name / "export"
+    shutil.rmtree(out, ignore_errors=True)  # of a run that was killed before it noted the result
+    run_dir = plan.recipe.output_dir
+    export_model(model_dir, out, run_dir=run_dir, published=config.published, name=plan.recipe.name)
+    return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
+
+
+def push(folder: Path, repository: str, *, private: bool = True, endpoint: str | None = None) -> str:
+    """Upload an exported folder to `owner/name` on the hub, made if need be; returns its address.
+
+    Args:
+        folder: what `export_model` wrote.
+        repository: `owner/name`; the token is that of `hf auth login`, or HF_TOKEN.
+        private: of a repository that is made.
+        endpoint: the hub's address, if it is another one.
+
+    Raises:
+        ValueError: saying what the hub said.
+    """
+    import huggingface_hub
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = False  # asked for, by --push
+    api = HfApi(endpoint=endpoint)
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(folder_path=folder, repo_id=repository)
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(
+            f"{repository} can't be pushed to the hub ({error}); {folder} is whole, push it again"
+        ) from error
+    return str(address)
+
+
+def lineage_of(model_dir: Path) -> list[dict[str, Any]]:
+    """The lineage of a model and of all that it is made of, oldest first; [] if nothing is known."""
+    file = model_dir / LINEAGE
+    if not file.is_file():
+        return []
+    own = json.loads(file.read_text())
+    if not isinstance(own, dict) or "stage" not in own:
+        return [own] if isinstance(own, dict) else own
+    stages = model_dir.parents[1]
+    found: dict[str, dict[str, Any]] = {}
+    for parent in own["parents"]:
+        for ancestor in lineage_of(stages / parent["stage"] / "model"):
+            found.setdefault(ancestor.get("stage", ""), ancestor)
+    for source in own["data"].values():
+        if "stage" in source and (harvest := stages / source["stage"] / LINEAGE).is_file():
+            found.setdefault(source["stage"], json.loads(harvest.read_text()))
+    return [*found.values(), own]
+
+
+def card(name: str, lineage: list[dict[str, Any]], facts: dict[str, str], *, curves: bool) -> str:
+    """The model card (Markdown with the hub's YAML head)."""
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["sail-vl2", "reasoning", "sail-rl"],
+    }
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {name}", ""]
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    if stages := [entry for entry in lineage if "stage" in entry]:
+        lines += ["", "## How it was made", "", *_table(stages)]
+        if curves:
+            lines += ["", f"![Curves of training]({CURVES})"]
+        lines += ["", f"All settings, data fingerprints and versions: [{LINEAGE}]({LINEAGE})."]
+    lines += ["", "## Use", "", "```python", "import sail_rl.models  # registers the model with transformers"]
+    lines += ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
+    lines += [f'model = AutoModelForImageTextToText.from_pretrained("{name}")']
+    lines += [f'processor = AutoProcessor.from_pretrained("{name}")', ""]
+    lines += [
+        'messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}]'
+    ]
+    lines += ["text = processor.apply_chat_template(messages, add_generation_prompt=True)"]
+    lines += ['inputs = processor(images=[image], text=text, return_tensors="pt")  # image: a PIL image']
+    lines += ["print(processor.decode(model.generate(**inputs, max_new_tokens=1024)[0]))", "```", ""]
+    return "\n".join(lines)
+
+
+def _table(stages: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| stage | kind | from | data | held-out before → after |"
+    yield "|---|---|---|---|---|"
+    for entry in stages:
+        name, kind, data = entry["stage"], entry["settings"]["kind"], ", ".join(entry["data"])
+        parents = ", ".join(parent["stage"] for parent in entry["parents"])
+        before, after = (entry["metrics"].get(f"heldout_accuracy_{when}") for when in ("before", "after"))
+        accuracy = " → ".join("–" if value is None else f"{value:.1%}" for value in (before, after))
+        yield f"| {name} | {kind} | {parents} | {data} | {accuracy} |"

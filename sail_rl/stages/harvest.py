@@ -1,0 +1,130 @@
+"""The stages that make data out of an earlier RL stage's rollouts: right completions, or rows by pass rate."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sail_rl.config import FilterStage, HarvestStage, RLStage, RolloutsStage
+from sail_rl.curation.harvest import (
+    StoredRollout,
+    hard_cases,
+    histogram,
+    keeps_difficulty,
+    pass_rates,
+    rejection_sample,
+)
+from sail_rl.data.dataset import Rows
+from sail_rl.data.saving import save_rows
+from sail_rl.files import write_whole
+from sail_rl.plan.datasets import made_file
+from sail_rl.plan.plan import Plan
+from sail_rl.records.store import read_rollouts
+
+from .train import StageResult
+
+
+def harvest(plan: Plan, config: HarvestStage) -> StageResult:
+    """Write right rollouts as the stage's dataset, and a summary of what went in and came out (rank 0 only).
+
+    Raises:
+        ValueError: no stored rollout is right.
+    """
+    start = time.perf_counter()
+    rows, rollouts = _chosen(plan, config)
+    kept = rejection_sample(rollouts, config.minimum, per_prompt=config.per_prompt, seed=plan.recipe.seed)
+    if not kept:
+        raise ValueError(
+            f"stage {config.name}: none of {len(rollouts)} rollouts of {config.rollouts} is right by {config.minimum}"
+        )
+    path = made_file(plan.recipe, config.name)
+    save_harvest(path, rows, kept)
+    _write_counts(path, rollouts, pass_rates(rollouts, config.minimum), kept=len(kept))
+    return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
+
+
+def select(plan: Plan, config: FilterStage) -> StageResult:
+    """Write the rows whose pass rate is wanted as the stage's dataset, and a summary (rank 0 only).
+
+    Raises:
+        ValueError: there are none.
+    """
+    start = time.perf_counter()
+    rows, rollouts = _chosen(plan, config)
+    rates = pass_rates(rollouts, config.minimum)
+    kept = kept_by_rate(rates, config.keep, hard_below=config.hard_below)
+    if not kept:
+        found = histogram(rates.values(), samples=max(1, len(rollouts) // max(1, len(rates))))
+        raise ValueError(
+            f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` wants; there are {found}"
+        )
+    path, places = made_file(plan.recipe, config.name), places_of(rows, kept)
+    save_rows(path, rows, [places[name] for name in kept], {"pass_rate": [rates[name] for name in kept]})
+    _write_counts(path, rollouts, rates, kept=len(kept))
+    return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
+
+
+def kept_by_rate(rates: Mapping[str, float], keep: str, *, hard_below: float) -> list[str]:
+    """The prompts whose pass rate is wanted: "perception", "reasoning" (see `keeps_difficulty`) or "hard"."""
+    if keep == "hard":
+        return hard_cases(rates, below=hard_below)
+    return [prompt for prompt, rate in rates.items() if keeps_difficulty(rate, keep)]  # type: ignore[arg-type]
+
+
+def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[dict[str, Any]]]:
+    """The rows that were sampled, and the rollouts that the stage looks at."""
+    sampled = plan.recipe.stage(config.rollouts)
+    assert isinstance(sampled, RLStage)
+    rows = plan.datasets[plan.recipe.origin(sampled.data)]
+    stored = newest_steps(read_rollouts(plan.recipe.output_dir, stage=config.rollouts), config.last_steps)
+    outlines = [rows.outline(index) for index in range(len(rows))]
+    wanted = {
+        row["id"] for row in outlines if all(str(row.get(column)) in values for column, values in config.where.items())
+    }
+    return rows, [rollout for rollout in stored if rollout["prompt_id"] in wanted]
+
+
+def _write_counts(path: Path, rollouts: Sequence[StoredRollout], rates: Mapping[str, float], *, kept: int) -> None:
+    counts = {
+        "rollouts": len(rollouts),
+        "prompts": len(rates),
+        "kept": kept,
+        "mean_pass_rate": sum(rates.values()) / max(1, len(rates)),
+    }
+    write_whole(path.with_name("counts.json"), json.dumps(counts, indent=2))
+
+
+def newest_steps(rollouts: list[dict[str, Any]], last: int | None) -> list[dict[str, Any]]:
+    """Those of the last so many steps that have rollouts (None: all)."""
+    steps = sorted({rollout["step"] for rollout in rollouts})
+    first = steps[-last:][0] if last else steps[0]
+    return [rollout for rollout in rollouts if rollout["step"] >= first]
+
+
+def save_harvest(path: Path, rows: Rows, kept: Sequence[StoredRollout]) -> None:
+    """Write kept rollouts as SFT rows: those they were sampled for, with the sampled text as completion.
+
+    Raises:
+        ValueError: a rollout's prompt isn't among the rows.
+    """
+    places = places_of(rows, {rollout["prompt_id"] for rollout in kept})
+    save_rows(
+        path,
+        rows,
+        [places[rollout["prompt_id"]] for rollout in kept],
+        {
+            "id": [f"{rollout['prompt_id']}#{rollout['sample']}@{rollout['step']}" for rollout in kept],
+            "completion": [rollout["completion"] for rollout in kept],
+        },
+    )
+
+
+def places_of(rows: Rows, wanted: Collection[str]) -> dict[str, int]:
+    """Where each row is, by id; every wanted one must be there."""
+    places = {rows.outline(index)["id"]: index for index in range(len(rows))}
+    if missing := sorted(set(wanted) - places.keys()):
+        raise ValueError(f"{rows.path} has no row with id {missing[0]!r} ({len(missing)} are missing)")
+    return places

@@ -1,0 +1,292 @@
+"""One stage: a trainer with its batch source and loss, from the parent's model to `stages/NAME/model`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+from peft import PeftModel
+from transformers import AutoProcessor
+
+from sail_rl.config import RLStage, SFTStage
+from sail_rl.contracts import RolloutEngine, Sampling
+from sail_rl.data.encoding import Encoder
+from sail_rl.data.order import RowStream
+from sail_rl.data.stream import StreamPacker
+from sail_rl.evaluation.evaluate import Evaluator
+from sail_rl.maths.adalrs import LineSearch
+from sail_rl.maths.losses import LossFunction, cross_entropy
+from sail_rl.plan.datasets import rows_of
+from sail_rl.plan.plan import Plan
+from sail_rl.plan.policy import load_policy
+from sail_rl.plan.rewards import stage_scorer
+from sail_rl.trainer import checkpoints
+from sail_rl.trainer.balance import router_coefficients
+from sail_rl.trainer.batches import BatchSource
+from sail_rl.trainer.distributed import rank, world_size
+from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.line_search import LineSearchCallback
+from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
+from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
+from sail_rl.trainer.trainer import Trainer
+from sail_rl.trainer.weights import save_merged
+
+from .algorithms import make_batches, make_loss
+from .arguments import training_arguments
+from .best import Best, BestModels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """What a stage must remember between a kill and its resumption; saved with every checkpoint."""
+
+    heldout_accuracy_before: float | None = None
+    seconds: float = 0.0
+    best: Best | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A line of the summary."""
+
+    name: str
+    minutes: float
+    heldout_accuracy_before: float | None
+    heldout_accuracy_after: float | None
+    """None for a stage that trains nothing."""
+
+
+@dataclass
+class Stage:
+    """One stage of a plan, ready to run.
+
+    Args:
+        plan: the checked recipe and its datasets.
+        config: the stage's part of the recipe.
+        parent: folder of the model to start from.
+        engine: rollout engine, shared by all stages.
+        evaluator: held-out evaluation with that engine.
+        log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
+        observer: is shown RL rollouts.
+    """
+
+    plan: Plan
+    config: SFTStage | RLStage
+    parent: Path
+    engine: RolloutEngine
+    evaluator: Evaluator
+    log: Callable[[dict[str, float], int], None]
+    observer: RolloutObserver
+    progress: StageProgress = field(default_factory=StageProgress)
+    sampler: GroupSampler | None = None
+    memory: GroupSampler | StreamPacker | None = None
+    """What a batch source must remember beside the step's number."""
+    search: LineSearch | None = None
+    _evaluated: tuple[int, dict[str, float]] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints, the final model and the result."""
+        return self.plan.recipe.output_dir / "stages" / self.config.name
+
+    def run(self) -> StageResult:
+        """Train from the newest complete checkpoint, or from the parent; returns the result."""
+        checkpoint = checkpoints.newest_checkpoint(self.folder)
+        if checkpoint:
+            saved = json.loads((checkpoint[0] / "stage.json").read_text())
+            best = saved["progress"].pop("best")
+            self.progress = StageProgress(**saved["progress"], best=Best(**best) if best else None)
+        if self.best_models and rank() == 0:
+            self.best_models.keep_only(*self._bests())
+        args = training_arguments(self.plan.recipe, self.config, self.folder)
+        trainer = self._trainer(args)
+        if checkpoint and self.memory:
+            self.memory.load_state(saved["source"])
+        if isinstance(self.config, SFTStage) and self.config.adalrs:
+            state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
+            self.search = LineSearch(**state)
+            trainer.add_callback(LineSearchCallback(self.search, trainer, self.folder / "adalrs"))
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.add_callback(_StageCallback(self, trainer))
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+            accuracy = self.evaluate(trainer)[self.evaluator.accuracy_name]
+            if self.best_models and self.progress.best:
+                accuracy = self.progress.best.accuracy
+                self.best_models.adopt(self.progress.best)
+            else:
+                self._save_model(trainer)
+        finally:
+            if self.sampler:
+                self.sampler.close()
+        assert self.progress.heldout_accuracy_before is not None
+        before = self.progress.heldout_accuracy_before
+        return StageResult(self.config.name, self.progress.seconds / 60, before, accuracy)
+
+    @property
+    def best_models(self) -> BestModels | None:
+        """Where the best models are, if the stage wants the best."""
+        config = self.config
+        metric = config.metric_for_best_model
+        return BestModels(self.folder, metric, config.greater_is_better) if metric else None
+
+    def evaluate_and_keep(self, trainer: Trainer) -> dict[str, float]:
+        """Held-out metrics; the model is kept if they are the best."""
+        metrics = self.evaluate(trainer)
+        if models := self.best_models:
+            accuracy = metrics[self.evaluator.accuracy_name]
+            step, best = trainer.state.global_step, self.progress.best
+
+            def save(name: str) -> None:
+                self._save_model(trainer, name)
+
+            self.progress.best = models.consider(best, step, metrics, accuracy=accuracy, save=save)
+        return metrics
+
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Held-out metrics of the trainer's current weights (computed once for each step)."""
+        step = trainer.state.global_step
+        if self._evaluated is None or self._evaluated[0] != step:
+            trainer.push_weights(self.engine)
+            with trainer.stopwatch.measure("time/evaluate"):
+                self._evaluated = step, self.evaluator()
+        return self._evaluated[1]
+
+    def save_progress(self, checkpoint: Path) -> None:
+        """Write what the stage remembers into a checkpoint."""
+        state = {
+            "progress": asdict(self.progress),
+            "source": self.memory.state() if self.memory else None,
+            "search": asdict(self.search) if self.search else None,
+        }
+        (checkpoint / "stage.json").write_text(json.dumps(state))
+        if self.best_models:
+            self.best_models.keep_only(self.progress.best, *self._bests())
+
+    def _bests(self) -> Iterator[Best | None]:
+        """The best models that whole checkpoints speak of."""
+        for folder, _ in checkpoints.whole_checkpoints(self.folder):
+            best = json.loads((folder / "stage.json").read_text())["progress"]["best"]
+            yield Best(**best) if best else None
+
+    def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
+        recipe, config = self.plan.recipe, self.config
+        processor = AutoProcessor.from_pretrained(self.parent)
+        empty_thought = config.empty_thought if isinstance(config, SFTStage) else "none"
+        encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
+        model = load_policy(config, recipe, self.parent)
+        source, loss = self._source_and_loss(encoder)
+        return Trainer(
+            model,
+            args,
+            source=source,
+            loss=loss,
+            encoder=encoder,
+            row_tokens=config.row_tokens,
+            guard=StepGuard(self.folder, limit=config.max_skipped_steps),
+            router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
+            on_checkpoint=self.save_progress,
+        )
+
+    def _source_and_loss(self, encoder: Encoder) -> tuple[BatchSource, LossFunction]:
+        config = self.config
+        if isinstance(config, SFTStage):
+            return self._supervised(config, encoder), cross_entropy
+        seed = self.plan.recipe.seed_of(config)
+        self.memory = self.sampler = GroupSampler(
+            engine=self.engine,
+            scorer=stage_scorer(config),
+            stream=self._stream(config.prompts_per_step, encoder),
+            encoder=encoder,
+            sampling=Sampling(
+                config.samples_per_prompt, config.max_tokens, config.temperature, seed, routes=config.routing_replay
+            ),
+            observer=self.observer,
+            max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
+            oversample=config.oversample,
+            partial=config.partial_tokens,
+            groups_per_score=config.groups_per_score,
+            undisturbed=self._undisturbed if config.staleness else lambda step: False,
+        )
+        return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
+
+    def _supervised(self, config: SFTStage, encoder: Encoder) -> BatchSource:
+        if config.batch_size:
+            return SupervisedBatches(self._stream(config.batch_size, encoder), encoder)
+        assert config.packing
+        rows = rows_of(self.plan.recipe, self.plan.datasets, config.data, encoder)
+        self.memory = StreamPacker(
+            RowStream(rows, 1, self.plan.recipe.seed_of(config)),
+            measure=lambda number: encoder.size(rows.outline(number), completion=True),
+            row_tokens=config.row_tokens,
+            rows=config.packing.rows,
+            buffer=config.packing.buffer,
+            world_size=world_size(),
+        )
+        return StreamedBatches(self.memory, rows, encoder, rank())
+
+    def _undisturbed(self, step: int) -> bool:
+        """Whether training on the batch of rollouts that begins at `step` meets no checkpoint, evaluation or end."""
+        config = self.config
+        assert isinstance(config, RLStage)
+        every = (config.save_every, self.plan.recipe.evaluation.every, config.steps)
+        return all(end % period for end in range(step + 1, step + config.updates + 1) for period in every)
+
+    def _stream(self, batch_size: int, encoder: Encoder) -> RowStream:
+        rows = rows_of(self.plan.recipe, self.plan.datasets, self.config.data, encoder)
+        return RowStream(rows, batch_size, self.plan.recipe.seed_of(self.config), rank(), world_size())
+
+    def _save_model(self, trainer: Trainer, place: str = ".") -> None:
+        """Write the model; with LoRA the adapters, too, and the model with the adapters merged in."""
+        if isinstance(trainer.model, PeftModel):
+            self._save(trainer, self.folder / place / "adapter", trainer.save_model)
+            self._save(trainer, self.folder / place / "model", lambda to: save_merged(trainer.model, Path(to)))
+        else:
+            self._save(trainer, self.folder / place / "model", trainer.save_model)
+
+    def _save(self, trainer: Trainer, folder: Path, write: Callable[[str], None]) -> None:
+        """Write `folder` under a temporary name first, so that it is complete."""
+        partial = folder.with_name(f"{folder.name}.partial")
+        write(str(partial))
+        trainer.accelerator.wait_for_everyone()
+        if rank() == 0:
+            trainer.encoder.processor.save_pretrained(partial)
+            partial.rename(folder)
+
+
+class _StageCallback(transformers.TrainerCallback):
+    """Evaluates, logs and remembers, at the moments transformers' loop offers."""
+
+    def __init__(self, stage: Stage, trainer: Trainer) -> None:
+        self.stage = stage
+        self.trainer = trainer
+        self.since = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        if self.stage.progress.heldout_accuracy_before is None:
+            metrics = self.stage.evaluate(self.trainer)
+            self.stage.progress.heldout_accuracy_before = metrics[self.stage.evaluator.accuracy_name]
+            self.stage.log(metrics, 0)
+
+    def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.stage.plan.recipe.evaluation.every == 0 or state.global_step == state.max_steps:
+            self.trainer.record(self.stage.evaluate_and_keep(self.trainer))
+
+    def on_log(
+        self, args: Any, state: transformers.TrainerState, control: Any, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        if "train_runtime" in logs:  # transformers' closing totals, not a step
+            return
+        now = time.perf_counter()
+        self.stage.progress.seconds += now - self.since
+        own = {name: value for name, value in logs.items() if name != "epoch"}
+        self.stage.log(own | {"time/step": now - self.since}, state.global_step)
+        self.since = now
