@@ -11,7 +11,7 @@ from typing import Any
 from sail_rl.files import write_whole
 
 
-def add_data_parser(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add the commands to the command line."""
     data = commands.add_parser("data", help="look at data, and make it out of rollouts").add_subparsers(required=True)
     show = data.add_parser("show", help="rows as the model will see them: template, trained tokens, image tokens")

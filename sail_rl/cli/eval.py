@@ -13,7 +13,7 @@ from sail_rl.files import write_whole
 from .rollouts import add_sampling_options, sampling_options
 
 
-def add_eval_parser(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("eval", help="accuracy of a model on held-out datasets, by source")
     parser.add_argument("model", type=Path)

@@ -1,4 +1,4 @@
-"""The command line: `sail-rl run RECIPE [key=value …]`, check, eval, export, report, sample, rollouts, data, …"""
+"""The command line `sail-rl`: parses the arguments, runs one command, and turns a user's mistakes into one line."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
-from .data import add_data_parser
-from .eval import add_eval_parser
-from .model import add_parser as add_model_parser
-from .moe import add_parser as add_moe_parser
-from .reward import add_reward_parser
-from .rollouts import add_rollouts_parsers
+from . import data, model, moe, reward, rollouts, runs
+from . import eval as evaluate
+
+GROUPS = (runs, evaluate, rollouts, data, reward, model, moe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for what the user can mend, with the reason on standard error)."""
-    parser = _parser()
+    parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse stops collecting overrides at an option such as --fresh
     if rest and (any(word.startswith("-") for word in rest) or not hasattr(options, "overrides")):
@@ -37,119 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each group adds its own."""
     parser = argparse.ArgumentParser(prog="sail-rl", description="Post-train SAIL-VL2 into a model that thinks.")
     commands = parser.add_subparsers(required=True)
-
-    run = commands.add_parser("run", help="run a recipe, or go on with it where it was stopped")
-    run.add_argument("recipe", type=Path)
-    run.add_argument("overrides", nargs="*", metavar="section.key=value")
-    how = run.add_mutually_exclusive_group()
-    how.add_argument("--fresh", action="store_true", help="delete the run's folder and start over")
-    how.add_argument("--redo", action="store_true", help="do again the stages that changed, and keep the others")
-    run.set_defaults(command=_run)
-
-    check = commands.add_parser("check", help="find what is wrong with a recipe without loading a model")
-    check.add_argument("recipe", type=Path)
-    check.add_argument("overrides", nargs="*", metavar="section.key=value")
-    check.add_argument("--ranks", type=int, help="GPUs that it is for (default: of this job)")
-    check.add_argument("--gpu-gib", type=float, help="memory of each; a recipe that needs more is an error")
-    check.set_defaults(command=_check)
-
-    report = commands.add_parser("report", help="report.html and curves of a run again, or several runs compared")
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    report.add_argument("--out", type=Path, help="folder for a comparison of several runs (default: comparison)")
-    report.set_defaults(command=_report)
-
-    doctor = commands.add_parser("doctor", help="what looks wrong in a run, and what to do about it")
-    doctor.add_argument("run", type=Path)
-    doctor.set_defaults(command=_doctor)
-
-    export = commands.add_parser("export", help="write a model for publication, with a card that tells its lineage")
-    export.add_argument("model", type=Path, help="folder of a model, such as RUN/stages/NAME/model")
-    export.add_argument("out", type=Path, help="a new folder")
-    export.add_argument("--published", action="store_true", help="in the published layout, for the remote code")
-    export.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the hub (private if new)")
-    export.set_defaults(command=_export)
-
-    add_moe_parser(commands)
-    add_eval_parser(commands)
-    add_rollouts_parsers(commands)
-    add_model_parser(commands)
-    add_reward_parser(commands)
-    add_data_parser(commands)
+    for group in GROUPS:
+        group.add_parsers(commands)
     return parser
-
-
-def _run(options: argparse.Namespace) -> None:
-    from sail_rl.config.loading import load_recipe
-
-    recipe = load_recipe(options.recipe, options.overrides)
-    from rich.console import Console
-
-    from sail_rl.reporting.report import summary_table
-    from sail_rl.run.run import run
-    from sail_rl.trainer.distributed import leave_process_group, rank
-
-    summary = run(recipe, fresh=options.fresh, redo=options.redo)
-    leave_process_group()
-    if rank() == 0:
-        console = Console()
-        console.print(summary_table(summary))
-        console.print(f"curves and traces: {recipe.output_dir / 'report.html'}")
-
-
-def _check(options: argparse.Namespace) -> None:
-    from sail_rl.config.loading import load_recipe
-
-    recipe = load_recipe(options.recipe, options.overrides)
-    from rich.console import Console
-
-    from sail_rl.plan.check import check, memory, memory_table
-    from sail_rl.trainer.distributed import world_size
-
-    ranks = options.ranks or world_size()
-    for line in check(recipe, ranks=ranks):
-        sys.stdout.write(f"{line}\n")
-    estimates = memory(recipe, ranks=ranks)
-    if estimates:
-        Console(width=140).print(memory_table(estimates, ranks=ranks))
-    limit = options.gpu_gib or float("inf")
-    if large := {name: found.total / 2**30 for name, found in estimates.items() if found.total > limit * 2**30}:
-        needs = ", ".join(f"{name} about {gib:.0f} GiB" for name, gib in large.items())
-        raise ValueError(
-            f"{needs}, more than the {limit:g} GiB of a GPU: spread more (deepspeed.zero_stage, --ranks), offload, "
-            "checkpoint gradients, lower row_tokens, train with lora, or put the engine on other GPUs"
-        )
-
-
-def _report(options: argparse.Namespace) -> None:
-    from sail_rl.reporting.compare import write_comparison
-    from sail_rl.reporting.report import write_report
-
-    one = len(options.runs) == 1
-    if one and options.out:
-        raise ValueError("--out is for a comparison of several runs; one run's report is written into its folder")
-    path = write_report(options.runs[0]) if one else write_comparison(options.runs, options.out or Path("comparison"))
-    sys.stdout.write(f"{path}\n")
-
-
-def _doctor(options: argparse.Namespace) -> None:
-    from sail_rl.reporting.doctor import examine
-    from sail_rl.reporting.series import RunCurves
-
-    run = RunCurves.read(options.run / "metrics.jsonl")
-    if not run.records:
-        raise ValueError(f"{options.run}: metrics.jsonl is missing or has no metrics; give the folder of a run")
-    for finding in examine(run):
-        sys.stdout.write(f"{finding.stage}: {finding.what}\n    {finding.remedy}\n")
-
-
-def _export(options: argparse.Namespace) -> None:
-    from sail_rl.stages.export import export_model, push
-
-    export_model(options.model, options.out, published=options.published, name=options.push)
-    sys.stdout.write(f"{push(options.out, options.push) if options.push else options.out}\n")
 
 
 def _configure_logging() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def add_parser(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add `model` with its two commands to the subparsers of the command line."""
     kinds = commands.add_parser("model", help="make a base model, or write one in another layout")
     kinds = kinds.add_subparsers(required=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def add_parser(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add `moe` with its two commands to the subparsers of the command line."""
     kinds = commands.add_parser("moe", help="which experts data sources activate, and the mixture that uses them best")
     kinds = kinds.add_subparsers(required=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 POLL = 0.5  # seconds
 
 
-def add_reward_parser(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     reward = commands.add_parser("reward", help="try rewards on completions").add_subparsers(required=True)
     test = reward.add_parser("test", help="score completions, say how it went and what looks wrong")

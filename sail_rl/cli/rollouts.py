@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def add_rollouts_parsers(commands: Any) -> None:
+def add_parsers(commands: Any) -> None:
     """Add both commands to the command line."""
     sample = commands.add_parser("sample", help="sample and score n rollouts for each row of a dataset")
     sample.add_argument("model", type=Path)
