@@ -53,9 +53,9 @@ def main() -> None:
 def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: int, dtype: str) -> None:
     """Print the table's two rows of a dtype, and how often the two engines choose differently."""
     model = load_model(model_dir, dtype=getattr(torch, dtype)).eval()
-    engine = VLLMEngine(model_dir, max_model_len=256, dtype=dtype, capture_routes=True)
+    engine = VLLMEngine(model_dir, max_model_len=256, dtype=dtype, capture_routed_experts=True)
     engine.push_weights(1, model.named_parameters())
-    groups = engine.generate(prompts, Sampling(samples, 48, 1.0, seed=1, routes=True))
+    groups = engine.generate(prompts, Sampling(samples, 48, 1.0, seed=1, routed_experts=True))
     engine.close()
     pairs = zip(prompts, groups, strict=True)
     sampled = [sample for prompt, group in pairs for sample in encoder.rollout_samples(prompt, group)]

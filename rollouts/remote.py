@@ -49,7 +49,7 @@ class RemoteEngine(StreamingEngine):
         max_model_len, dtype: the trainer's; the servers must be started with the same.
     """
 
-    concurrent = True
+    runs_out_of_process = True
 
     def __init__(
         self,

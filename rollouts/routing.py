@@ -1,4 +1,4 @@
-"""Noting which experts an in-process vLLM model routes each token to, so that the trainer can replay it (R3)."""
+"""Records which experts an in-process vLLM model routes each token to, so that the trainer can replay them (R3)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RouteRecorder:
         self._runner = runner
         self._layers = [module for module in runner.model.modules() if isinstance(module, MoERunner)]
         if not self._layers:
-            raise ValueError("capture_routes: the model has no experts to route to; it is for an MoE")
+            raise ValueError("capture_routed_experts: the model has no experts to route to; it is for an MoE")
         self._step: list[torch.Tensor | None] = [None] * len(self._layers)
         self.active = False
         self._seen: dict[str, list[tuple[np.ndarray, Routes]]] = {}
@@ -42,13 +42,15 @@ class RouteRecorder:
         """
         chunks = self._seen.pop(request)
         _, example = chunks[0]
-        routes = np.full((length, *example.shape[1:]), -1, dtype=np.int16)
+        routed_experts = np.full((length, *example.shape[1:]), -1, dtype=np.int16)
         for positions, experts in chunks:  # a preempted request computes positions again: the last time counts
             kept = positions < length
-            routes[positions[kept]] = experts[kept]
-        if (routes < 0).any():
-            raise RuntimeError(f"request {request}: routing of {(routes < 0).any((1, 2)).sum()} positions wasn't seen")
-        return routes
+            routed_experts[positions[kept]] = experts[kept]
+        if (routed_experts < 0).any():
+            raise RuntimeError(
+                f"request {request}: the routing of {(routed_experts < 0).any((1, 2)).sum()} positions was not recorded"
+            )
+        return routed_experts
 
     def forget(self) -> None:
         """Drop what was noted of requests that nobody takes."""

@@ -11,9 +11,9 @@ from sail_rl.contracts import Prompt, Rollout, Sampling
 class StreamingEngine(ABC):
     """A `RolloutEngine` less `push_weights` and `close`; see there."""
 
-    concurrent: bool = False
-    continues: bool = False
-    captures_routes: bool = False
+    runs_out_of_process: bool = False
+    supports_partial_rollouts: bool = False
+    captures_routed_experts: bool = False
 
     @abstractmethod
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:

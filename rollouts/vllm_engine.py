@@ -41,13 +41,13 @@ class VLLMEngine(StreamingEngine):
         dtype: "float32" or "bfloat16": the trainer's, or log-probs differ.
         max_num_seqs: sequences decoded at once.
         kv_cache_gib: memory for the key-value cache, in GiB.
-        capture_routes: note an MoE's routing in `Rollout.routes`; without prefix caching on CPU, as a cached prefix is
-            not routed again.
+        capture_routed_experts: record an MoE's routing in `Rollout.routed_experts`. On a CPU this turns prefix caching
+            off, because a cached prefix is not routed again.
         options: further keyword arguments of `vllm.LLM`.
     """
 
-    continues = True
-    captures_routes = True
+    supports_partial_rollouts = True
+    captures_routed_experts = True
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class VLLMEngine(StreamingEngine):
         dtype: str = "float32",
         max_num_seqs: int = 128,
         kv_cache_gib: float = 0.5,
-        capture_routes: bool = False,
+        capture_routed_experts: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         for name, value in ENVIRONMENT.items():
@@ -84,11 +84,11 @@ class VLLMEngine(StreamingEngine):
                 # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
                 enable_chunked_prefill=torch.cuda.is_available(),
                 **_launcher(),
-                **(_capturing_options() if capture_routes else {}),
+                **(_capturing_options() if capture_routed_experts else {}),
                 **(options or {}),
             )
-        self._capturing = capture_routes
-        self._recorder = self._listen() if capture_routes and not torch.cuda.is_available() else None
+        self._capturing = capture_routed_experts
+        self._recorder = self._listen() if capture_routed_experts and not torch.cuda.is_available() else None
         tokenizer = self._llm.get_tokenizer()
         banned = _image_token_ids(tokenizer)
         self._maker = RequestMaker(tokenizer, banned=banned, max_model_len=max_model_len)
@@ -103,15 +103,15 @@ class VLLMEngine(StreamingEngine):
         """
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
-        if sampling.routes and not self._capturing:
-            raise ValueError("the sampling asks for routes; make the engine with capture_routes=True")
+        if sampling.routed_experts and not self._capturing:
+            raise ValueError("the sampling asks for routed experts; make the engine with capture_routed_experts=True")
         wanted = [request for place, p in enumerate(prompts) for request in self._maker.requests(place, p, sampling)]
         ids = self._llm.enqueue([r.inputs for r in wanted], [r.params for r in wanted], use_tqdm=False)
         requests = dict(zip(ids, wanted, strict=True))
         internal = {name.rpartition("-")[0]: name for name in ids}  # vLLM appends a random part
         groups: dict[int, list[Rollout]] = {place: [] for place in range(len(prompts))}
         if self._recorder:
-            self._recorder.active = sampling.routes
+            self._recorder.active = sampling.routed_experts
         try:
             while requests and not stopped():
                 for output in self._llm.llm_engine.step():
@@ -120,7 +120,7 @@ class VLLMEngine(StreamingEngine):
                     request = requests.pop(name := internal[output.request_id])
                     group = groups[request.place]
                     group += self._rollouts(request, name, output, sampling)
-                    if len(group) == (len(request.prompt.begun) or sampling.samples_per_prompt):
+                    if len(group) == (len(request.prompt.partial_rollouts) or sampling.samples_per_prompt):
                         yield request.place, sorted(group, key=lambda rollout: rollout.sample)
         finally:
             self._llm.llm_engine.abort_request([name.rpartition("-")[0] for name in requests])
@@ -153,21 +153,21 @@ class VLLMEngine(StreamingEngine):
         return self._llm.collective_rpc(lambda worker: RouteRecorder(worker.model_runner))[0]
 
     def _rollouts(self, request: Request, name: str, output: RequestOutput, sampling: Sampling) -> list[Rollout]:
-        routes = self._routes(output, name) if sampling.routes else None
-        return self._maker.rollouts(request, output, sampling, version=self._version, routes=routes)
+        routed_experts = self._experts_by_index(output, name) if sampling.routed_experts else None
+        return self._maker.rollouts(request, output, sampling, version=self._version, routed_experts=routed_experts)
 
-    def _routes(self, output: RequestOutput, request: str) -> dict[int, np.ndarray]:
-        """What the recorder, or vLLM's own on a GPU, noted of each completion, by its index."""
-        routes = {}
+    def _experts_by_index(self, output: RequestOutput, request: str) -> dict[int, np.ndarray]:
+        """The routed experts of each completion, by its index: from the recorder, or on a GPU from vLLM itself."""
+        routed_experts = {}
         for completion in output.outputs:
             length = len(output.prompt_token_ids or ()) + len(completion.token_ids) - 1
             if self._recorder:
                 child = f"{completion.index}_{request}" if len(output.outputs) > 1 else request
-                routes[completion.index] = self._recorder.take(child, length)
+                routed_experts[completion.index] = self._recorder.take(child, length)
             else:
                 assert completion.routed_experts is not None
-                routes[completion.index] = completion.routed_experts[:length].astype("int16")
-        return routes
+                routed_experts[completion.index] = completion.routed_experts[:length].astype("int16")
+        return routed_experts
 
 
 def _image_token_ids(tokenizer: Any) -> list[int]:

@@ -47,7 +47,7 @@ class RequestMaker:
 
     def requests(self, place: int, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """The requests of one prompt."""
-        if not prompt.begun:
+        if not prompt.partial_rollouts:
             inputs = {"prompt": prompt.text, **_images(prompt)}
             return [Request(place, prompt, None, inputs, self._params(prompt, sampling, None))]
         text = self._tokenizer(prompt.text)["input_ids"]
@@ -59,7 +59,7 @@ class RequestMaker:
                 {"prompt_token_ids": text + begun.token_ids, **_images(prompt)},
                 self._params(prompt, sampling, begun),
             )
-            for begun in prompt.begun
+            for begun in prompt.partial_rollouts
         ]
 
     def rollouts(
@@ -69,7 +69,7 @@ class RequestMaker:
         sampling: Sampling,
         *,
         version: int,
-        routes: dict[int, np.ndarray] | None,
+        routed_experts: dict[int, np.ndarray] | None,
     ) -> list[Rollout]:
         """The rollouts of a finished request, in order; what was begun before is in them."""
         begun = request.begun or Rollout(request.prompt.id, 0, [], [], "", "unfinished", version)
@@ -91,7 +91,7 @@ class RequestMaker:
                     stop_reason=reason,
                     weights_version=version,
                     earlier=begun.token_versions,
-                    routes=routes[completion.index] if routes else None,
+                    routed_experts=routed_experts[completion.index] if routed_experts else None,
                 )
             )
         return rollouts
@@ -103,7 +103,7 @@ class RequestMaker:
         return SamplingParams(
             n=1 if begun else sampling.samples_per_prompt,
             temperature=sampling.temperature,
-            max_tokens=min(left, sampling.growth or left),
+            max_tokens=min(left, sampling.max_new_tokens_per_round or left),
             # Sample i of the group gets this seed + i, alone or with the others.
             seed=derive_seed(sampling.seed, prompt.id) + (begun.sample if begun else 0),
             logprobs=0,

@@ -47,9 +47,9 @@ class WorkerEngine(StreamingEngine):
         **options: of `VLLMEngine`, for each worker.
     """
 
-    concurrent = True
-    continues = True
-    captures_routes = True
+    runs_out_of_process = True
+    supports_partial_rollouts = True
+    captures_routed_experts = True
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ def _problem(group: list[Rollout], prompt: Prompt, sampling: Sampling, version: 
             return f"weights of version {rollout.weights_version} instead of {version}"
         if not len(rollout.token_ids) == len(rollout.logprobs) <= sampling.max_tokens:
             return f"{len(rollout.token_ids)} tokens with {len(rollout.logprobs)} log-probs"
-    wanted = len(prompt.begun) or sampling.samples_per_prompt
+    wanted = len(prompt.partial_rollouts) or sampling.samples_per_prompt
     if len(group) != wanted:
         return f"{len(group)} samples instead of {wanted}"
     return None

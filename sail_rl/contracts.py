@@ -24,8 +24,8 @@ class Prompt:
     """One question, before any token exists.
 
     `text` is the chat template applied with the generation prompt, with one image placeholder for each of `images`;
-    `columns` holds every column of the dataset row, so that rewards see what they need. `begun` are unfinished rollouts
-    of it, to be gone on with instead of sampling new ones.
+    `columns` holds every column of the dataset row, so that rewards see what they need. `partial_rollouts` are
+    unfinished rollouts of it, which the engine continues instead of sampling new ones.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Prompt:
     text: str
     images: list[Image] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
-    begun: Sequence[Rollout] = ()
+    partial_rollouts: Sequence[Rollout] = ()
 
 
 StopReason = Literal["stop", "length", "unfinished"]
@@ -43,11 +43,12 @@ StopReason = Literal["stop", "length", "unfinished"]
 class Rollout:
     """One sampled completion and how it came about.
 
-    `token_ids` are the sampled tokens, end-of-sequence included when `stop_reason` is "stop" ("length": cut at the
-    limit; "unfinished": at `Sampling.growth`). `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the
-    distribution it was sampled from: temperature applied, banned tokens removed. `weights_version` counts the weight
-    pushes of the engine: that of the last token; `earlier` has those of the first tokens, where older weights sampled
-    them. `routes`, if the sampling asks for them: the experts that each position but the last went to, prompt included
+    `token_ids` are the sampled tokens. `stop_reason` is "stop" (the last token is the end-of-sequence token), "length"
+    (cut at the token limit) or "unfinished" (cut at `Sampling.max_new_tokens_per_round`). `logprobs[t]` is the
+    log-probability (nats) of `token_ids[t]` under the distribution it was sampled from: temperature applied, banned
+    tokens removed. `weights_version` is the version of the weights that sampled the last token; versions count the
+    engine's weight pushes. `earlier` holds the versions of the first tokens, where older weights sampled them.
+    `routed_experts`, if the sampling asks for them: the experts of each position but the last, prompt included
     [T - 1, layers, k].
     """
 
@@ -59,7 +60,7 @@ class Rollout:
     stop_reason: StopReason
     weights_version: int
     earlier: list[int] = field(default_factory=list)
-    routes: np.ndarray | None = field(default=None, compare=False, repr=False)
+    routed_experts: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def token_versions(self) -> list[int]:
@@ -79,24 +80,24 @@ class Sampling:
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
-    growth: int | None = None
-    """Tokens that a completion may grow by; one that isn't at its end then is "unfinished", and may be given back in
-    `Prompt.begun`. Takes an engine that `continues`."""
-    routes: bool = False
-    """Whether to fill `Rollout.routes`; takes an engine made with `capture_routes=True`."""
+    max_new_tokens_per_round: int | None = None
+    """Most tokens that one call adds to a completion. A completion that needs more is "unfinished", and may be passed
+    in `Prompt.partial_rollouts` later. Requires an engine that `supports_partial_rollouts`."""
+    routed_experts: bool = False
+    """Whether to fill `Rollout.routed_experts`; takes an engine made with `capture_routed_experts=True`."""
 
 
 @runtime_checkable
 class RolloutEngine(Protocol):
     """What the trainer asks of whatever generates (vLLM in-process, in processes of its own, transformers, …)."""
 
-    concurrent: bool
-    """Whether it generates in other processes, so that the trainer can train meanwhile."""
+    runs_out_of_process: bool
+    """True if it generates in other processes, so that the trainer can train meanwhile."""
 
-    continues: bool
-    """Whether it knows `Sampling.growth` and `Prompt.begun`."""
-    captures_routes: bool
-    """Whether it can be made with `capture_routes=True`, for `Sampling.routes`."""
+    supports_partial_rollouts: bool
+    """True if it implements `Sampling.max_new_tokens_per_round` and `Prompt.partial_rollouts`."""
+    captures_routed_experts: bool
+    """True if its constructor accepts `capture_routed_experts=True`, for `Sampling.routed_experts`."""
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         """Yield (position of the prompt, its group) as groups finish. Closing the generator ends what is unfinished."""
@@ -121,7 +122,7 @@ class RewardFunction(Protocol):
     `prompts` and `completions` are conversations (lists of messages); every dataset column arrives by its name, as a
     list with one entry for each completion, and so do `completion_ids` and `images`. A function gets those that its
     parameters name, or all if it takes `**columns`; it may be async. An exception in the place of a score is a failure
-    of that completion alone. Optional attributes: `close()`, `cost`, `metrics()`,
+    of that completion alone. Optional attributes: `close()`, `call_order`, `metrics()`,
     `check_gold(answer, **columns)`.
     """
 
@@ -137,26 +138,26 @@ def reward_hook(function: Any, name: str) -> Any:
 class RewardTerm:
     """A named reward function and how it is used.
 
-    `weight`: in a weighted sum (0: logged only). `cost`: 0 calls it for every rollout; above, only for those whose
-    total still depends on it, cheaper ones first. `none`: what None means where the reward has a part in the total:
-    leave it out, count 0, or stop the run. `on_error`: what an exception means: stop the run, count 0, or count as
-    None.
+    `weight`: its weight in a weighted sum (0: logged only). `call_order`: rewards of 0 are called for every rollout;
+    the others follow in ascending order, only for the rollouts whose total still depends on them. `on_none`: what None
+    means where the reward has a part in the total: leave it out, count 0, or stop the run. `on_error`: what an
+    exception means: stop the run, count 0, or count as None.
     """
 
     name: str
     function: RewardFunction
     weight: float = 1.0
-    cost: float = 0.0
-    none: Literal["skip", "zero", "fail"] = "fail"
+    call_order: float = 0.0
+    on_none: Literal["skip", "zero", "fail"] = "fail"
     on_error: Literal["fail", "zero", "none"] = "fail"
 
 
-CallStatus = Literal["ok", "none", "timeout", "error", "saved"]
+CallStatus = Literal["ok", "none", "timeout", "error", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
 class RewardCall:
-    """How one score came about. "saved": the reward wasn't called, as the total didn't depend on it any more."""
+    """How one score came about. "skipped": the total no longer depended on the reward, so it was not called."""
 
     status: CallStatus = "ok"
     milliseconds: float = 0.0

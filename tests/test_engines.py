@@ -238,9 +238,10 @@ def test_rollouts_in_parts_are_the_whole_ones_and_know_who_sampled_what(
     for version in (1, 2, 3):
         engine.push_weights(version, model.named_parameters())
         under_way = [[r for r in group if r.stop_reason == "unfinished"] for group in groups]
-        going = [dataclasses.replace(p, begun=b) for p, b in zip(prompts, under_way, strict=True)]
-        chosen = [place for place, prompt in enumerate(going) if version == 1 or prompt.begun]
-        grown = engine.generate([going[place] for place in chosen], dataclasses.replace(greedy, growth=5))
+        going = [dataclasses.replace(p, partial_rollouts=b) for p, b in zip(prompts, under_way, strict=True)]
+        chosen = [place for place, prompt in enumerate(going) if version == 1 or prompt.partial_rollouts]
+        partial = dataclasses.replace(greedy, max_new_tokens_per_round=5)
+        grown = engine.generate([going[place] for place in chosen], partial)
         for place, fresh in zip(chosen, grown, strict=True):
             ready = [r for r in groups[place] if r.stop_reason != "unfinished"]
             groups[place] = sorted(ready + fresh, key=lambda r: r.sample)

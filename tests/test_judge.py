@@ -132,8 +132,8 @@ class TestAnswerJudge:
         server = serve(script)
         settings = {"base_url": server.url, "model": "m", **FAST}
         terms = [
-            RewardTerm("think", ThinkJudge(**settings), cost=3.0),
-            RewardTerm("judge", WhenToThinkJudge(**settings), cost=2.0),
+            RewardTerm("think", ThinkJudge(**settings), call_order=3.0),
+            RewardTerm("judge", WhenToThinkJudge(**settings), call_order=2.0),
             RewardTerm("answer", Answer()),
             RewardTerm("format", think_boxed),
         ]
@@ -143,8 +143,8 @@ class TestAnswerJudge:
         rollouts = [Rollout(p.id, 0, [1], [0.0], text, "stop", 1) for p, text in zip(prompts, texts, strict=True)]
         scores = scorer(prompts, rollouts)
         assert scores.total == pytest.approx([1.0, 0.1, 0.0])
-        assert [call.status for call in scores.calls["think"]] == ["ok", "saved", "saved"]
-        assert [call.status for call in scores.calls["judge"]] == ["ok", "saved", "ok"]
+        assert [call.status for call in scores.calls["think"]] == ["ok", "skipped", "skipped"]
+        assert [call.status for call in scores.calls["judge"]] == ["ok", "skipped", "ok"]
         assert len(server.bodies) == 3
         metrics = scorer.metrics()
         assert (metrics["reward/think/judge/calls"], metrics["reward/judge/judge/calls"]) == (1, 2)

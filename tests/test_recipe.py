@@ -90,7 +90,7 @@ def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: st
         (["stages.rlvr.routing_replay=true"], "routing_replay is for an MoE, and this model is dense"),
         (
             ["stages.rlvr.routing_replay=true", "model.llm=qwen3_moe", "engine.path=rollouts.hf:HFEngine"],
-            "routing_replay takes an engine that captures routes, which rollouts.hf:HFEngine doesn't",
+            "routing_replay takes an engine that captures routed experts, which rollouts.hf:HFEngine doesn't",
         ),
     ],
 )

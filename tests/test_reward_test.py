@@ -192,10 +192,10 @@ def test_agreement_and_latencies_by_hand() -> None:
     assert found is not None
     assert found["agree"] == pytest.approx(2 / 3)
     assert found["differing"] == [1]
-    calls = [RewardCall("ok", float(n)) for n in range(1, 101)] + [RewardCall("saved")]
+    calls = [RewardCall("ok", float(n)) for n in range(1, 101)] + [RewardCall("skipped")]
     times = call_statistics(calls)
     assert (times["ms_p50"], times["ms_p90"], times["ms_p99"], times["ms_max"]) == (50, 90, 99, 100)
-    assert times["saved"] == pytest.approx(1 / 101)
+    assert times["skipped"] == pytest.approx(1 / 101)
 
 
 def test_few_values_have_a_bar_each_and_many_are_put_into_ten() -> None:

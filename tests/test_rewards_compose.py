@@ -52,7 +52,7 @@ class TestComposition:
 
     def test_a_skipped_none_has_no_part_in_the_total_and_shows_as_nan(self) -> None:
         terms = [
-            RewardTerm("sometimes", lambda completions, **_: [None, 1.0], 0.5, none="skip"),
+            RewardTerm("sometimes", lambda completions, **_: [None, 1.0], 0.5, on_none="skip"),
             RewardTerm("always", lambda completions, **_: [1.0, 1.0], 0.5),
         ]
         scores = Composition(terms)(*batch("x", "y"))
@@ -60,7 +60,7 @@ class TestComposition:
         assert math.isnan(scores.parts["sometimes"][0])
 
     def test_a_sample_without_any_reward_is_an_error(self) -> None:
-        term = RewardTerm("never", lambda completions, **_: [1.0, None], none="skip")
+        term = RewardTerm("never", lambda completions, **_: [1.0, None], on_none="skip")
         with pytest.raises(ValueError, match=r"(?s)no reward applies.*prompt: p1: .*completion: y"):
             Composition([term])(*batch("x", "y"))
 
@@ -140,11 +140,12 @@ class TestComposition:
 class TestNone:
     def test_it_stops_the_run_by_default_with_the_sample_and_the_remedy(self) -> None:
         term = RewardTerm("judge", lambda completions, **_: [1.0, None])
-        with pytest.raises(ValueError, match=r"(?s)reward 'judge' gave None.*completion: y.*none: skip"):
+        with pytest.raises(ValueError, match=r"(?s)reward 'judge' gave None.*completion: y.*on_none: skip"):
             Composition([term])(*batch("x", "y"))
 
     def test_it_can_count_as_zero(self) -> None:
-        terms = [RewardTerm("a", lambda completions, **_: [None], 0.5, none="zero"), RewardTerm("b", lambda **_: [1.0])]
+        never = RewardTerm("a", lambda completions, **_: [None], 0.5, on_none="zero")
+        terms = [never, RewardTerm("b", lambda **_: [1.0])]
         scores = Composition(terms)(*batch("x"))
         assert scores.total == [1.0]
         assert math.isnan(scores.parts["a"][0])
@@ -164,7 +165,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(("on_error", "expected"), [("zero", [1.0, 0.0, 1.0]), ("none", [1.0, math.nan, 1.0])])
     def test_only_the_rollout_that_failed_counts_as_the_recipe_says(self, on_error: Any, expected: list[float]) -> None:
-        terms = [RewardTerm("r", self.picky, none="zero", on_error=on_error)]
+        terms = [RewardTerm("r", self.picky, on_none="zero", on_error=on_error)]
         scores = Composition(terms)(*batch("x", "bad", "y"))
         assert scores.total == [1.0, 0.0, 1.0]
         assert scores.parts["r"] == pytest.approx(expected, nan_ok=True)
@@ -222,25 +223,25 @@ class TestExpression:
         judge, think = Counting(right=1.0, lucky=1.0), Counting(right=1.0, lucky=0.0)
         shape = Counting(right=1.0, wrong=1.0, lucky=1.0)
         terms = [
-            RewardTerm("judge", judge, cost=9),
-            RewardTerm("think", think, cost=5),
+            RewardTerm("judge", judge, call_order=9),
+            RewardTerm("think", think, call_order=5),
             RewardTerm("answer", answer),
             RewardTerm("format", shape),
         ]
         scores = Composition(terms, expression=self.SAIL_RL)(*batch("right", "wrong", "lucky"))
         assert scores.total == pytest.approx([1.0, 0.1, 0.1])
         assert (think.seen, judge.seen) == (["right", "lucky"], ["right"])
-        assert [call.status for call in scores.calls["judge"]] == ["ok", "saved", "saved"]
+        assert [call.status for call in scores.calls["judge"]] == ["ok", "skipped", "skipped"]
         assert answer.seen == shape.seen == ["right", "wrong", "lucky"]
 
     def test_a_reward_used_elsewhere_in_the_expression_is_still_called(self) -> None:
         judge = Counting(x=1.0)
-        terms = [RewardTerm("answer", Counting(x=0.0)), RewardTerm("judge", judge, cost=1)]
+        terms = [RewardTerm("answer", Counting(x=0.0)), RewardTerm("judge", judge, call_order=1)]
         assert Composition(terms, expression="answer * judge + 0.5 * judge")(*batch("x")).total == [0.5]
         assert judge.seen == ["x"]
 
     def test_a_reward_that_is_not_named_is_logged_only(self) -> None:
-        terms = [RewardTerm("answer", Counting(x=1.0)), RewardTerm("watched", Counting(x=None), cost=3)]
+        terms = [RewardTerm("answer", Counting(x=1.0)), RewardTerm("watched", Counting(x=None), call_order=3)]
         scores = Composition(terms, expression="2 * answer")(*batch("x"))
         assert scores.total == [2.0]
         assert scores.calls["watched"][0].status == "none"

@@ -66,7 +66,7 @@ def test_a_failure_stops_the_run_by_default_with_the_sample(isolated: Isolated) 
 
 
 def test_none_comes_through(isolated: Isolated) -> None:
-    scores = Composition([RewardTerm("mine", isolated, none="zero")])(*batch("nothing", answer=["1"]))
+    scores = Composition([RewardTerm("mine", isolated, on_none="zero")])(*batch("nothing", answer=["1"]))
     assert scores.calls["mine"][0].status == "none"
 
 

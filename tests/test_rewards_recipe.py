@@ -17,7 +17,7 @@ from sail_rl.records.schema import is_known
 from sail_rl.trainer.rollout_metrics import call_metrics
 
 QUICKSTART = Path("recipes/quickstart.yaml")
-REWARDS = "{answer: {path: 'rewards.answer:math_answer'}, format: {path: 'rewards.format:think_boxed', cost: 2}}"
+REWARDS = "{answer: {path: 'rewards.answer:math_answer'}, format: {path: 'rewards.format:think_boxed', call_order: 2}}"
 
 
 def overrides(expression: str, rewards: str = REWARDS) -> list[str]:
@@ -77,17 +77,17 @@ def test_metrics_of_calls_by_hand() -> None:
         RewardCall("ok", 1.0),
         RewardCall("ok", 3.0, cached=True),
         RewardCall("timeout", 2000.0),
-        RewardCall("saved"),
+        RewardCall("skipped"),
     ]
     metrics = call_metrics("judge", calls)
     assert metrics == {
         "reward/judge/none": 0,
         "reward/judge/timeout": 0.25,
         "reward/judge/error": 0,
-        "reward/judge/saved": 0.25,
+        "reward/judge/skipped": 0.25,
         "reward/judge/ms_p50": 3.0,
         "reward/judge/ms_p99": 2000.0,
         "reward/judge/cache_hit": pytest.approx(1 / 3),
     }
     assert all(map(is_known, metrics))
-    assert "reward/judge/ms_p50" not in call_metrics("judge", [RewardCall("saved")])
+    assert "reward/judge/ms_p50" not in call_metrics("judge", [RewardCall("skipped")])

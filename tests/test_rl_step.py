@@ -27,7 +27,7 @@ from sail_rl.maths.aggregation import Aggregation
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, Drawn
-from sail_rl.trainer.groups import Begun, Group
+from sail_rl.trainer.groups import Group, PartialGroup
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
 from sail_rl.trainer.stopwatch import Stopwatch
@@ -195,7 +195,7 @@ def test_the_next_batch_is_sampled_while_this_one_is_trained_on(
     waiting = WaitingEngine(tiny_dir())
     waiting.push_weights(1, load_model(tiny_dir()).named_parameters())
     ahead, record = sampler(waiting, encoder, set(), None), trainer()
-    ahead.undisturbed = lambda step: step == 0
+    ahead.can_sample_ahead = lambda step: step == 0
     first = ahead.collect(record)
     assert record.metrics["rollout/staleness"] == 0
     assert waiting.streams == 2, "the second batch is under way already"
@@ -218,7 +218,7 @@ def test_an_error_in_what_is_sampled_ahead_ends_the_run(engine: HFEngine, encode
             return super().__call__(prompts, rollouts)
 
     ahead = sampler(engine, encoder, set(), None)
-    ahead.scorer, ahead.undisturbed = FailsAtTheSecondBatch(set()), lambda step: True
+    ahead.scorer, ahead.can_sample_ahead = FailsAtTheSecondBatch(set()), lambda step: True
     ahead.collect(trainer())
     with pytest.raises(RuntimeError, match="the service is down"):
         ahead.collect(trainer())
@@ -257,7 +257,7 @@ def test_a_round_waits_for_what_the_last_one_gave_up(engine: HFEngine, encoder: 
     assert rows_of(over.carried) == [rows[10:11]]
 
 
-def rows_of(carried: list[list[Begun]]) -> list[list[int]]:
+def rows_of(carried: list[list[PartialGroup]]) -> list[list[int]]:
     return [[prompt.row for prompt in prompts] for prompts in carried]
 
 
@@ -265,14 +265,14 @@ class Growing(HFEngine):
     """Goes on with what was begun; the rollouts of prompt n end after n % 7 + 1 + sample tokens."""
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        assert sampling.growth
+        assert sampling.max_new_tokens_per_round
         for place, prompt in enumerate(prompts):
-            begun = prompt.begun or [Rollout(prompt.id, n, [], [], "", "unfinished", 0) for n in range(2)]
+            begun = prompt.partial_rollouts or [Rollout(prompt.id, n, [], [], "", "unfinished", 0) for n in range(2)]
             yield place, [self.grown(rollout, sampling) for rollout in begun]
 
     def grown(self, rollout: Rollout, sampling: Sampling) -> Rollout:
         end, have = int(rollout.prompt_id) % 7 + 1 + rollout.sample, len(rollout.token_ids)
-        length = min(end, have + (sampling.growth or 0))
+        length = min(end, have + (sampling.max_new_tokens_per_round or 0))
         return replace(
             rollout,
             token_ids=rollout.token_ids + list(range(have, length)),

@@ -19,7 +19,7 @@ from sail_rl.models.loading import load_model
 from sail_rl.models.routing import set_routes
 from sail_rl.trainer.groups import Group
 
-SAMPLING = Sampling(samples_per_prompt=3, max_tokens=10, temperature=1.0, seed=5, routes=True)
+SAMPLING = Sampling(samples_per_prompt=3, max_tokens=10, temperature=1.0, seed=5, routed_experts=True)
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def noted(
     folder = tiny_dir("qwen3_moe", True)
     model = load_model(folder).eval()
     perturb(model, seed=3)
-    engine = vllm_engine_at(folder, capture_routes=True)
+    engine = vllm_engine_at(folder, capture_routed_experts=True)
     engine.push_weights(1, model.named_parameters())
     return model, engine
 
@@ -58,7 +58,7 @@ def test_vllm_notes_the_experts_that_transformers_chooses_for_every_position(
     noted: tuple[SailVLForConditionalGeneration, VLLMEngine], encoder: Encoder, prompts: list[Prompt]
 ) -> None:
     model, engine = noted
-    for sampling in (SAMPLING, Sampling(samples_per_prompt=1, max_tokens=6, seed=1, routes=True)):
+    for sampling in (SAMPLING, Sampling(samples_per_prompt=1, max_tokens=6, seed=1, routed_experts=True)):
         groups = engine.generate(prompts, sampling)
         for sample in samples_of(encoder, prompts, groups):
             assert sample.routes is not None
@@ -80,7 +80,7 @@ def test_in_bfloat16_replay_takes_away_the_gaps_that_come_from_other_experts(
     moe.save_pretrained(tmp_path)  # its config says float32, for the vision tower too
     encoder.processor.save_pretrained(tmp_path)
     model = load_model(tmp_path, dtype=torch.bfloat16).eval()
-    engine = vllm_engine_at(tmp_path, dtype="bfloat16", capture_routes=True)
+    engine = vllm_engine_at(tmp_path, dtype="bfloat16", capture_routed_experts=True)
     engine.push_weights(1, model.named_parameters())
     prompts = [question(encoder, f"prompt {n}", [picture(n)]) for n in range(24)]
     samples = samples_of(encoder, prompts, engine.generate(prompts, SAMPLING))
@@ -151,9 +151,9 @@ def test_routes_of_another_model_are_refused(moe: SailVLForConditionalGeneration
 
 def test_groups_keep_their_routes_through_json() -> None:
     routes = torch.arange(12, dtype=torch.int16).view(3, 2, 2).numpy()
-    rollouts = [Rollout("p", n, [5], [-0.25], "x", "stop", 1, routes=routes if n else None) for n in range(2)]
+    rollouts = [Rollout("p", n, [5], [-0.25], "x", "stop", 1, routed_experts=routes if n else None) for n in range(2)]
     group = Group(4, rollouts, [0.0, 1.0], 9, 4)
     read = Group.from_json(json.loads(json.dumps(group.to_json())))
     assert read == group
-    assert read.rollouts[0].routes is None
-    assert (read.rollouts[1].routes == routes).all()
+    assert read.rollouts[0].routed_experts is None
+    assert (read.rollouts[1].routed_experts == routes).all()

@@ -17,9 +17,9 @@ SUM_TOLERANCE = 1e-9
 class Composition:
     """total = the value of an expression over the rewards; without one, Σ weight x reward.
 
-    Rewards that the expression doesn't name, or with weight 0, are logged only. Rewards of cost 0 are called for every
-    rollout; costlier ones after them, cheapest first, and only for the rollouts whose total still depends on them (a
-    product with a factor 0 doesn't). What None and exceptions mean is each term's `none` and `on_error`; see
+    Rewards that the expression doesn't name, or with weight 0, are logged only. Rewards of `call_order` 0 are called
+    for every rollout; the others follow in ascending order, only for the rollouts whose total still depends on them (a
+    product with a factor 0 doesn't). What None and exceptions mean is each term's `on_none` and `on_error`; see
     `expression.evaluate` for what is left out where None is skipped.
 
     Args:
@@ -39,7 +39,7 @@ class Composition:
     ) -> None:
         _check(terms)
         self.lenient = lenient
-        self.terms = sorted(terms, key=lambda term: term.cost)
+        self.terms = sorted(terms, key=lambda term: term.call_order)
         weights = {term.name: term.weight for term in terms if term.weight or not any(other.weight for other in terms)}
         names = [term.name for term in terms]
         self.tree = weighted_sum(weights) if expression is None else parse_expression(expression, names)
@@ -64,7 +64,7 @@ class Composition:
             outcomes = dict(
                 zip(rows, score_rows(term, [prompts[i] for i in rows], [rollouts[i] for i in rows]), strict=True)
             )
-            not_called: Outcome = (None, RewardCall("saved"))
+            not_called: Outcome = (None, RewardCall("skipped"))
             calls[term.name] = [outcomes.get(i, not_called)[1] for i in range(len(rollouts))]
             parts[term.name] = [_nan(outcomes.get(i, not_called)[0]) for i in range(len(rollouts))]
             for i, (score, _) in outcomes.items():
@@ -95,21 +95,21 @@ class Composition:
 
     def _wants(self, term: RewardTerm, scores: dict[str, float | None]) -> bool:
         """Whether to call a reward for a rollout with these scores so far."""
-        if term.cost == 0 or term.name not in self.used:
+        if term.call_order == 0 or term.name not in self.used:
             return True
         return term.name in needed(self.tree, scores)
 
     def _counted(self, term: RewardTerm, score: float | None, prompt: Prompt, rollout: Rollout) -> float | None:
-        """What a score counts in the total, `none` applied."""
-        if score is not None or term.name not in self.used or term.none == "skip":
+        """What a score counts in the total, `on_none` applied."""
+        if score is not None or term.name not in self.used or term.on_none == "skip":
             return score
-        if term.none == "zero":
+        if term.on_none == "zero":
             return 0.0
         if self.lenient:
             return math.nan
         raise ValueError(
-            f"reward {term.name!r} gave None\n{show(prompt, rollout)}\n    say what None means: none: skip (leave the "
-            "reward out of this total) or zero"
+            f"reward {term.name!r} gave None\n{show(prompt, rollout)}\n    say what None means: on_none: skip (leave "
+            "the reward out of this total) or zero"
         )
 
     def _total(self, scores: dict[str, float | None], prompt: Prompt, rollout: Rollout) -> float:

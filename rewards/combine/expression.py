@@ -48,7 +48,7 @@ UNKNOWN: Final = Unknown()
 """The value of what depends on a reward that hasn't been called yet."""
 
 Value = float | None | Unknown
-"""None: skipped. A reward that gave None under `none: skip` drops out of its operation, see `evaluate`."""
+"""None: skipped. A reward that gave None under `on_none: skip` drops out of its operation, see `evaluate`."""
 
 
 def parse_expression(text: str, names: Collection[str]) -> Node:

@@ -45,8 +45,8 @@ class _Judge:
         ValueError: for settings that can't work, before anything is sent.
     """
 
-    cost: ClassVar[float]
-    """Which judge to call first where a total may not need them all (they all cost more than a rule)."""
+    call_order: ClassVar[float]
+    """Judges are called after rules, in ascending order, and only where the total still depends on them."""
     verdict: ClassVar[type[Verdict]]
     instructions: str
 
@@ -122,7 +122,7 @@ class AnswerJudge(_Judge):
     holds, and none of the images. A completion without such an answer has 0 and costs no call.
     """
 
-    cost = 1.0
+    call_order = 1.0
     verdict = AnswerVerdict
     instructions = prompts.ANSWER
 
@@ -171,7 +171,7 @@ class ThinkJudge(_Judge):
     follows.
     """
 
-    cost = 3.0
+    call_order = 3.0
     verdict = ThinkVerdict
     instructions = prompts.THINK
 
@@ -213,7 +213,7 @@ class WhenToThinkJudge(_Judge):
     two decisions is right, and a question is asked about once, however many completions it has.
     """
 
-    cost = 2.0
+    call_order = 2.0
     verdict = ComplexityVerdict
     instructions = prompts.WHEN_TO_THINK
 

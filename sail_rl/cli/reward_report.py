@@ -17,7 +17,7 @@ from sail_rl.evaluation.reward_trial import Tested, agreement, call_statistics
 BINS, WIDTH = 10, 40
 PLAIN_WIDTH = 120  # of what goes to a file
 TAIL = 60  # characters of a completion that are shown
-STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "saved": "not needed"}
+STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "skipped": "not needed"}
 
 
 def print_test(tested: Tested, cases: Cases, *, show: int, console: Console | None = None) -> None:
@@ -82,7 +82,7 @@ def _calls(tested: Tested) -> Table:
     table = Table("reward", "None", "timed out", "failed", "not needed", "cached", "ms p50", "p90", "p99", "max")
     for name, calls in tested.calls.items():
         found = call_statistics(calls)
-        shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "saved", "cached")]
+        shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "skipped", "cached")]
         table.add_row(name, *shares, *(_number(found[key]) for key in ("ms_p50", "ms_p90", "ms_p99", "ms_max")))
     return table
 

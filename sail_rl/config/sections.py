@@ -94,10 +94,10 @@ class RewardConfig(Strict):
     weight: float | None = None
     """Weight in the total, 1 by default; 0 logs only. Not beside a stage's `reward` expression, which has them."""
     kwargs: dict[str, Any] = {}
-    cost: NonNegativeFloat | None = None
-    """0: called for every rollout. Above: only where the total still depends on it, cheaper ones first. By default the
-    function's own `cost`, or 0."""
-    none: Literal["skip", "zero", "fail"] = "fail"
+    call_order: NonNegativeFloat | None = None
+    """0: called for every rollout. Above 0: called in ascending order, only where the total still depends on it.
+    None: the function's own `call_order`, or 0."""
+    on_none: Literal["skip", "zero", "fail"] = "fail"
     """What None means where the reward has a part in the total: left out of it, 0, or the run stops."""
     on_error: Literal["fail", "zero", "none"] = "fail"
     """What an exception means: the run stops with the sample shown, 0, or None."""

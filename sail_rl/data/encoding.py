@@ -99,8 +99,9 @@ class Encoder:
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             sample.token_fields["rollout_logprobs"] = torch.tensor(rollout.logprobs)
-            if rollout.routes is not None:  # the last token was never fed to the sampler's model
-                sample.routes = torch.from_numpy(np.pad(rollout.routes, ((0, 1), (0, 0), (0, 0)), constant_values=-1))
+            if rollout.routed_experts is not None:  # the last token was never fed to the sampler's model
+                experts = np.pad(rollout.routed_experts, ((0, 1), (0, 0), (0, 0)), constant_values=-1)
+                sample.routes = torch.from_numpy(experts)
         return samples
 
     def prompt_size(self, prompt: Prompt) -> tuple[int, int]:

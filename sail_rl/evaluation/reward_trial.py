@@ -89,7 +89,7 @@ def call_warnings(calls: dict[str, list[RewardCall]], cases: Cases) -> list[str]
     found = []
     for name, made in calls.items():
         counts: Counter[str] = Counter(call.status for call in made)
-        if made and counts["none"] + counts["saved"] == len(made) and counts["none"]:
+        if made and counts["none"] + counts["skipped"] == len(made) and counts["none"]:
             found.append(f"{name}: always None")
         for status, what in (("timeout", "timed out"), ("error", "failed")):
             if counts[status]:
@@ -130,8 +130,8 @@ def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) 
 
 def call_statistics(calls: Sequence[RewardCall]) -> dict[str, float | None]:
     """Shares of a reward's calls by outcome, and percentiles of their time in milliseconds."""
-    made = sorted(call.milliseconds for call in calls if call.status != "saved")
-    shares = {status: fmean(c.status == status for c in calls) for status in ("none", "timeout", "error", "saved")}
+    made = sorted(call.milliseconds for call in calls if call.status != "skipped")
+    shares = {status: fmean(c.status == status for c in calls) for status in ("none", "timeout", "error", "skipped")}
     cached = fmean(call.cached for call in calls)
     times = {f"ms_p{n}": made[math.ceil(n / 100 * len(made)) - 1] if made else None for n in (50, 90, 99)}
     return {**shares, "cached": cached, **times, "ms_max": made[-1] if made else None}

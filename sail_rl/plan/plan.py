@@ -46,12 +46,12 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     evaluation_scorer(recipe.evaluation)
     for stage in recipe.training:
         if isinstance(stage, RLStage):
-            if stage.staleness and not getattr(engine, "concurrent", False):
+            if stage.staleness and not getattr(engine, "runs_out_of_process", False):
                 raise ValueError(
                     f"stage {stage.name}: staleness {stage.staleness} takes an engine in processes of its own, and "
                     f"{recipe.engine.path} runs in the trainer's; set engine.path to rollouts.workers:WorkerEngine"
                 )
-            if stage.partial_tokens and not getattr(engine, "continues", False):
+            if stage.partial_tokens and not getattr(engine, "supports_partial_rollouts", False):
                 raise ValueError(
                     f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
                     f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
@@ -102,15 +102,16 @@ def engine_options(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments of the rollout engine."""
     options: dict[str, Any] = {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype}
     if any(isinstance(stage, RLStage) and stage.routing_replay for stage in recipe.training):
-        options["capture_routes"] = True
+        options["capture_routed_experts"] = True
     return options | recipe.engine.kwargs
 
 
 def _check_replay(stage: RLStage, recipe: Recipe, engine: Any) -> None:
     if not is_moe(recipe):
         raise ValueError(f"stage {stage.name}: routing_replay is for an MoE, and this model is dense; leave it out")
-    if not getattr(engine, "captures_routes", False):
+    if not getattr(engine, "captures_routed_experts", False):
         raise ValueError(
-            f"stage {stage.name}: routing_replay takes an engine that captures routes, which {recipe.engine.path} "
-            "doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or rollouts.workers:WorkerEngine"
+            f"stage {stage.name}: routing_replay takes an engine that captures routed experts, which "
+            f"{recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
+            "rollouts.workers:WorkerEngine"
         )

@@ -58,9 +58,9 @@ def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
             target = functools.partial(target, **config.kwargs)
         if not callable(target):
             raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
-        cost = (reward_hook(target, "cost") or 0.0) if config.cost is None else config.cost
+        call_order = (reward_hook(target, "call_order") or 0.0) if config.call_order is None else config.call_order
         weight = 1.0 if config.weight is None else config.weight
-        terms.append(RewardTerm(name, target, weight, cost, config.none, config.on_error))
+        terms.append(RewardTerm(name, target, weight, call_order, config.on_none, config.on_error))
     return terms
 
 

@@ -35,7 +35,7 @@ METRICS = (
     Metric("reward/{name}/none", "share", "rollouts for which this reward gave None", "reward calls"),
     Metric("reward/{name}/timeout", "share", "rollouts that this reward couldn't score in time", "reward calls"),
     Metric("reward/{name}/error", "share", "rollouts for which this reward, or its worker, failed", "reward calls"),
-    Metric("reward/{name}/saved", "share", "rollouts it wasn't called for: a factor was 0 already", "reward calls"),
+    Metric("reward/{name}/skipped", "share", "rollouts that skipped it: another factor was 0", "reward calls"),
     Metric("reward/{name}/cache_hit", "share", "of the calls, those answered from the cache", "reward calls"),
     Metric("reward/{name}/ms_p50", "ms", "time of a score, median (a batch's time is shared out)", "reward calls"),
     Metric("reward/{name}/ms_p99", "ms", "time of a score, 99th percentile", "reward calls"),

@@ -207,14 +207,18 @@ class Stage:
             stream=self._stream(config.prompts_per_step, encoder),
             encoder=encoder,
             sampling=Sampling(
-                config.samples_per_prompt, config.max_tokens, config.temperature, seed, routes=config.routing_replay
+                config.samples_per_prompt,
+                config.max_tokens,
+                config.temperature,
+                seed,
+                routed_experts=config.routing_replay,
             ),
             observer=self.observer,
             max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
             oversample=config.oversample,
             partial=config.partial_tokens,
             groups_per_score=config.groups_per_score,
-            undisturbed=self._undisturbed if config.staleness else lambda step: False,
+            can_sample_ahead=self._can_sample_ahead if config.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
 
@@ -233,7 +237,7 @@ class Stage:
         )
         return StreamedBatches(self.memory, rows, encoder, rank())
 
-    def _undisturbed(self, step: int) -> bool:
+    def _can_sample_ahead(self, step: int) -> bool:
         """Whether training on the batch of rollouts that begins at `step` meets no checkpoint, evaluation or end."""
         config = self.config
         assert isinstance(config, RLStage)

@@ -31,7 +31,7 @@ class Group:
         """Whether the rewards differ: a group of equal ones has no gradient (DAPO, arXiv 2503.14476, section 3.2)."""
         return any(reward != self.rewards[0] for reward in self.rewards)
 
-    def cost(self, sample: int) -> tuple[int, int]:
+    def size(self, sample: int) -> tuple[int, int]:
         """Tokens and visual tokens of one sample, prompt included."""
         return self.prompt_tokens + len(self.rollouts[sample].token_ids), self.visual_tokens
 
@@ -46,7 +46,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PartialGroup:
     """A prompt whose group isn't complete: its row, and its rollouts so far (none: it begins, or begins anew)."""
 
     row: int
@@ -67,23 +67,30 @@ class Begun:
         return {"row": self.row, "rollouts": rollouts_to_json(self.rollouts)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Begun:
+    def from_json(cls, values: dict[str, Any]) -> PartialGroup:
         """The inverse of `to_json`."""
         return cls(values["row"], rollouts_from_json(values["rollouts"]))
 
 
 def rollouts_to_json(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
-    """Plain values; routes go as base64 of 16-bit integers."""
-    return [asdict(replace(r, routes=None)) | {"routes": r.routes is not None and _text(r.routes)} for r in rollouts]
+    """Plain values; routed experts go as base64 of 16-bit integers."""
+    experts = [rollout.routed_experts for rollout in rollouts]
+    return [
+        asdict(replace(rollout, routed_experts=None)) | {"routed_experts": None if array is None else _text(array)}
+        for rollout, array in zip(rollouts, experts, strict=True)
+    ]
 
 
 def rollouts_from_json(values: Sequence[dict[str, Any]]) -> list[Rollout]:
     """The inverse of `rollouts_to_json`."""
-    return [Rollout(**each | {"routes": _array(each["routes"]) if each["routes"] else None}) for each in values]
+    return [
+        Rollout(**each | {"routed_experts": _array(text) if (text := each["routed_experts"]) else None})
+        for each in values
+    ]
 
 
-def _text(routes: np.ndarray) -> dict[str, Any]:
-    return {"shape": routes.shape, "base64": base64.b64encode(routes.tobytes()).decode()}
+def _text(array: np.ndarray) -> dict[str, Any]:
+    return {"shape": array.shape, "base64": base64.b64encode(array.tobytes()).decode()}
 
 
 def _array(text: dict[str, Any]) -> np.ndarray:

@@ -82,8 +82,8 @@ class RolloutBatches:
     def _own_samples(self, groups: Sequence[Group], part: range) -> list[Drawn]:
         """This rank's share of a mini-batch: about as many tokens and visual tokens as any other's."""
         everything = [(position, index) for position in part for index in range(len(groups[position].rollouts))]
-        costs = [groups[position].cost(index) for position, index in everything]
-        own = [everything[n] for n in balanced_shares(costs, shares=world_size())[rank()]]
+        sizes = [groups[position].size(index) for position, index in everything]
+        own = [everything[n] for n in balanced_shares(sizes, shares=world_size())[rank()]]
         drawn = []
         for position in sorted({position for position, _ in own}):
             group, indices = groups[position], [index for p, index in own if p == position]

@@ -60,9 +60,9 @@ def call_metrics(name: str, calls: Sequence[RewardCall]) -> dict[str, float]:
     """How one reward fared: shares of all rollouts, and percentiles of the time over those it was called for."""
     metrics = {
         f"reward/{name}/{status}": fmean(call.status == status for call in calls)
-        for status in ("none", "timeout", "error", "saved")
+        for status in ("none", "timeout", "error", "skipped")
     }
-    made = [call for call in calls if call.status != "saved"]
+    made = [call for call in calls if call.status != "skipped"]
     if made:
         spent = sorted(call.milliseconds for call in made)
         metrics |= {

@@ -17,7 +17,7 @@ from sail_rl.data.order import RowStream
 from sail_rl.seeding import derive_seed
 
 from .distributed import gather_objects
-from .groups import Begun, Group
+from .groups import Group, PartialGroup
 from .rollout_metrics import rollout_metrics, rollout_records
 from .stopwatch import Stopwatch
 
@@ -34,14 +34,14 @@ class RolloutObserver(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnBatch:
+class RolloutBatch:
     """One rank's share of a batch: rollouts with the prompt and the scores of each [N], and as groups [P]."""
 
     prompts: list[Prompt]
     rollouts: list[Rollout]
     scores: Scores
     groups: list[Group]
-    unfinished: list[Begun]
+    unfinished: list[PartialGroup]
     """Prompts whose groups were given up, or are gone on with in the next round."""
 
 
@@ -62,9 +62,9 @@ class GroupSampler:
         sampling: how completions are sampled; its seed is the run's.
         observer: sees the rollouts.
         max_rounds: see above.
-        undisturbed: `undisturbed(step)`: whether the batch that training needs after the one of `step` may be sampled
-            while that one is trained on, with weights that are one batch old by then. A checkpoint or an evaluation in
-            between forbids it: both want the engine idle, and a resumed run has only the newest weights.
+        can_sample_ahead: `can_sample_ahead(step)` is True if the next batch may be sampled while the batch of `step`
+            trains, with weights that are one batch old by then. A checkpoint or an evaluation in between forbids it:
+            both want the engine idle, and a resumed run has only the newest weights.
         oversample: prompts that are begun, over those wanted. A rank's round ends as soon as it has the groups it
             wants, and the rest is given up: their prompts come first in the next round, which waits for them.
         partial: tokens that a completion grows by in one round. Groups with unfinished ones are carried to the next
@@ -84,15 +84,15 @@ class GroupSampler:
     sampling: Sampling
     observer: RolloutObserver
     max_rounds: int | None = None
-    undisturbed: Callable[[int], bool] = lambda step: False
+    can_sample_ahead: Callable[[int], bool] = lambda step: False
     oversample: float = 1.0
     partial: int | None = None
     groups_per_score: int = 1
     rounds: int = 0
     begun: int = 0
     surplus: list[Group] = field(default_factory=list)
-    carried: list[list[Begun]] = field(default_factory=list)
-    _sampled_ahead: Future[DrawnBatch] | None = None
+    carried: list[list[PartialGroup]] = field(default_factory=list)
+    _sampled_ahead: Future[RolloutBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
 
     def state(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class GroupSampler:
         """The inverse of `state`."""
         self.rounds, self.begun = state["rounds"], state["begun"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
-        self.carried = [[Begun.from_json(prompt) for prompt in prompts] for prompts in state["carried"]]
+        self.carried = [[PartialGroup.from_json(prompt) for prompt in prompts] for prompts in state["carried"]]
 
     def collect(self, trainer: Trainer) -> list[Group]:
         """The groups of one step, of all ranks."""
@@ -139,7 +139,7 @@ class GroupSampler:
             }
             | ({"rollout/staleness": fmean(ages)} if ages else {})
         )
-        if len(self.surplus) < wanted and self.undisturbed(trainer.state.global_step):
+        if len(self.surplus) < wanted and self.can_sample_ahead(trainer.state.global_step):
             self._sample_ahead(trainer)
         return used
 
@@ -152,34 +152,34 @@ class GroupSampler:
         """The next batch of prompts, sampled and scored; adds all ranks' metric records to `records`."""
         if self._sampled_ahead:
             with trainer.stopwatch.measure("time/wait"):
-                drawn, self._sampled_ahead = self._sampled_ahead.result(), None
+                batch, self._sampled_ahead = self._sampled_ahead.result(), None
         else:
             trainer.push_weights(self.engine)
-            drawn = self._draw(trainer.stopwatch, "")
+            batch = self._sample(trainer.stopwatch, "")
         self.begun += sum(self._rooms())
         self.rounds += 1
-        self.carried = gather_objects([drawn.unfinished])
-        if drawn.rollouts:
-            self.observer(trainer.state.global_step + 1, drawn.prompts, drawn.rollouts, drawn.scores)
-        records += gather_objects(rollout_records(drawn.prompts, drawn.rollouts, drawn.scores))
-        return gather_objects(drawn.groups)
+        self.carried = gather_objects([batch.unfinished])
+        if batch.rollouts:
+            self.observer(trainer.state.global_step + 1, batch.prompts, batch.rollouts, batch.scores)
+        records += gather_objects(rollout_records(batch.prompts, batch.rollouts, batch.scores))
+        return gather_objects(batch.groups)
 
     def _sample_ahead(self, trainer: Trainer) -> None:
         """Begin the next batch with the weights of now, while the trainer goes on to change its own."""
         trainer.push_weights(self.engine)
-        self._sampled_ahead = self._thread.submit(self._draw, trainer.stopwatch, "_ahead")
+        self._sampled_ahead = self._thread.submit(self._sample, trainer.stopwatch, "_ahead")
 
-    def _draw(self, stopwatch: Stopwatch, ahead: str) -> DrawnBatch:
+    def _sample(self, stopwatch: Stopwatch, ahead: str) -> RolloutBatch:
         """Sample this rank's share of a batch and score it a group at a time; talks to no other rank."""
         begun = self._own_prompts()
         carried = len(self._carried()[self.stream.rank])
         wanted = len(begun) if self.partial else math.ceil(self._missing() / self.stream.world_size)
-        prompts = [replace(self.encoder.prompt(self.stream.rows[b.row]), begun=b.unfinished) for b in begun]
+        prompts = [replace(self.encoder.prompt(self.stream.rows[b.row]), partial_rollouts=b.unfinished) for b in begun]
         seed = derive_seed(self.sampling.seed, "rollouts", self.rounds)
         groups: dict[int, list[Rollout]] = {}
         partial: dict[int, list[Rollout]] = {}
         scores: dict[int, Scores] = {}
-        stream = self.engine.stream(prompts, replace(self.sampling, seed=seed, growth=self.partial))
+        stream = self.engine.stream(prompts, replace(self.sampling, seed=seed, max_new_tokens_per_round=self.partial))
         try:
             while len(groups) + len(partial) < wanted or set(range(carried)) - groups.keys() - partial.keys():
                 with stopwatch.measure(f"time/generate{ahead}"):
@@ -197,7 +197,7 @@ class GroupSampler:
         with stopwatch.measure(f"time/score{ahead}"):
             scores |= self._score(prompts, groups, sorted(groups.keys() - scores.keys()))
         finished = sorted(groups)
-        return DrawnBatch(
+        return RolloutBatch(
             prompts=[prompts[place] for place in finished for _ in groups[place]],
             rollouts=[rollout for place in finished for rollout in groups[place]],
             scores=joined([scores[place] for place in finished]),
@@ -205,7 +205,9 @@ class GroupSampler:
                 Group(begun[place].row, groups[place], scores[place].total, *self.encoder.prompt_size(prompts[place]))
                 for place in finished
             ],
-            unfinished=[Begun(b.row, partial.get(n, b.rollouts)) for n, b in enumerate(begun) if n not in groups],
+            unfinished=[
+                PartialGroup(b.row, partial.get(n, b.rollouts)) for n, b in enumerate(begun) if n not in groups
+            ],
         )
 
     def _score(
@@ -219,11 +221,11 @@ class GroupSampler:
         ends = list(accumulate(len(groups[place]) for place in places))
         return {place: scores.some(end - len(groups[place]), end) for place, end in zip(places, ends, strict=True)}
 
-    def _own_prompts(self) -> list[Begun]:
+    def _own_prompts(self) -> list[PartialGroup]:
         """This rank's prompts of a round: those carried over, and new ones up to what may be under way."""
         rooms, rank = self._rooms(), self.stream.rank
         fresh = self.stream.stretch(self.begun + sum(rooms[:rank]), rooms[rank])
-        return self._carried()[rank] + [Begun(row) for row in fresh]
+        return self._carried()[rank] + [PartialGroup(row) for row in fresh]
 
     def _rooms(self) -> list[int]:
         """New prompts that each rank begins in the coming round."""
@@ -235,5 +237,5 @@ class GroupSampler:
         """Groups that a round is for; a dynamic one can't know which will count."""
         return self.stream.batch_size - (0 if self.max_rounds else len(self.surplus))
 
-    def _carried(self) -> list[list[Begun]]:
+    def _carried(self) -> list[list[PartialGroup]]:
         return self.carried or [[]] * self.stream.world_size
