@@ -14,7 +14,7 @@ from typing import Any
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path` under a temporary name, then rename it into place."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

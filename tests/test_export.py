@@ -33,14 +33,14 @@ def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path)
         lineage = {"stage": name, "parents": [{"stage": parent} for parent in parents], "data": data}
         lineage |= {"metrics": {"heldout_accuracy_before": 0.5, "heldout_accuracy_after": 0.75}}
         lineage |= {"settings": {"kind": "sft"}}
-        (tmp_path / name / "model").mkdir(parents=True)
-        for folder in (tmp_path / name, tmp_path / name / "model"):
+        (tmp_path / "stages" / name / "model").mkdir(parents=True)
+        for folder in (tmp_path / "stages" / name, tmp_path / name / "model"):
             (folder / "lineage.json").write_text(json.dumps(lineage))
 
     write("first", ["base"], {"rows": {"fingerprint": "f"}})
     write("harvest", [], {"first": {"stage": "first"}})
     write("second", ["first"], {"harvest": {"stage": "harvest"}})
-    found = lineage_of(tmp_path / "second/model")
+    found = lineage_of(tmp_path / "stages/second/model")
     assert [entry["stage"] for entry in found] == ["first", "harvest", "second"]
     text = card("org/name", found, {"parameters": "2M"}, curves=True)
     assert "| second | sft | first | harvest | 50.0% → 75.0% |" in text

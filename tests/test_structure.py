@@ -9,7 +9,7 @@ import pytest
 
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
-    ("contracts", "completion", "files", "imports", "seeding"),
+    ("contracts", "completion", "files", "imports", "run_dir", "seeding"),
     ("maths", "models", "endpoint", "records"),
     ("data",),
     ("config", "trainer", "moe"),

@@ -86,7 +86,7 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
     if options.name not in paths:
         known = {*recipe.data.files, *recipe.data.curated, *(paths if recipe.data.builder else ())}
         raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(known))}")
-    model = options.model or recipe.model.path or recipe.output_dir / "base"
+    model = options.model or recipe.model.path or recipe.run_dir.base
     if not (model / "config.json").is_file():
         raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")
     return open_rows(recipe, paths, options.name), model

@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
     if rank() == 0:
         console = Console()
         console.print(summary_table(summary))
-        console.print(f"curves and traces: {recipe.output_dir / 'report.html'}")
+        console.print(f"curves and traces: {recipe.run_dir.report}")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -98,8 +98,9 @@ def _report(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> None:
     from sail_rl.reporting.doctor import examine
     from sail_rl.reporting.series import RunCurves
+    from sail_rl.run_dir import RunDir
 
-    run = RunCurves.read(options.run / "metrics.jsonl")
+    run = RunCurves.read(RunDir(options.run).metrics)
     if not run.records:
         raise ValueError(f"{options.run}: metrics.jsonl is missing or has no metrics; give the folder of a run")
     for finding in examine(run):

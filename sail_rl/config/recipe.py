@@ -12,13 +12,13 @@ from pydantic import (
 )
 
 from sail_rl.data.mixture import sources_of
+from sail_rl.run_dir import BASE, RunDir
 
 from .data import DataConfig
 from .rl import RLStage
 from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
 from .stages import ExportStage, FilterStage, HarvestStage, RolloutsStage, SFTStage, SoupStage
 
-BASE = "base"
 AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportStage
 
 
@@ -36,6 +36,11 @@ class Recipe(Strict):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     logging: LoggingConfig = LoggingConfig()
     stages: list[Annotated[AnyStage, Field(discriminator="kind")]]
+
+    @property
+    def run_dir(self) -> RunDir:
+        """The files of the run's folder."""
+        return RunDir(self.output_dir)
 
     @property
     def training(self) -> list[SFTStage | RLStage]:

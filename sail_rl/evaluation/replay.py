@@ -17,6 +17,7 @@ from sail_rl.contracts import Prompt, Rollout
 from sail_rl.plan.datasets import build_data, open_rows
 from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import read_rollouts
+from sail_rl.run_dir import RunDir
 
 
 def show(run_dir: Path, console: Console, *, stage: str | None, step: int | None, worst: int, best: int) -> None:
@@ -57,7 +58,7 @@ def stored_samples(
 ) -> tuple[list[dict[str, Any]], list[Prompt], list[Rollout]]:
     """Stored rollouts as they lie there, and each with its prompt as in training, the dataset's columns with it."""
     stored = read_rollouts(run_dir, stage=stage, step=step)
-    recipe = load_recipe(run_dir / "recipe.yaml")
+    recipe = load_recipe(RunDir(run_dir).recipe)
     rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in stored}}
     prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in stored]
     return stored, prompts, [_rollout(rollout) for rollout in stored]

@@ -40,7 +40,7 @@ def build_data(
         wanted = set(recipe.used_data if names is None else names) - set(without)
         paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
         return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
-    folder = recipe.output_dir / "data"
+    folder = recipe.run_dir.data
     manifest = folder / "manifest.json"
     made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
     if manifest.exists():
@@ -66,7 +66,7 @@ def _local(recipe: Recipe, name: str) -> Path:
     if source.hub is None:
         assert source.path is not None
         return source.path
-    return fetched(recipe.output_dir / "data", name, **source.on_hub)
+    return fetched(recipe.run_dir.data, name, **source.on_hub)
 
 
 def _curated(recipe: Recipe, name: str) -> Path:
@@ -83,7 +83,7 @@ def _curated_path(recipe: Recipe, name: str) -> Path:
     curation = recipe.data.curated[name]
     found = [_state(path) for path in curation.inputs]
     made_from = [curation.model_dump(mode="json"), found]
-    return recipe.output_dir / "data" / f"{name}-{short_hash(made_from)}.parquet"
+    return recipe.run_dir.data / f"{name}-{short_hash(made_from)}.parquet"
 
 
 def _state(path: Path) -> str | None:
@@ -98,7 +98,7 @@ def not_here(recipe: Recipe) -> dict[str, str]:
     missing = {}
     for name in recipe.data.files.keys() & set(recipe.used_data):
         source = recipe.data.source(name)
-        if source and source.hub and not fetched_path(recipe.output_dir / "data", name, **source.on_hub).is_file():
+        if source and source.hub and not fetched_path(recipe.run_dir.data, name, **source.on_hub).is_file():
             missing[name] = f"fetched from the hub's {source.hub} ({source.split}) when a run starts"
     for name in recipe.data.curated.keys() & set(recipe.used_data):
         curation = recipe.data.curated[name]
@@ -161,7 +161,7 @@ def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: En
 
 def made_file(recipe: Recipe, name: str) -> Path:
     """The dataset that a stage makes out of rollouts."""
-    return recipe.output_dir / "stages" / name / "data.parquet"
+    return recipe.run_dir.stage(name).dataset
 
 
 def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path) -> dict[str, Rows]:

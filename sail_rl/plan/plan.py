@@ -89,7 +89,7 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
     """Folder of the base model: the recipe's checkpoint, or a tiny SAIL-VL2 built from its texts."""
     if recipe.model.path is not None:
         return recipe.model.path
-    folder = recipe.output_dir / "base"
+    folder = recipe.run_dir.base
     if not (folder / "COMPLETE").exists():
         sources = [source for stage in recipe.training for source in sources_of(recipe.data.mixtures, stage.data)]
         texts = [text for source in sources if source in datasets for text in datasets[source].texts()]

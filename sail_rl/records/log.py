@@ -10,20 +10,20 @@ from typing import Any
 
 import wandb
 
+from sail_rl.run_dir import RunDir
+
 from .jsonl import Record, append_jsonl, keep_records
 from .schema import is_known, nearest_known
 from .traces import side_by_side
 from .wandb_run import choose_wandb_mode, start_wandb
 
 logger = logging.getLogger(__name__)
-STEPPED_FILES = ("metrics.jsonl", "traces.jsonl", "prompts_seen.jsonl")
-"""Files whose records carry `stage` and `step`, so that a rollback can cut them."""
 
 
 def forget_stages(run_dir: Path, *, kept: Collection[str]) -> None:
-    """Cut STEPPED_FILES down to what was written of the `kept` stages."""
-    for name in STEPPED_FILES:
-        keep_records(run_dir / name, lambda record: record["stage"] in kept)
+    """Drop the records of all stages but the `kept` ones."""
+    for path in _stepped_files(run_dir):
+        keep_records(path, lambda record: record["stage"] in kept)
 
 
 class RunLogger:
@@ -71,13 +71,13 @@ class RunLogger:
                     "to METRICS in sail_rl/records/schema.py"
                 )
         place = {"stage": stage, "step": step, "global_step": global_step, "time": round(time.time(), 3)}
-        append_jsonl(self.run_dir / "metrics.jsonl", place | dict(metrics))
+        append_jsonl(RunDir(self.run_dir).metrics, place | dict(metrics))
         self.wandb_run.log({"global_step": global_step, **metrics})
 
     def rollback(self, stage: str, step: int, *, stages: Sequence[str], finished: Collection[str] = ()) -> None:
         """Forget what happened after `step` of `stage`, because it will happen again (step -1: all of the stage).
 
-        Cuts STEPPED_FILES. W&B keeps the points it was sent: repeated steps appear there twice.
+        W&B keeps the points it was sent: repeated steps appear there twice.
 
         Args:
             stage: name of the stage that goes on.
@@ -89,15 +89,14 @@ class RunLogger:
             ValueError: `stage`, or that of a record, isn't in `stages`.
         """
         limit = (_number(stage, stages, self.run_dir), step)
-        for name in STEPPED_FILES:
-            path = self.run_dir / name
+        for path in _stepped_files(self.run_dir):
 
             def happened(record: Record, path: Path = path) -> bool:
                 number = _number(record["stage"], stages, path)
                 return record["stage"] in finished or (number, record["step"]) <= limit
 
             if dropped := keep_records(path, happened):
-                logger.info("%s: %d records after step %d of %s dropped", name, dropped, step, stage)
+                logger.info("%s: %d records after step %d of %s dropped", path.name, dropped, step, stage)
 
     def table(self, records: Iterable[Record], *, global_step: int, max_rows: int = 16) -> None:
         """Send up to `max_rows` traces (as `TraceWriter.write` returns them) to W&B as a table with images."""
@@ -116,6 +115,12 @@ class RunLogger:
     def finish(self) -> None:
         """End the W&B run; waits for uploads when online."""
         self.wandb_run.finish()
+
+
+def _stepped_files(run_dir: Path) -> tuple[Path, ...]:
+    """The files whose records carry `stage` and `step`, so that a rollback can cut them."""
+    files = RunDir(run_dir)
+    return files.metrics, files.traces, files.prompts_seen
 
 
 def _number(stage: str, stages: Sequence[str], where: Path) -> int:

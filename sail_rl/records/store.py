@@ -12,9 +12,9 @@ import pyarrow
 from pyarrow import parquet
 
 from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
-FOLDER = "rollouts"
 SHARD = re.compile(r"step-(\d+)-rank-(\d+)-(\d+)\.parquet")
 SCHEMA = pyarrow.schema(
     [
@@ -46,7 +46,7 @@ class RolloutStore:
     """
 
     def __init__(self, run_dir: Path, *, rank: int = 0, max_gib: float = 4.0) -> None:
-        self.folder = run_dir / FOLDER
+        self.folder = RunDir(run_dir).rollouts
         self.rank = rank
         self.max_bytes = int(max_gib * 2**30)
         self._said = False
@@ -111,7 +111,8 @@ def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None =
     Raises:
         ValueError: when there are none, naming what there is.
     """
-    shards = sorted(_shards(run_dir / FOLDER), key=lambda shard: (shard[0].parent.name, shard[1], shard[0].name))
+    found = _shards(RunDir(run_dir).rollouts)
+    shards = sorted(found, key=lambda shard: (shard[0].parent.name, shard[1], shard[0].name))
     chosen = [path for path, written, _ in shards if stage in (None, path.parent.name) and step in (None, written)]
     if not chosen:
         there = sorted({(path.parent.name, written) for path, written, _ in shards})

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout, Scores
+from sail_rl.run_dir import RunDir
 
 from .jsonl import Record, append_jsonl, finite
 
@@ -53,14 +54,14 @@ class TraceWriter:
                 "total": scores.total[index],
                 "rewards": {name: values[index] for name, values in scores.parts.items()},
             }
-            append_jsonl(self.run_dir / "traces.jsonl", record)
+            append_jsonl(RunDir(self.run_dir).traces, record)
             records.append(finite(record))
         return records
 
     def _save(self, image: Image.Image) -> str:
         """Save the image unless it's there; returns its path relative to the run's folder."""
         content = f"{image.mode} {image.size} ".encode() + image.tobytes()
-        path = self.run_dir / "trace_images" / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
+        path = RunDir(self.run_dir).trace_images / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             partial = path.with_suffix(".partial")

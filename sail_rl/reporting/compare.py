@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import yaml
 
+from sail_rl.files import write_whole
 from sail_rl.records.jsonl import read_json, read_jsonl
+from sail_rl.run_dir import RunDir
 
 from .curves import save_panel
 from .page import data_url, page
@@ -59,7 +61,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     Raises:
         ValueError: nothing was logged in one of them.
     """
-    runs = {name: RunCurves.read(path / "metrics.jsonl") for name, path in named(run_dirs).items()}
+    runs = {name: RunCurves.read(RunDir(path).metrics) for name, path in named(run_dirs).items()}
     for path, run in zip(run_dirs, runs.values(), strict=True):
         if not run.records:
             raise ValueError(
@@ -80,10 +82,8 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         *(doctor_section(run, heading=f"{name}: what looks wrong") for name, run in runs.items()),
         *(section for name, path in folders.items() for section in _traces(name, path)),
     ]
-    path = out / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page("Comparison", " · ".join(folders), sections), encoding="utf-8")
-    partial.replace(path)
+    path = RunDir(out).report
+    write_whole(path, page("Comparison", " · ".join(folders), sections))
     return path
 
 
@@ -181,7 +181,7 @@ def _results(folders: Mapping[str, Path]) -> str:
     """Every stage of every run: accuracy before and after, minutes."""
     rows = []
     for name, path in folders.items():
-        for stage in read_json(path / "summary.json").get("stages", []):
+        for stage in read_json(RunDir(path).summary).get("stages", []):
             cells = "".join(f"<td>{escape(cell)}</td>" for cell in summary_cells(stage))
             rows.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     head = "".join(f"<th>{heading}</th>" for heading in ("run", "stage", "before", "after", "minutes"))
@@ -191,7 +191,7 @@ def _results(folders: Mapping[str, Path]) -> str:
 def _settings(folders: Mapping[str, Path]) -> str:
     trees = {}
     for name, path in folders.items():
-        file = path / "recipe.yaml"
+        file = RunDir(path).recipe
         trees[name] = yaml.safe_load(file.read_text()) if file.is_file() else {}
     head = "".join(f"<th>{escape(name)}</th>" for name in ("setting", *trees))
     rows = [
@@ -205,6 +205,6 @@ def _settings(folders: Mapping[str, Path]) -> str:
 
 
 def _traces(name: str, path: Path) -> Iterator[str]:
-    traces = read_jsonl(path / "traces.jsonl")
+    traces = read_jsonl(RunDir(path).traces)
     for section in trace_sections(traces, path, limit=TRACES_OF_A_RUN, prefix=f"{name} · "):
         yield f"<details><summary>{escape(name)}: traces</summary>{section}</details>"

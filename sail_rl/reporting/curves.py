@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from sail_rl.run_dir import RunDir
+
 from .panels import INK, Panel, panels_of
 from .series import RunCurves
 
@@ -24,18 +26,19 @@ def write_curves(run_dir: Path) -> dict[str, Path]:
 
     A panel without data isn't drawn, and a run without metrics gives an empty dictionary.
     """
-    run = RunCurves.read(run_dir / "metrics.jsonl")
+    files = RunDir(run_dir)
+    run = RunCurves.read(files.metrics)
     panels = panels_of(run)
     if not panels:
         return {}
     title = f"{run_dir.resolve().name}: {' → '.join(stage.name for stage in run.stages)}"
-    paths = {"overview": run_dir / "curves.png"}
+    paths = {"overview": files.overview}
     _overview(run, panels, title=title).savefig(paths["overview"])
-    (run_dir / "curves").mkdir(exist_ok=True)
+    files.curves.mkdir(exist_ok=True)
     for panel in panels:
         figure = _figure(8.6 if panel.wide else 5.6, 3.5)
         panel.draw(figure.add_subplot(), run)
-        paths[panel.name] = run_dir / "curves" / f"{panel.name}.png"
+        paths[panel.name] = files.curves / f"{panel.name}.png"
         figure.savefig(paths[panel.name])
     return paths
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
+from sail_rl.files import write_whole
 from sail_rl.records.jsonl import Record, read_json, read_jsonl
 from sail_rl.records.traces import extremes
+from sail_rl.run_dir import RunDir
 
 from .curves import write_curves
 from .doctor import examine
@@ -33,20 +35,18 @@ def write_report(run_dir: Path) -> Path:
         raise ValueError(
             f"{run_dir}: metrics.jsonl is missing or has no metrics; give the folder of a run (output_dir)"
         )
-    summary = read_json(run_dir / "summary.json")
+    files = RunDir(run_dir)
+    summary = read_json(files.summary)
     title = str(summary.get("name") or run_dir.resolve().name)
     sections = [
         _summary_section(summary),
         _curves_section(pictures),
-        doctor_section(RunCurves.read(run_dir / "metrics.jsonl")),
-        *trace_sections(read_jsonl(run_dir / "traces.jsonl"), run_dir, limit=TRACES_SHOWN),
+        doctor_section(RunCurves.read(files.metrics)),
+        *trace_sections(read_jsonl(files.traces), run_dir, limit=TRACES_SHOWN),
         *_file_sections(run_dir),
     ]
-    path = run_dir / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page(title, f"seed {summary['seed']}" if "seed" in summary else "", sections), encoding="utf-8")
-    partial.replace(path)
-    return path
+    write_whole(files.report, page(title, f"seed {summary['seed']}" if "seed" in summary else "", sections))
+    return files.report
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -180,7 +180,7 @@ def split_completion(text: str) -> tuple[str, str, str]:
 
 def _file_sections(run_dir: Path) -> Iterator[str]:
     """Recipe and versions, folded."""
-    for name in ("recipe.yaml", "versions.json"):
-        if (run_dir / name).exists():
-            text = (run_dir / name).read_text(encoding="utf-8")
-            yield f"<section><details><summary>{name}</summary><pre>{escape(text)}</pre></details></section>"
+    for path in (RunDir(run_dir).recipe, RunDir(run_dir).versions):
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            yield f"<section><details><summary>{path.name}</summary><pre>{escape(text)}</pre></details></section>"

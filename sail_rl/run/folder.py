@@ -16,15 +16,12 @@ import yaml
 
 from sail_rl.config import Recipe
 from sail_rl.config.loading import dump_recipe, essence
-from sail_rl.config.recipe import BASE
 from sail_rl.files import write_whole
 from sail_rl.records.log import forget_stages
-from sail_rl.records.store import FOLDER as ROLLOUTS
+from sail_rl.run_dir import BASE, RunDir, StageDir
 
 logger = logging.getLogger(__name__)
-KEY = "key"
 STALE = ".stale-"
-PREPARED = "PREPARED"
 PREPARATION_LIMIT = 24 * 3600.0
 """Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
 PACKAGES = (
@@ -47,11 +44,11 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
     Raises:
         ValueError: it holds another recipe's run, or isn't a run's.
     """
-    folder, resolved = recipe.output_dir, dump_recipe(recipe)
-    written = folder / "recipe.yaml"
+    run, folder, resolved = recipe.run_dir, recipe.output_dir, dump_recipe(recipe)
+    written = run.recipe
     if fresh and folder.exists() and not written.exists():
         # Datasets may be there, which `check` makes, too; they are left alone.
-        if any(path.name != "data" for path in folder.iterdir()):
+        if any(path != run.data for path in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
             )
@@ -67,7 +64,7 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
             )
     write_whole(written, resolved)
     versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
-    write_whole(folder / "versions.json", json.dumps(versions, indent=2) + "\n")
+    write_whole(run.versions, json.dumps(versions, indent=2) + "\n")
 
 
 def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
@@ -76,43 +73,47 @@ def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> Non
     Raises:
         ValueError: naming the stages that would come out otherwise.
     """
-    folder = recipe.output_dir
-    for path in (folder / "stages").glob(f"{STALE}*"):  # a kill while they were deleted
+    run = recipe.run_dir
+    for path in run.stages.glob(f"{STALE}*"):  # a kill while they were deleted
         shutil.rmtree(path)
-    begun = [path for path in (folder / BASE, *(folder / "stages").glob("*")) if _begun(path)]
+    begun = [path for path in (run.base, *run.stages.glob("*")) if _begun(path)]
     # Without a key nothing is known of what it was made of.
-    there = {path.name: (path / KEY).read_text() if (path / KEY).is_file() else "" for path in begun}
+    there = {path.name: _key(StageDir(path)) for path in begun}
     stale = [name for name, key in there.items() if keys.get(name) != key]
     if stale and not redo:
         raise ValueError(
-            f"{folder}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo "
+            f"{run.root}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo "
             "does it again and keeps the rest, output_dir=… starts a run beside this one"
         )
     if redo:  # the records first: a kill in between leaves stages to be deleted the next time
-        (folder / "summary.json").unlink(missing_ok=True)
-        forget_stages(folder, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
+        run.summary.unlink(missing_ok=True)
+        forget_stages(run.root, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
     for name in stale:
         logger.info("%s is done again: what it depends on changed", name)
-        shutil.rmtree(folder / ROLLOUTS / name, ignore_errors=True)
-        doomed = folder / "stages" / f"{STALE}{name}"
+        shutil.rmtree(run.rollouts / name, ignore_errors=True)
+        doomed = run.stages / f"{STALE}{name}"
         doomed.parent.mkdir(exist_ok=True)
-        (folder / BASE if name == BASE else folder / "stages" / name).rename(doomed)  # at once, or not at all
+        (run.base if name == BASE else run.stage(name).root).rename(doomed)  # at once, or not at all
         shutil.rmtree(doomed)
+
+
+def _key(stage: StageDir) -> str:
+    return stage.key.read_text() if stage.key.is_file() else ""
 
 
 def _begun(path: Path) -> bool:
     """Whether there is anything but what `mark_stage` leaves when it is killed."""
-    return path.is_dir() and any(inner.name != f"{KEY}.partial" for inner in path.iterdir())
+    return path.is_dir() and any(inner.name != f"{StageDir(path).key.name}.partial" for inner in path.iterdir())
 
 
 def withdraw(folder: Path) -> None:
     """Take back what an earlier launch announced (rank 0, first of all)."""
-    (folder / PREPARED).unlink(missing_ok=True)
+    RunDir(folder).prepared.unlink(missing_ok=True)
 
 
 def announce(folder: Path) -> None:
     """Tell the other ranks that everything was checked and the data are there (rank 0)."""
-    write_whole(folder / PREPARED, _launch())
+    write_whole(RunDir(folder).prepared, _launch())
 
 
 def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
@@ -133,7 +134,7 @@ def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> Non
 
 def _announced(folder: Path) -> bool:
     try:
-        return (folder / PREPARED).read_text() == _launch()
+        return RunDir(folder).prepared.read_text() == _launch()
     except OSError:  # it isn't there, or is being replaced
         return False
 
@@ -147,4 +148,4 @@ def _launch() -> str:
 def mark_stage(folder: Path, key: str) -> None:
     """Note the key of what is about to be made in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / KEY, key)
+    write_whole(StageDir(folder).key, key)

@@ -9,9 +9,10 @@ from typing import Any
 
 from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.loading import essence, is_timed
-from sail_rl.config.recipe import BASE, AnyStage
+from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import fingerprint, short_hash, signature, write_whole
+from sail_rl.run_dir import BASE
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
 
@@ -91,7 +92,7 @@ def write_lineage(
     recipe: Recipe, stage: AnyStage, keys: Mapping[str, str], paths: Mapping[str, Path], result: Mapping[str, Any]
 ) -> None:
     """Write `lineage.json` into the stage's folder, and into its model's: what it is made of, and how it fared."""
-    folder = recipe.output_dir / "stages" / stage.name
+    folder = recipe.run_dir.stage(stage.name)
     datasets, stages = inputs(recipe, stage)
     read: dict[str, dict[str, str]] = {
         name: {"path": str(paths[name]), "fingerprint": data_fingerprint(recipe, name, paths[name])}
@@ -102,7 +103,7 @@ def write_lineage(
     trained_on = datasets if of_rollouts else _mixture(recipe, stage)
     prefix = "rollouts of " if of_rollouts else ""
     of_stages = {prefix + name: {"stage": name, "key": keys[name]} for name in stages}
-    base = str(recipe.model.path or recipe.output_dir / "base")
+    base = str(recipe.model.path or recipe.run_dir.base)
     lineage = {
         "run": recipe.name,
         "stage": stage.name,
@@ -116,9 +117,9 @@ def write_lineage(
         "seed": recipe.seed_of(stage),
         "settings": stage.model_dump(mode="json"),
         "metrics": {name: value for name, value in result.items() if name != "name"},
-        "versions": json.loads((recipe.output_dir / "versions.json").read_text()),
+        "versions": json.loads(recipe.run_dir.versions.read_text()),
     }
     text = json.dumps(lineage, indent=2) + "\n"
-    write_whole(folder / "lineage.json", text)
-    if (folder / "model").is_dir():
-        write_whole(folder / "model" / "lineage.json", text)
+    write_whole(folder.lineage, text)
+    if folder.model.is_dir():
+        write_whole(folder.model / folder.lineage.name, text)

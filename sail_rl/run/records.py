@@ -44,7 +44,7 @@ class Records:
         stage = self.recipe.stages[number]
         done = checkpoint[1] if checkpoint else 0
         # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
-        finished = {name for name in self.names if (folder.with_name(name) / "result.json").is_file()}
+        finished = {name for name in self.names if self.recipe.run_dir.stage(name).result.is_file()}
         self.logger.rollback(stage.name, done or -1, stages=self.names, finished=finished)
         for unfinished in ("adapter.partial", "adapter", "model.partial", "model"):  # there is no result beside them
             shutil.rmtree(folder / unfinished, ignore_errors=True)
@@ -70,7 +70,7 @@ class Records:
     ) -> None:
         """Write the prompts of all ranks and some of this rank's rollouts; on evaluation steps W&B shows them too."""
         number = self.names.index(stage)
-        append_jsonl(self.recipe.output_dir / "prompts_seen.jsonl", {"stage": stage, "step": step, "prompt_ids": seen})
+        append_jsonl(self.recipe.run_dir.prompts_seen, {"stage": stage, "step": step, "prompt_ids": seen})
         limit = self.recipe.logging.traces_per_step
         traces = self.traces.write(stage, step, prompts, rollouts, scores, limit)
         if traces and step % self.recipe.evaluation.every == 0:

@@ -14,7 +14,6 @@ from torch import distributed
 from transformers import AutoProcessor
 
 from sail_rl.config import ExportStage, FilterStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
-from sail_rl.config.recipe import BASE
 from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
 from sail_rl.data.encoding import Encoder
@@ -26,6 +25,7 @@ from sail_rl.plan.plan import Plan, build_base, check_code, engine_options, fitt
 from sail_rl.plan.rewards import evaluation_scorer
 from sail_rl.records.store import RolloutStore
 from sail_rl.reporting.report import write_report
+from sail_rl.run_dir import BASE
 from sail_rl.stages.best import remove_candidates
 from sail_rl.stages.export import export_stage
 from sail_rl.stages.harvest import harvest, select
@@ -76,7 +76,7 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     for name, algebra in plan.algebra.items():
         logger.info("stage %s: %s", name, algebra)
     describe_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), recipe.engine.kwargs)
-    summary_path = recipe.output_dir / "summary.json"
+    summary_path = recipe.run_dir.summary
     if summary_path.exists():
         summary = json.loads(summary_path.read_text())
     else:
@@ -97,7 +97,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     recipe = plan.recipe
     if rank() == 0:
         if recipe.model.path is None:
-            mark_stage(recipe.output_dir / BASE, keys[BASE])
+            mark_stage(recipe.run_dir.base, keys[BASE])
         build_base(recipe, plan.datasets)
     distributed.barrier()
     base = build_base(recipe, plan.datasets)
@@ -109,20 +109,20 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     results = []
     try:
         for number, config in enumerate(recipe.stages):
-            folder = recipe.output_dir / "stages" / config.name
-            if not (folder / "result.json").exists():
+            stage = recipe.run_dir.stage(config.name)
+            if not stage.result.exists():
                 if records:
-                    mark_stage(folder, keys[config.name])
-                    records.begin(number, folder)
+                    mark_stage(stage.root, keys[config.name])
+                    records.begin(number, stage.root)
                 distributed.barrier()
                 result = _run_stage(plan, number, base, engine, evaluator, records)
                 if records:
                     records.end()
                     write_lineage(recipe, config, keys, plan.paths, asdict(result))
-                    write_whole(folder / "result.json", json.dumps(asdict(result), indent=2))
-                    remove_candidates(folder)
+                    write_whole(stage.result, json.dumps(asdict(result), indent=2))
+                    remove_candidates(stage.root)
                 distributed.barrier()
-            results.append(StageResult(**json.loads((folder / "result.json").read_text())))
+            results.append(StageResult(**json.loads(stage.result.read_text())))
         if records:
             trained = [result for result in results if result.heldout_accuracy_after is not None]
             records.logger.summary({f"{r.name}/heldout_accuracy": r.heldout_accuracy_after for r in trained})
@@ -139,9 +139,7 @@ def _run_stage(
 ) -> StageResult:
     """Run one stage of any kind; every rank gets there, whatever it has to do."""
     recipe, config = plan.recipe, plan.recipe.stages[number]
-    models = [
-        base if name == BASE else recipe.output_dir / "stages" / name / "model" for name in recipe.parents(config)
-    ]
+    models = [base if name == BASE else recipe.run_dir.model(name) for name in recipe.parents(config)]
 
     def log(metrics: dict[str, float], step: int) -> None:
         if records:
@@ -162,7 +160,7 @@ def _run_stage(
             result = export_stage(plan, config, models[0])
     distributed.barrier()
     if isinstance(config, SoupStage):
-        engine.push_weights(1, load_model(recipe.output_dir / "stages" / config.name / "model").named_parameters())
+        engine.push_weights(1, load_model(recipe.run_dir.model(config.name)).named_parameters())
         metrics = evaluator()
         log(metrics, 0)
         result = StageResult(config.name, result.minutes, None, metrics[evaluator.accuracy_name])
@@ -174,7 +172,7 @@ def _observer(recipe: Recipe, config: SFTStage | RLStage, records: Records | Non
     store = None
     if limit := recipe.logging.rollouts_gib:
         store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit)
-        found = checkpoints.newest_checkpoint(recipe.output_dir / "stages" / config.name)
+        found = checkpoints.newest_checkpoint(recipe.run_dir.stage(config.name).root)
         store.rollback(config.name, found[1] if found else -1)
 
     def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:

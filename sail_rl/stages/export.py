@@ -17,6 +17,7 @@ from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan
 from sail_rl.reporting.curves import write_curves
+from sail_rl.run_dir import RunDir
 
 from .train import StageResult
 
@@ -42,9 +43,7 @@ def export_model(
     """
     refuse_to_overwrite(out)
     model_dir = model_dir.resolve()
-    in_a_run = model_dir.name == "model" and len(model_dir.parents) > 2
-    if run_dir is None and in_a_run and (found := model_dir.parents[2] / "recipe.yaml").is_file():
-        run_dir = found.parent
+    run = RunDir(run_dir) if run_dir else RunDir.of_model(model_dir)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model = load_model(model_dir, dtype="auto")
@@ -53,7 +52,7 @@ def export_model(
     lineage = lineage_of(model_dir)
     if lineage:
         (partial / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
-    curves = write_curves(run_dir).get("overview") if run_dir else None
+    curves = write_curves(run.root).get("overview") if run else None
     if curves:
         shutil.copyfile(curves, partial / CURVES)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
@@ -68,7 +67,7 @@ def export_model(
 def export_stage(plan: Plan, config: ExportStage, model_dir: Path) -> StageResult:
     """Export the model of a stage of this run into the export stage's folder (rank 0 only)."""
     start = time.perf_counter()
-    out = plan.recipe.output_dir / "stages" / config.name / "export"
+    out = plan.recipe.run_dir.stage(config.name).export
     shutil.rmtree(out, ignore_errors=True)  # of a run that was killed before it noted the result
     run_dir = plan.recipe.output_dir
     export_model(model_dir, out, run_dir=run_dir, published=config.published, name=plan.recipe.name)
@@ -111,13 +110,13 @@ def lineage_of(model_dir: Path) -> list[dict[str, Any]]:
     own = json.loads(file.read_text())
     if not isinstance(own, dict) or "stage" not in own:
         return [own] if isinstance(own, dict) else own
-    stages = model_dir.parents[1]
+    run = RunDir(model_dir.parents[2])  # only a stage's own model names its stage
     found: dict[str, dict[str, Any]] = {}
     for parent in own["parents"]:
-        for ancestor in lineage_of(stages / parent["stage"] / "model"):
+        for ancestor in lineage_of(run.model(parent["stage"])):
             found.setdefault(ancestor.get("stage", ""), ancestor)
     for source in own["data"].values():
-        if "stage" in source and (harvest := stages / source["stage"] / LINEAGE).is_file():
+        if "stage" in source and (harvest := run.stage(source["stage"]).lineage).is_file():
             found.setdefault(source["stage"], json.loads(harvest.read_text()))
     return [*found.values(), own]
 

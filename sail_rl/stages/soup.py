@@ -17,11 +17,11 @@ from transformers import AutoProcessor
 
 from sail_rl.config import Recipe, RLStage, RolloutsStage, SFTStage, SoupStage
 from sail_rl.config.loading import essence, load_recipe
-from sail_rl.config.recipe import BASE
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan
+from sail_rl.run_dir import BASE, RunDir
 
 from .train import StageResult
 
@@ -61,10 +61,9 @@ def unlike(sources: Sequence[Path]) -> list[str]:
     """In what the runs differ that led to these models (`RUN/stages/NAME/model`), besides seeds and small changes."""
     runs = []
     for source in map(Path.resolve, sources):
-        in_a_run = source.name == "model" and len(source.parents) > 2
-        if not in_a_run or not (found := source.parents[2] / "recipe.yaml").is_file():
+        if (run := RunDir.of_model(source)) is None:
             return [f"{source} is not RUN/stages/NAME/model, so nothing is known of how it was trained"]
-        runs.append(_settings(load_recipe(found), source.parent.name))
+        runs.append(_settings(load_recipe(run.recipe), source.parent.name))
     (shared, stages), differences = runs[0], set()
     for other_shared, other_stages in runs[1:]:
         if len(stages) != len(other_stages):
@@ -84,10 +83,10 @@ def soup_stage(plan: Plan, config: SoupStage, models: Sequence[Path]) -> StageRe
         ValueError: see `make_soup`.
     """
     start = time.perf_counter()
-    folder = plan.recipe.output_dir / "stages" / config.name
-    partial = folder / "model.partial"
+    model = plan.recipe.run_dir.stage(config.name).model
+    partial = model.with_name("model.partial")
     make_soup(models, partial, force=config.force)
-    partial.rename(folder / "model")
+    partial.rename(model)
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 

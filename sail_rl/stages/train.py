@@ -95,7 +95,7 @@ class Stage:
     @property
     def folder(self) -> Path:
         """Checkpoints, the final model and the result."""
-        return self.plan.recipe.output_dir / "stages" / self.config.name
+        return self.plan.recipe.run_dir.stage(self.config.name).root
 
     def run(self) -> StageResult:
         """Train from the newest complete checkpoint, or from the parent; returns the result."""

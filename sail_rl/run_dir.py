@@ -1,0 +1,69 @@
+"""The files and folders of a run: the one home of their names."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+BASE = "base"
+"""What recipes and the folder call the model that a run starts from."""
+
+
+class StageDir:
+    """The folder of one stage, `RUN/stages/NAME`; its checkpoints are transformers' `checkpoint-STEP`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.key = root / "key"
+        """Hash of everything that the stage's result depends on."""
+        self.model = root / "model"
+        self.adapter = root / "adapter"
+        """LoRA's adapters, beside the model with the adapters merged in."""
+        self.dataset = root / "data.parquet"
+        """The dataset that a harvest or filter stage makes."""
+        self.export = root / "export"
+        self.lineage = root / "lineage.json"
+        self.result = root / "result.json"
+        """Written last: the stage is finished."""
+
+
+class RunDir:
+    """The folder of one run, a recipe's `output_dir`."""
+
+    def __init__(self, root: str | PathLike[str]) -> None:
+        self.root = Path(root)
+        self.recipe = self.root / "recipe.yaml"
+        """The resolved recipe; a folder without it isn't a run's."""
+        self.versions = self.root / "versions.json"
+        self.data = self.root / "data"
+        """Datasets that were built, fetched or curated."""
+        self.base = self.root / BASE
+        """The tiny base model, if the recipe names no checkpoint."""
+        self.stages = self.root / "stages"
+        self.prepared = self.root / "PREPARED"
+        """Rank 0 has checked everything, and the datasets are ready."""
+        self.metrics = self.root / "metrics.jsonl"
+        self.traces = self.root / "traces.jsonl"
+        self.trace_images = self.root / "trace_images"
+        self.prompts_seen = self.root / "prompts_seen.jsonl"
+        self.rollouts = self.root / "rollouts"
+        self.summary = self.root / "summary.json"
+        """Written last: the run is finished."""
+        self.report = self.root / "report.html"
+        self.overview = self.root / "curves.png"
+        self.curves = self.root / "curves"
+
+    def stage(self, name: str) -> StageDir:
+        """The folder of the stage called `name`."""
+        return StageDir(self.stages / name)
+
+    def model(self, name: str) -> Path:
+        """The model of the stage called `name`, or the run's own base model."""
+        return self.base if name == BASE else self.stage(name).model
+
+    @classmethod
+    def of_model(cls, model_dir: Path) -> RunDir | None:
+        """The run that made a model, if the model lies at `RUN/stages/NAME/model`."""
+        stage = model_dir.resolve().parent
+        run = cls(stage.parent.parent)
+        return run if run.model(stage.name) == model_dir.resolve() and run.recipe.is_file() else None
