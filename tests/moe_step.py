@@ -17,7 +17,7 @@ from sail_rl.maths.losses import cross_entropy
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import RouterCoefficients
-from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group, leave_process_group, rank, world_size
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.trainer import Trainer
@@ -33,7 +33,7 @@ class Batches:
         samples = samples_of(encoder, 6)
         self.own = samples if world_size() == 1 else (samples[:4], samples[4:])[rank()]
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         while True:
             yield StepBatch.token_mean(self.own)
 

@@ -18,7 +18,7 @@ from sail_rl.maths.adalrs import LineSearch, descent
 from sail_rl.maths.losses import cross_entropy
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
-from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.line_search import LineSearchCallback
@@ -84,7 +84,7 @@ class OneBatch:
     def __init__(self, batch: StepBatch) -> None:
         self.batch = batch
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         for _ in count(start_step):
             yield self.batch
 

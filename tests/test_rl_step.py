@@ -114,7 +114,7 @@ def trainer() -> Any:
     """What the sampler asks of a trainer: it holds metrics and pushes weights (the engine has them)."""
     metrics: dict[str, float] = {}
     return SimpleNamespace(
-        state=SimpleNamespace(global_step=0),
+        step=0,
         stopwatch=Stopwatch(),
         push_weights=lambda engine: None,
         weights_version=1,
@@ -199,7 +199,7 @@ def test_the_next_batch_is_sampled_while_this_one_is_trained_on(
     first = ahead.collect(record)
     assert record.metrics["rollout/staleness"] == 0
     assert waiting.streams == 2, "the second batch is under way already"
-    record.state.global_step, record.weights_version = 1, 2
+    record.step, record.weights_version = 1, 2
     waiting.go.set()
     second = ahead.collect(record)
     assert record.metrics["rollout/staleness"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,23 @@ def test_a_room_imports_only_rooms_on_lower_floors(number: int) -> None:
             found = imported(path) if path.exists() else set()
             ours = {room(module) for module in found if module.startswith("sail_rl.")}
             assert ours <= lower | {name}, f"{path} imports {sorted(ours - lower - {name})}"
+
+
+def files_imported(path: Path) -> set[Path]:
+    """Files of this project that a file imports, for type checking only included."""
+    package, found = path.parts[:-1], set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = Path(*base, *(node.module or "").split("."))
+            for alias in node.names:
+                submodules = {module / f"{alias.name}.py", module / alias.name / "__init__.py"} & set(SOURCES)
+                found |= submodules or {module.with_suffix(".py"), module / "__init__.py"}
+    return found & set(SOURCES)
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    tuple(TopologicalSorter({path: files_imported(path) for path in SOURCES}).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize(("package", "allowed"), [("rewards", OPEN_TO_REWARDS), ("rollouts", OPEN_TO_ROLLOUTS)])

@@ -21,7 +21,7 @@ from sail_rl.models import SailVLConfig
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import router_coefficients
-from sail_rl.trainer.batches import StepBatch
+from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.trainer import Trainer
@@ -49,7 +49,7 @@ class FixedBatches:
             sample.token_fields["weights"] = torch.full((sample.completion_length,), weight)
         self.batch = StepBatch(samples, sum(aggregation.mass(sample.completion_length) for sample in samples))
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         for _ in count(start_step):
             yield self.batch
 

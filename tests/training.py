@@ -19,7 +19,7 @@ from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.plan.policy import load_policy
 from sail_rl.stages import arguments
 from sail_rl.trainer.balance import router_coefficients
-from sail_rl.trainer.batches import BatchSource, StepBatch
+from sail_rl.trainer.batches import BatchSource, Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.trainer import Trainer
@@ -60,7 +60,7 @@ class SameBatch:
         self.score_options: dict[str, Any] = {}
         self.batch = StepBatch.token_mean(samples)
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         for _ in count(start_step):
             yield self.batch
 

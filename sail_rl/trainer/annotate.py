@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,8 +11,7 @@ from torch import nn
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.importance import ImportanceCorrection
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .batches import Learner
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +30,10 @@ class Annotator:
     values: bool = False
     reference: nn.Module | None = None
 
-    def __call__(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
+    def __call__(self, learner: Learner, samples: Sequence[Sample]) -> None:
         """Annotate this rank's samples; every rank must call it, with any number of samples."""
         if self.recompute or self.values:
-            for sample, scores in zip(samples, trainer.score(samples), strict=True):
+            for sample, scores in zip(samples, learner.compute_logprobs(samples), strict=True):
                 if self.recompute:
                     sample.token_fields["old_logprobs"] = scores.logprobs
                 if self.values:
@@ -49,5 +47,5 @@ class Annotator:
                     fields["old_logprobs"], fields["rollout_logprobs"], one_segment
                 )
         if self.reference is not None:
-            for sample, scores in zip(samples, trainer.score(samples, model=self.reference), strict=True):
+            for sample, scores in zip(samples, learner.compute_logprobs(samples, model=self.reference), strict=True):
                 sample.token_fields["reference_logprobs"] = scores.logprobs

@@ -4,15 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
+from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.importance import effective_sample_share
+from sail_rl.models import TokenScores
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .stopwatch import Stopwatch
+
+
+class Learner(Protocol):
+    """What a batch source may ask of the trainer. A method marked as collective must be called by every rank."""
+
+    stopwatch: Stopwatch
+    """Collects the durations that the current step logs."""
+
+    @property
+    def step(self) -> int:
+        """Number of finished optimiser steps."""
+        ...
+
+    @property
+    def weights_version(self) -> int:
+        """The version under which engines know the current weights."""
+        ...
+
+    def push_weights(self, engine: RolloutEngine) -> None:
+        """Send the current weights to the engine, unless it already has them (collective)."""
+        ...
+
+    def compute_logprobs(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
+        """Log-probs of each sample's completion under the policy or another model, on the CPU (collective)."""
+        ...
+
+    def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
+        """Stop the run if any |trainer - engine| log-prob exceeds `limit` nats (collective)."""
+        ...
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Add metrics to the current step's log entry."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +78,7 @@ class BatchSource(Protocol):
         """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
         ...
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
         ...
 

@@ -15,12 +15,11 @@ from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
 
 from .annotate import Annotator
-from .batches import StepBatch
+from .batches import Learner, StepBatch
 from .distributed import gather_objects, rank, world_size
 from .estimators import AdvantageEstimator, Drawn
 from .groups import Group
 from .sampling import GroupSampler
-from .trainer import Trainer
 
 
 @dataclass
@@ -60,19 +59,19 @@ class RolloutBatches:
             "banned_token_ids": tuple(self.sampler.encoder.processor.image_token_ids),
         }
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the mini-batches of each batch of rollouts; `start_step` begins a batch of rollouts."""
         assert start_step % (self.mini_batches * self.epochs) == 0, "checkpoints are taken between batches of rollouts"
         for _ in count():
-            groups = self.sampler.collect(trainer)
+            groups = self.sampler.collect(learner)
             drawn = [self._own_samples(groups, part) for part in self._parts(len(groups))]
             everything = [d for part in drawn for d in part]
-            self.annotator(trainer, [d.sample for d in everything])
-            self._probe(trainer, groups, everything)
+            self.annotator(learner, [d.sample for d in everything])
+            self._probe(learner, groups, everything)
             self.estimator(groups, everything)
-            self._record(trainer, everything)
+            self._record(learner, everything)
             for part in drawn * self.epochs:
-                yield self._step_batch(trainer, groups, part)
+                yield self._step_batch(learner, groups, part)
 
     def _parts(self, groups: int) -> list[range]:
         """The group numbers of each mini-batch: the same ones however many ranks there are."""
@@ -92,27 +91,27 @@ class RolloutBatches:
             drawn += [Drawn(position, index, sample) for index, sample in zip(indices, samples, strict=True)]
         return drawn
 
-    def _probe(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
+    def _probe(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
         """Compare the log-probs of engine and trainer on rollouts that the weights of now sampled (none if ahead)."""
-        newest = trainer.weights_version
+        newest = learner.weights_version
         rollouts = [groups[d.position].rollouts[d.index] for d in drawn]
         fresh = [d.sample for d, r in zip(drawn, rollouts, strict=True) if min(r.token_versions) == newest]
         if not self.annotator.recompute:
             stride = max(1, len(fresh) // self.probe_rollouts)
             fresh = fresh[::stride][: self.probe_rollouts]
-        with trainer.stopwatch.measure("time/probe"):
+        with learner.stopwatch.measure("time/probe"):
             if self.annotator.recompute:
                 ours = [sample.token_fields["old_logprobs"] for sample in fresh]
             else:
-                ours = [scores.logprobs for scores in trainer.score(fresh)]
-            gaps = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
-            trainer.check_logprobs(torch.cat([*gaps, torch.zeros(0)]), limit=self.max_logprob_gap)
+                ours = [scores.logprobs for scores in learner.compute_logprobs(fresh)]
+            differences = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
+            learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_logprob_gap)
 
-    def _record(self, trainer: Trainer, drawn: Sequence[Drawn]) -> None:
+    def _record(self, learner: Learner, drawn: Sequence[Drawn]) -> None:
         means = gather_objects([d.sample.token_fields["advantages"].mean().item() for d in drawn])
-        trainer.record({"advantage/std": pstdev(means) if means else 0.0})
+        learner.record({"advantage/std": pstdev(means) if means else 0.0})
 
-    def _step_batch(self, trainer: Trainer, groups: Sequence[Group], drawn: Sequence[Drawn]) -> StepBatch:
+    def _step_batch(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[Drawn]) -> StepBatch:
         """The samples that can have a gradient, and the mass of all that count."""
         samples: list[Sample] = []
         mass = 0.0
@@ -122,7 +121,7 @@ class RolloutBatches:
                 continue
             mass += self.aggregation.mass(tokens)
             fields["weights"] = fields["advantages"].new_full((tokens,), self.aggregation.token_weight(tokens))
-            if trainer.state.global_step < self.critic_warmup:
+            if learner.step < self.critic_warmup:
                 fields["actor"] = fields["weights"].new_zeros(tokens)
             if not (self.skip_zero_advantage and bool((fields["advantages"] == 0).all())):
                 samples.append(d.sample)

@@ -9,20 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores, joined
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.seeding import derive_seed
 
+from .batches import Learner
 from .distributed import gather_objects
 from .groups import Group, PartialGroup
 from .rollout_metrics import rollout_metrics, rollout_records
 from .stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ class GroupSampler:
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
         self.carried = [[PartialGroup.from_json(prompt) for prompt in prompts] for prompts in state["carried"]]
 
-    def collect(self, trainer: Trainer) -> list[Group]:
+    def collect(self, trainer: Learner) -> list[Group]:
         """The groups of one step, of all ranks."""
         wanted, rounds, sampled = self.stream.batch_size, 0, 0
         records: list[dict[str, Any]] = []
@@ -126,7 +124,7 @@ class GroupSampler:
         if len(used) < wanted:
             logger.warning(
                 "step %d: only %d of %d groups carry a signal after %d round(s) of sampling; training on those",
-                *(trainer.state.global_step + 1, len(used), wanted, rounds),
+                *(trainer.step + 1, len(used), wanted, rounds),
             )
         trainer.record(
             rollout_metrics(records)
@@ -139,7 +137,7 @@ class GroupSampler:
             }
             | ({"rollout/staleness": fmean(ages)} if ages else {})
         )
-        if len(self.surplus) < wanted and self.can_sample_ahead(trainer.state.global_step):
+        if len(self.surplus) < wanted and self.can_sample_ahead(trainer.step):
             self._sample_ahead(trainer)
         return used
 
@@ -148,7 +146,7 @@ class GroupSampler:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self.scorer.close()
 
-    def _round(self, trainer: Trainer, records: list[dict[str, Any]]) -> list[Group]:
+    def _round(self, trainer: Learner, records: list[dict[str, Any]]) -> list[Group]:
         """The next batch of prompts, sampled and scored; adds all ranks' metric records to `records`."""
         if self._sampled_ahead:
             with trainer.stopwatch.measure("time/wait"):
@@ -160,11 +158,11 @@ class GroupSampler:
         self.rounds += 1
         self.carried = gather_objects([batch.unfinished])
         if batch.rollouts:
-            self.observer(trainer.state.global_step + 1, batch.prompts, batch.rollouts, batch.scores)
+            self.observer(trainer.step + 1, batch.prompts, batch.rollouts, batch.scores)
         records += gather_objects(rollout_records(batch.prompts, batch.rollouts, batch.scores))
         return gather_objects(batch.groups)
 
-    def _sample_ahead(self, trainer: Trainer) -> None:
+    def _sample_ahead(self, trainer: Learner) -> None:
         """Begin the next batch with the weights of now, while the trainer goes on to change its own."""
         trainer.push_weights(self.engine)
         self._sampled_ahead = self._thread.submit(self._sample, trainer.stopwatch, "_ahead")

@@ -11,8 +11,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.data.stream import StreamPacker
 
-from .batches import StepBatch
-from .trainer import Trainer
+from .batches import Learner, StepBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class SupervisedBatches:
     encoder: Encoder
     score_options: dict[str, Any] = field(default_factory=dict)
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the samples of each optimiser step from `start_step` on."""
         for step in count(start_step):
             yield StepBatch.token_mean([self.encoder.sft_sample(row) for row in self.stream.batch(step)])
@@ -39,11 +38,11 @@ class StreamedBatches:
     rank: int
     score_options: dict[str, Any] = field(default_factory=dict)
 
-    def batches(self, trainer: Trainer, *, start_step: int) -> Iterator[StepBatch]:
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's rows of each optimiser step; the packer's state says where the stream stands."""
         while True:
             shares, metrics = self.packer.step()
-            trainer.record(metrics)
+            learner.record(metrics)
             own = shares[self.rank]
             samples = [self.encoder.sft_sample(self.rows[number]) for row in own for number in row]
             places = iter(range(len(samples)))

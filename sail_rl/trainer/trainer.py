@@ -151,6 +151,11 @@ class Trainer(transformers.Trainer):
     # What a batch source asks for
 
     @property
+    def step(self) -> int:
+        """Number of finished optimiser steps."""
+        return self.state.global_step
+
+    @property
     def weights_version(self) -> int:
         """The number that the engine knows the current weights by."""
         return self.state.global_step + 1
@@ -164,7 +169,7 @@ class Trainer(transformers.Trainer):
         self._pushed_step = self.state.global_step
 
     @torch.no_grad()
-    def score(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
+    def compute_logprobs(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
         """Scores of each sample's completion, on the CPU, by the policy or another model; every rank must call it."""
         model = model or self.model_wrapped
         model.eval()
@@ -180,28 +185,29 @@ class Trainer(transformers.Trainer):
                 scored |= dict(zip(places[number], scores.split(lengths), strict=True))
         return [scored[index] for index in range(len(samples))]
 
-    def check_logprobs(self, gaps: torch.Tensor, *, limit: float) -> None:
-        """Refuse to go on when engine and trainer find tokens of the same weights differently likely.
+    def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
+        """Record the training–inference mismatch and stop the run if it is too large (collective).
 
         Args:
-            gaps: |trainer - engine| log-prob of tokens that these very weights sampled; every rank gives its own.
-            limit: the largest that is allowed, in nats.
+            differences: [N] |trainer - engine| log-probs (nats) of this rank's tokens that the current weights sampled.
+            limit: largest allowed difference, in nats.
 
         Raises:
-            LogprobMismatchError: when any token of any rank differs by more than `limit` nats.
+            LogprobMismatchError: if any rank has a token whose log-probs differ by more than `limit`.
         """
-        own = torch.tensor([[gaps.max() if len(gaps) else 0.0, gaps.sum(), len(gaps)]], device=self.args.device)
+        largest = differences.max() if len(differences) else 0.0
+        own = torch.tensor([[largest, differences.sum(), len(differences)]], device=self.args.device)
         found = self.accelerator.gather(own).cpu()
-        if not found[:, 2].any():  # everything was sampled ahead
+        if not found[:, 2].any():  # all rollouts were sampled ahead, with older weights
             return
         worst, mean = found[:, 0].max().item(), (found[:, 1].sum() / found[:, 2].sum()).item()
         self.record({"rollout/logprob_diff_max": worst, "rollout/logprob_diff_mean": mean})
         if not worst <= limit:  # also true for NaN
             raise LogprobMismatchError(
-                f"step {self.state.global_step}: log-probs of the rollout engine and of the trainer differ by up to "
-                f"{worst:.3g} nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are "
-                "not the trainer's. Raise max_logprob_gap only if the dtype explains the difference (bfloat16: about "
-                "0.05 for a dense model, more for single tokens of an MoE)."
+                f"step {self.step}: log-probs of the rollout engine and of the trainer differ by up to {worst:.3g} "
+                f"nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are not the "
+                "trainer's. Raise max_logprob_gap only if the dtype explains the difference (bfloat16: about 0.05 for "
+                "a dense model, more for single tokens of an MoE)."
             )
 
     def record(self, metrics: dict[str, float]) -> None:
