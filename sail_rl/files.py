@@ -1,4 +1,4 @@
-"""Writing files so that a kill leaves the old one or the new one, never half of one; and fingerprints."""
+"""Atomic file writes, and hashes of files and folders."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` under a temporary name, then rename it into place."""
+def atomic_write(path: Path, text: str) -> None:
+    """Write `text` to a temporary file, then rename it to `path`: readers see the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 
 
 def add_parsers(commands: Any) -> None:
@@ -140,7 +140,7 @@ def _filter(options: argparse.Namespace) -> None:
     save_rows(options.out, rows, [places[prompt] for prompt in kept], {"pass_rate": [rates[p] for p in kept]})
     dropped = {row_id: rates.get(row_id) for row_id in _ids(rows) if row_id not in set(kept)}
     side = options.out.with_suffix(".dropped.jsonl")
-    write_whole(side, "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items()))
+    atomic_write(side, "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items()))
     samples = max(1, len(rollouts) // len(rates))
     for rate, count in histogram(rates.values(), samples=samples).items():
         sys.stdout.write(f"pass rate {rate:>5}: {count} prompts\n")

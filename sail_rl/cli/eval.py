@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 
 from .rollouts import add_sampling_options, sampling_options
 
@@ -46,7 +46,7 @@ def _eval(options: argparse.Namespace) -> None:
         table.add_row(name, *(_cell(metrics.get(name)) for metrics in found.values()))
     Console().print(table)
     if options.json:
-        write_whole(options.json, json.dumps(found, indent=2) + "\n")
+        atomic_write(options.json, json.dumps(found, indent=2) + "\n")
 
 
 def _cell(value: float | None) -> str:

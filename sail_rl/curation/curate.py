@@ -30,7 +30,7 @@ from sail_rl.config.sections import FINAL_ANSWER, SourceConfig
 from sail_rl.data.dataset import Rows
 from sail_rl.data.hub import fetched
 from sail_rl.data.saving import save_rows
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
 
 from .choices import by_rule, free_form
@@ -81,8 +81,8 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
     empty = {name for name in columns if all(row.get(name) is None for row in rows)}
     values = {name: [row.get(name) for row in rows] for name in columns if name not in empty}
     save_rows(recipe.out, work.source, [row["index"] for row in rows], values, without=empty)
-    write_whole(recipe.out.with_suffix(".dropped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in dropped))
-    write_whole(recipe.out.with_suffix(".counts.json"), json.dumps([_as_json(c) for c in counts], indent=2) + "\n")
+    atomic_write(recipe.out.with_suffix(".dropped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in dropped))
+    atomic_write(recipe.out.with_suffix(".counts.json"), json.dumps([_as_json(c) for c in counts], indent=2) + "\n")
     return counts
 
 

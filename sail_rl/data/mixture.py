@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 
 SUM_TOLERANCE = 1e-6
 
@@ -17,7 +17,7 @@ def write_mixture(path: Path, weights: Mapping[str, float]) -> None:
     """Write weights that sum to 1 as YAML that `read_mixture` reads back unchanged."""
     check_mixture(weights, where=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, yaml.safe_dump({name: float(weight) for name, weight in weights.items()}, sort_keys=False))
+    atomic_write(path, yaml.safe_dump({name: float(weight) for name, weight in weights.items()}, sort_keys=False))
 
 
 def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[str, float]:

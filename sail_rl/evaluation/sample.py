@@ -18,7 +18,7 @@ from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
-from sail_rl.files import fingerprint, signature, write_whole
+from sail_rl.files import atomic_write, fingerprint, signature
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.plan.rewards import plain_scorer
@@ -109,7 +109,7 @@ def _claim(options: SampleOptions) -> None:
         differing = [name for name in own if own[name] != begun.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(own, indent=2) + "\n")
+    atomic_write(path, json.dumps(own, indent=2) + "\n")
 
 
 def _sample_batch(

@@ -19,7 +19,7 @@ from transformers import AutoProcessor
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.maths.balance import expert_shares, load_entropy, router_sums
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
@@ -107,7 +107,7 @@ def activation(
 def write_probe(path: Path, result: Mapping[str, Any]) -> None:
     """Write the result of `probe` as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(result) + "\n")
+    atomic_write(path, json.dumps(result) + "\n")
 
 
 def _moe_config(model_dir: Path) -> SailVLConfig:

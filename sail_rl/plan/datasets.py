@@ -18,7 +18,7 @@ from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import fingerprint, short_hash, signature, write_whole
+from sail_rl.files import atomic_write, fingerprint, short_hash, signature
 from sail_rl.imports import resolve
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def build_data(
         raise ValueError(
             f"data.builder {recipe.data.builder} must return a dict of name: path of a file it has written"
         )
-    write_whole(
+    atomic_write(
         manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
     )
     return paths

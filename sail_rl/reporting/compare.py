@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import yaml
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.records.jsonl import read_json, read_jsonl
 from sail_rl.run_dir import RunDir
 
@@ -83,7 +83,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         *(section for name, path in folders.items() for section in _traces(name, path)),
     ]
     path = RunDir(out).report
-    write_whole(path, page("Comparison", " · ".join(folders), sections))
+    atomic_write(path, page("Comparison", " · ".join(folders), sections))
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.records.jsonl import Record, read_json, read_jsonl
 from sail_rl.records.traces import extremes
 from sail_rl.run_dir import RunDir
@@ -45,7 +45,7 @@ def write_report(run_dir: Path) -> Path:
         *trace_sections(read_jsonl(files.traces), run_dir, limit=TRACES_SHOWN),
         *_file_sections(run_dir),
     ]
-    write_whole(files.report, page(title, f"seed {summary['seed']}" if "seed" in summary else "", sections))
+    atomic_write(files.report, page(title, f"seed {summary['seed']}" if "seed" in summary else "", sections))
     return files.report
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from sail_rl.config import Recipe
 from sail_rl.config.loading import dump_recipe, essence
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.records.log import forget_stages
 from sail_rl.run_dir import BASE, RunDir, StageDir
 
@@ -62,9 +62,9 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
                 f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to do again only "
                 "the stages that change, or --fresh to delete that run"
             )
-    write_whole(written, resolved)
+    atomic_write(written, resolved)
     versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
-    write_whole(run.versions, json.dumps(versions, indent=2) + "\n")
+    atomic_write(run.versions, json.dumps(versions, indent=2) + "\n")
 
 
 def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
@@ -113,7 +113,7 @@ def withdraw(folder: Path) -> None:
 
 def announce(folder: Path) -> None:
     """Tell the other ranks that everything was checked and the data are there (rank 0)."""
-    write_whole(RunDir(folder).prepared, _launch())
+    atomic_write(RunDir(folder).prepared, _launch())
 
 
 def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
@@ -148,4 +148,4 @@ def _launch() -> str:
 def mark_stage(folder: Path, key: str) -> None:
     """Note the key of what is about to be made in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(StageDir(folder).key, key)
+    atomic_write(StageDir(folder).key, key)

@@ -11,7 +11,7 @@ from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.loading import essence, is_timed
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import fingerprint, short_hash, signature, write_whole
+from sail_rl.files import atomic_write, fingerprint, short_hash, signature
 from sail_rl.run_dir import BASE
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
@@ -120,6 +120,6 @@ def write_lineage(
         "versions": json.loads(recipe.run_dir.versions.read_text()),
     }
     text = json.dumps(lineage, indent=2) + "\n"
-    write_whole(folder.lineage, text)
+    atomic_write(folder.lineage, text)
     if folder.model.is_dir():
-        write_whole(folder.model / folder.lineage.name, text)
+        atomic_write(folder.model / folder.lineage.name, text)

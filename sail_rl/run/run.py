@@ -18,7 +18,7 @@ from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan, build_base, check_code, engine_options, fitted, make_plan
@@ -87,7 +87,7 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
             raise RunError(str(error)) from error
         summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
     if rank() == 0:
-        write_whole(summary_path, json.dumps(summary, indent=2) + "\n")
+        atomic_write(summary_path, json.dumps(summary, indent=2) + "\n")
         write_report(recipe.output_dir)
     return summary
 
@@ -119,7 +119,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
                 if records:
                     records.end()
                     write_lineage(recipe, config, keys, plan.paths, asdict(result))
-                    write_whole(stage.result, json.dumps(asdict(result), indent=2))
+                    atomic_write(stage.result, json.dumps(asdict(result), indent=2))
                     remove_candidates(stage.root)
                 distributed.barrier()
             results.append(StageResult(**json.loads(stage.result.read_text())))

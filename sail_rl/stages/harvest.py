@@ -19,7 +19,7 @@ from sail_rl.curation.harvest import (
 )
 from sail_rl.data.dataset import Rows
 from sail_rl.data.saving import save_rows
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 from sail_rl.plan.datasets import made_file
 from sail_rl.plan.plan import Plan
 from sail_rl.records.store import read_rollouts
@@ -94,7 +94,7 @@ def _write_counts(path: Path, rollouts: Sequence[StoredRollout], rates: Mapping[
         "kept": kept,
         "mean_pass_rate": sum(rates.values()) / max(1, len(rates)),
     }
-    write_whole(path.with_name("counts.json"), json.dumps(counts, indent=2))
+    atomic_write(path.with_name("counts.json"), json.dumps(counts, indent=2))
 
 
 def newest_steps(rollouts: list[dict[str, Any]], last: int | None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from sail_rl.files import write_whole
+from sail_rl.files import atomic_write
 
 logger = logging.getLogger(__name__)
 MARKER = "COMPLETE"
@@ -16,7 +16,7 @@ MARKER = "COMPLETE"
 
 def mark_complete(checkpoint: Path) -> None:
     """Write the marker, with the size of every file; everything else in the folder is on disk by now."""
-    write_whole(checkpoint / MARKER, json.dumps(_sizes(checkpoint), indent=1))
+    atomic_write(checkpoint / MARKER, json.dumps(_sizes(checkpoint), indent=1))
 
 
 def newest_checkpoint(stage_dir: Path) -> tuple[Path, int] | None:
