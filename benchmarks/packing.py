@@ -72,7 +72,7 @@ def shares() -> None:
     first_fit = [
         [start + place for place in row]
         for start in range(0, len(sizes) - batch + 1, batch)
-        for row in assign_rows([tokens for tokens, _ in sizes[start : start + batch]], row_tokens=ROW)
+        for row in assign_rows([tokens for tokens, _ in sizes[start : start + batch]], pack_length=ROW)
     ]
     show(f"first fit within batches of {batch}", useful_share(sizes, first_fit, padded=False), waiting(first_fit))
     packer = StreamPacker(RowStream(sizes, 1, 0), sizes.__getitem__, ROW, ROWS, 256, RANKS)  # type: ignore[arg-type]
@@ -87,15 +87,15 @@ def shares() -> None:
 
 def speed(rounds: int) -> None:
     """Print useful tokens a second of training passes on a tiny model, three ways."""
-    chance, row_tokens, batch = random.Random(0), 1024, 16
+    chance, pack_length, batch = random.Random(0), 1024, 16
     with tempfile.TemporaryDirectory() as folder:
         build_tiny(Path(folder), ["the sum of three and four is seven"], llm="qwen3", seed=0)
         model, processor = load_model(Path(folder)), AutoProcessor.from_pretrained(folder)
-    filler = Encoder(processor, max_length=row_tokens).filler()
-    lengths = [min(row_tokens, int(chance.lognormvariate(4.3, 1.0)) + 8) for _ in range(256)]
+    filler = Encoder(processor, max_length=pack_length).filler()
+    lengths = [min(pack_length, int(chance.lognormvariate(4.3, 1.0)) + 8) for _ in range(256)]
     samples = [Sample(torch.randint(20, 200, (length,)), 4) for length in lengths]
     stream = RowStream(samples, 1, 0)  # type: ignore[arg-type]
-    packer = StreamPacker(stream, lambda number: (lengths[number], 0), row_tokens, 16, 128)
+    packer = StreamPacker(stream, lambda number: (lengths[number], 0), pack_length, 16, 128)
     streamed = [row for (step,), _ in (packer.step(),) for row in step]
     ways: dict[str, tuple[Callable[[list[int]], torch.Tensor], list[list[int]]]] = {
         f"padded batches of {batch}": (
@@ -107,7 +107,7 @@ def speed(rounds: int) -> None:
             [
                 [start + place for place in row]
                 for start in range(0, len(samples), 4 * batch)
-                for row in assign_rows(lengths[start : start + 4 * batch], row_tokens=row_tokens)
+                for row in assign_rows(lengths[start : start + 4 * batch], pack_length=pack_length)
             ],
         ),
         "stream-packed": (lambda row: _packed_loss(model, [samples[n] for n in row], filler), streamed),

@@ -38,7 +38,7 @@ class Batches:
             yield StepBatch.token_mean(self.own)
 
 
-def main(model_dir: str, folder: str, zero_stage: str, row_tokens: str, checkpointing: str) -> None:
+def main(model_dir: str, folder: str, zero_stage: str, pack_length: str, checkpointing: str) -> None:
     """Take one step and write its gradients to `folder`/gradients.pt (rank 0)."""
     join_process_group(timeout_minutes=2)
     stage = {"name": "s", "kind": "sft", "data": "d", "steps": 1, "batch_size": 6, "learning_rate": 1.0}
@@ -66,7 +66,7 @@ def main(model_dir: str, folder: str, zero_stage: str, row_tokens: str, checkpoi
         source=Batches(encoder),
         loss=cross_entropy,
         encoder=encoder,
-        row_tokens=int(row_tokens),
+        pack_length=int(pack_length),
         guard=StepGuard(Path(folder)),
         router=RouterCoefficients(0.5, 0.1),
     )

@@ -131,7 +131,7 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
             source=OneBatch(StepBatch.token_mean(samples)),
             loss=cross_entropy,
             encoder=encoder,
-            row_tokens=1024,
+            pack_length=1024,
             guard=StepGuard(tmp_path),
         )
         if search:

@@ -168,10 +168,10 @@ class TestOrder:
 
 class TestPacking:
     def test_first_fit_decreasing_by_hand(self) -> None:
-        assert assign_rows([3, 8, 5, 2, 4], row_tokens=10) == [[1, 3], [2, 4], [0]]
+        assert assign_rows([3, 8, 5, 2, 4], pack_length=10) == [[1, 3], [2, 4], [0]]
 
     def test_a_sample_longer_than_a_row_gets_its_own(self) -> None:
-        assert assign_rows([12, 3], row_tokens=10) == [[0], [1]]
+        assert assign_rows([12, 3], pack_length=10) == [[0], [1]]
 
     def test_targets_are_shifted_within_each_segment(self) -> None:
         row = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
@@ -195,7 +195,7 @@ class TestPacking:
 
     def test_packing_loses_nothing(self) -> None:
         samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]
-        rows = pack(samples, row_tokens=10, filler=FILLER)
+        rows = pack(samples, pack_length=10, filler=FILLER)
         assert sum(row.labelled for row in rows) == sum(s.completion_length for s in samples)
         assert all(row.input_ids.numel() <= 10 for row in rows)
         assert len(rows) == 3

@@ -41,7 +41,7 @@ def keys(*overrides: str) -> dict[str, str]:
         ("model.dtype=bfloat16", ALL),
         ("logging.traces_per_step=3", []),
         ("stages.rlvr.save_every=7", []),
-        ("stages.rlvr.row_tokens=512", []),
+        ("stages.rlvr.pack_length=512", []),
     ],
 )
 def test_a_stage_s_key_depends_on_what_its_result_depends_on(override: str, changed: list[str]) -> None:

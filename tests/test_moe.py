@@ -138,8 +138,8 @@ def test_losses_of_a_packed_step_equal_transformers_on_all_its_tokens(
     z = torch.stack([layer.logsumexp(-1).square().mean() for layer in layers])
     tokens = sum(len(sample) for sample in samples)
     assert len(layers[0]) == tokens
-    for row_tokens in (60, 120, 1000):
-        rows = pack(samples, row_tokens=row_tokens, filler=encoder.filler())
+    for pack_length in (60, 120, 1000):
+        rows = pack(samples, pack_length=pack_length, filler=encoder.filler())
         rows.append(rows[0].fully_masked())
         step = ExpertBalance(RouterCoefficients(0.5, 0.25), experts_per_token=2, tokens=tokens, all_sum=no_ranks)
         step.count_ahead(moe, rows, CPU)
@@ -156,7 +156,7 @@ def test_only_rows_after_the_first_are_counted_ahead_and_none_without_the_loss(
 ) -> None:
     forwards = []
     moe.register_forward_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
-    rows = pack(samples_of(encoder), row_tokens=60, filler=encoder.filler())
+    rows = pack(samples_of(encoder), pack_length=60, filler=encoder.filler())
     for coefficients, expected in ((RouterCoefficients(0.1, 0.1), len(rows) - 1), (RouterCoefficients(0.0, 0.1), 0)):
         forwards.clear()
         step = ExpertBalance(coefficients, experts_per_token=2, tokens=1, all_sum=no_ranks)
@@ -168,7 +168,7 @@ def test_only_rows_after_the_first_are_counted_ahead_and_none_without_the_loss(
 def test_each_loss_alone_reaches_every_router_through_checkpointing(
     coefficients: RouterCoefficients, tiny_dir: Callable[..., Path], encoder: Encoder
 ) -> None:
-    rows = pack(samples_of(encoder), row_tokens=120, filler=encoder.filler())
+    rows = pack(samples_of(encoder), pack_length=120, filler=encoder.filler())
     gradients = []
     for checkpointing in (False, True):
         model = load_model(tiny_dir("qwen3_moe")).train()
@@ -227,20 +227,20 @@ def assert_same_gradients(left: dict[str, torch.Tensor], right: dict[str, torch.
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "zero_stage", "row_tokens", "checkpointing"),
+    ("ranks", "zero_stage", "pack_length", "checkpointing"),
     [(1, 2, 60, False), (1, 2, 1000, True), (2, 2, 60, True), (2, 2, 1000, False), (2, 3, 60, True)],
 )
 def test_a_step_under_deepspeed_has_the_gradients_of_plain_autograd(
     ranks: int,
     zero_stage: int,
-    row_tokens: int,
+    pack_length: int,
     checkpointing: bool,
     reference: dict[str, torch.Tensor],
     tiny_dir: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--standalone"]
-    options = [str(tiny_dir("qwen3_moe")), str(tmp_path), str(zero_stage), str(row_tokens), str(int(checkpointing))]
+    options = [str(tiny_dir("qwen3_moe")), str(tmp_path), str(zero_stage), str(pack_length), str(int(checkpointing))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([".", "tests"])}
     subprocess.run([sys.executable, *launcher, "tests/moe_step.py", *options], check=True, timeout=200, env=environment)
     assert_same_gradients(torch.load(tmp_path / "gradients.pt"), reference)

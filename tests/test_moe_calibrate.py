@@ -239,7 +239,7 @@ def test_a_probe_counts_what_one_row_at_a_time_counts(
     out = tmp_path / "probe" / "probe.json"
     words = [f"{name}={path}" for name, path in sources.items()]
     model_dir = tiny_dir("qwen3_moe")
-    assert main(["moe", "probe", str(model_dir), *words, "--out", str(out), "--row-tokens", "100"]) == 0
+    assert main(["moe", "probe", str(model_dir), *words, "--out", str(out), "--pack-length", "100"]) == 0
     found, written = read_probe(out), json.loads(out.read_text())
     assert [(a.rows, a.rows_with_images) for a in found.values()] == [(11, 0), (8, 0), (4, 4)]
     for name, path in sources.items():
@@ -269,13 +269,13 @@ def test_limits_on_rows_and_tokens_are_kept_and_the_draw_is_seeded(
     model, rows = load_model(tiny_dir("qwen3_moe")).eval(), Rows(sources["digits"])
 
     def draw(**changes: int) -> Activation:
-        limits = {"rows": 3, "tokens": 10_000, "row_tokens": 64, "seed": 0} | changes
+        limits = {"rows": 3, "tokens": 10_000, "pack_length": 64, "seed": 0} | changes
         return activation(model, rows, encoder, limits=Limits(**limits), name="digits")
 
     assert draw().rows == 3
     assert draw(tokens=1).rows == 1
     numpy.testing.assert_array_equal(draw().counts, draw().counts)
-    numpy.testing.assert_array_equal(draw().counts, draw(row_tokens=1).counts)
+    numpy.testing.assert_array_equal(draw().counts, draw(pack_length=1).counts)
     assert (draw().counts != draw(seed=5).counts).any()
 
 

@@ -43,7 +43,7 @@ def long_tail(count: int, seed: int) -> list[Size]:
 
 
 def packer(sizes: list[Size], *, seed: int = 0, **changes: Any) -> StreamPacker:
-    options = {"row_tokens": 16384, "rows": 64, "buffer": 256, "world_size": 8} | changes
+    options = {"pack_length": 16384, "rows": 64, "buffer": 256, "world_size": 8} | changes
     return StreamPacker(RowStream(sizes, 1, seed), sizes.__getitem__, **options)  # type: ignore[arg-type]
 
 
@@ -146,7 +146,7 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
     stream = StreamPacker(
         RowStream(rows, 1, 0),
         measure=lambda number: encoder.size(rows.outline(number), completion=True),
-        row_tokens=200,
+        pack_length=200,
         rows=2,
         buffer=40,
     )
@@ -174,9 +174,9 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
             [
                 "stages.longcot_sft.packing={rows: 4}",
                 "stages.longcot_sft.batch_size=null",
-                "stages.longcot_sft.row_tokens=100",
+                "stages.longcot_sft.pack_length=100",
             ],
-            "rows of 100 tokens don't hold samples of model.max_length 256.*set row_tokens to 256 or more",
+            "rows of 100 tokens don't hold samples of model.max_length 256.*set pack_length to 256 or more",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_packed_run_is_the_same_on_two_ranks_and_after_a_kill(tmp_path: Path) 
         "model": {"max_length": 256},
         "stages": {"rlvr": None, "longcot_sft": {"batch_size": None, "packing": {"rows": 4, "buffer": 32}}},
     }
-    tree["stages"]["longcot_sft"] |= {"row_tokens": 512, "steps": 4, "save_every": 2}  # type: ignore[index]
+    tree["stages"]["longcot_sft"] |= {"pack_length": 512, "steps": 4, "save_every": 2}  # type: ignore[index]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     settings = ["data.kwargs={sft_rows: 64, rl_rows: 4, heldout_rows: 8}", "evaluation.max_tokens=8"]
 

@@ -97,7 +97,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
             source=FixedBatches(samples, Aggregation(aggregation, 16)),  # type: ignore[arg-type]
             loss=loss or PolicyLoss(),
             encoder=encoder,
-            row_tokens=config.row_tokens,
+            pack_length=config.pack_length,
             guard=StepGuard(tmp_path, limit=limit),
             router=router_coefficients(SailVLConfig.from_pretrained(tiny_dir(llm)), aux=None, z=1e-3),
         )
@@ -126,7 +126,7 @@ def test_results_don_t_depend_on_the_packing(
 ) -> None:
     """Rows of one sample each, of a few, and one row of all: the same weights after two steps."""
     runs = [
-        train(samples, aggregation=aggregation, overrides=(f"stages.rlvr.row_tokens={tokens}",))
+        train(samples, aggregation=aggregation, overrides=(f"stages.rlvr.pack_length={tokens}",))
         for tokens in (1, 80, 4096)
     ]
     assert_equal(runs[0], runs[1])

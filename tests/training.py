@@ -94,7 +94,7 @@ def train(
         source=source or SameBatch(samples_of(encoder)),
         loss=loss,
         encoder=encoder,
-        row_tokens=64,
+        pack_length=64,
         guard=StepGuard(recipe.output_dir),
         router=router_coefficients(policy.config, aux=None, z=1e-3),
     )

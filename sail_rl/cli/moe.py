@@ -22,7 +22,7 @@ def add_parsers(commands: Any) -> None:
     probe.add_argument("--out", type=Path, default=Path("probe.json"))
     probe.add_argument("--rows", type=int, default=2000, help="at most so many rows of a source")
     probe.add_argument("--tokens", type=int, default=1_000_000, help="stop a source after so many tokens")
-    probe.add_argument("--row-tokens", type=int, default=4096, help="tokens of a forward pass")
+    probe.add_argument("--pack-length", type=int, default=4096, help="tokens of a forward pass")
     probe.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     probe.add_argument("--seed", type=int, default=0, help="of the order in which rows are drawn")
     probe.set_defaults(command=_probe)
@@ -44,7 +44,7 @@ def _probe(options: argparse.Namespace) -> None:
     from sail_rl.moe.probe import Limits, probe, write_probe
 
     sources = {name: Path(path) for name, path in _pairs(options.sources, "a source").items()}
-    limits = Limits(rows=options.rows, tokens=options.tokens, row_tokens=options.row_tokens, seed=options.seed)
+    limits = Limits(rows=options.rows, tokens=options.tokens, pack_length=options.pack_length, seed=options.seed)
     result = probe(options.model, sources, limits=limits, dtype=getattr(torch, options.dtype))
     write_probe(options.out, result)
     table = Table("source", "rows", "with images", "tokens", "entropy (mean of layers, nats)")

@@ -80,7 +80,7 @@ def _check(options: argparse.Namespace) -> None:
         needs = ", ".join(f"{name} about {gib:.0f} GiB" for name, gib in large.items())
         raise ValueError(
             f"{needs}, more than the {limit:g} GiB of a GPU: spread more (deepspeed.zero_stage, --ranks), offload, "
-            "checkpoint gradients, lower row_tokens, train with lora, or put the engine on other GPUs"
+            "checkpoint gradients, lower pack_length, train with lora, or put the engine on other GPUs"
         )
 
 

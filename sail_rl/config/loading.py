@@ -56,7 +56,7 @@ HARMLESS = (
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),
 )
-HARMLESS_IN_STAGES = ("save_every", "row_tokens", "gradient_checkpointing", "max_skipped_steps")
+HARMLESS_IN_STAGES = ("save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps")
 
 
 def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
         node.pop(last, None)
     for stage in tree.get("stages", []):
         for name in HARMLESS_IN_STAGES:
-            if name not in kept and (name != "row_tokens" or not stage.get("packing")):  # there it says what a step is
+            if name not in kept and (name != "pack_length" or not stage.get("packing")):  # there it says what a step is
                 stage.pop(name, None)
     return tree
 

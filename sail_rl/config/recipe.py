@@ -115,10 +115,10 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _rows_hold_samples(self) -> Self:
         for stage in self.training:
-            if isinstance(stage, SFTStage) and stage.packing and stage.row_tokens < self.model.max_length:
+            if isinstance(stage, SFTStage) and stage.packing and stage.pack_length < self.model.max_length:
                 raise ValueError(
-                    f"stage {stage.name}: rows of {stage.row_tokens} tokens don't hold samples of model.max_length "
-                    f"{self.model.max_length}, and none is ever cut; set row_tokens to {self.model.max_length} or more"
+                    f"stage {stage.name}: rows of {stage.pack_length} tokens don't hold samples of model.max_length "
+                    f"{self.model.max_length}, and none is ever cut; set pack_length to {self.model.max_length} or more"
                 )
         return self
 

@@ -51,7 +51,7 @@ class StageConfig(Strict):
     weight_decay: NonNegativeFloat = 0.0
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
     max_grad_norm: PositiveFloat = 1.0
-    row_tokens: PositiveInt = 2048
+    pack_length: PositiveInt = 2048
     """Tokens of a packed row, that is of one micro-batch on one rank. Changes speed and memory, not results."""
     gradient_checkpointing: bool = False
     max_skipped_steps: PositiveInt = 3
@@ -168,7 +168,7 @@ class PackingConfig(Strict):
     """Stream packing with visual balance (see `data.stream`): a step is so many full rows, whatever they hold."""
 
     rows: PositiveInt
-    """Packed rows of `row_tokens` tokens of one optimiser step, over all ranks."""
+    """Packed rows of `pack_length` tokens of one optimiser step, over all ranks."""
     buffer: PositiveInt = 256
     """Samples that wait for a row; more fill rows better."""
 
@@ -206,7 +206,7 @@ class SFTStage(StageConfig):
         """The batch algebra in one line; ValueError if it doesn't come out even."""
         name, unit, size = ("batch_size", "samples", self.batch_size or 0)
         if self.packing:
-            name, unit, size = "packing.rows", f"packed rows of {self.row_tokens} tokens", self.packing.rows
+            name, unit, size = "packing.rows", f"packed rows of {self.pack_length} tokens", self.packing.rows
         if size % world_size:
             raise ValueError(
                 f"stage {self.name}: {name} {size} / {world_size} ranks = {size / world_size:g} {unit} a rank; make "

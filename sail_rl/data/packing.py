@@ -75,10 +75,10 @@ class PackedRow:
         )
 
 
-def assign_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
-    """Distribute samples over rows of at most `row_tokens` tokens: first-fit decreasing, ties in order.
+def assign_rows(lengths: Sequence[int], *, pack_length: int) -> list[list[int]]:
+    """Distribute samples over rows of at most `pack_length` tokens: first-fit decreasing, ties in order.
 
-    Returns the sample indices of each row. A sample longer than `row_tokens` gets a row to itself.
+    Returns the sample indices of each row. A sample longer than `pack_length` gets a row to itself.
     """
     rows: list[list[int]] = []
     free: list[int] = []
@@ -86,7 +86,7 @@ def assign_rows(lengths: Sequence[int], *, row_tokens: int) -> list[list[int]]:
         fitting = next((row for row, space in enumerate(free) if space >= lengths[index]), None)
         if fitting is None:
             rows.append([])
-            free.append(row_tokens)
+            free.append(pack_length)
             fitting = len(rows) - 1
         rows[fitting].append(index)
         free[fitting] -= lengths[index]
@@ -136,7 +136,7 @@ def _routes(parts: Sequence[Sample]) -> torch.Tensor | None:
     )
 
 
-def pack(samples: Sequence[Sample], *, row_tokens: int, filler: Sample) -> list[PackedRow]:
-    """Pack samples into as few rows of `row_tokens` tokens as first-fit decreasing needs."""
-    rows = assign_rows([len(sample) for sample in samples], row_tokens=row_tokens)
+def pack(samples: Sequence[Sample], *, pack_length: int, filler: Sample) -> list[PackedRow]:
+    """Pack samples into as few rows of `pack_length` tokens as first-fit decreasing needs."""
+    rows = assign_rows([len(sample) for sample in samples], pack_length=pack_length)
     return [collate([samples[index] for index in row], filler=filler) for row in rows]

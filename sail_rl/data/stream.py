@@ -25,8 +25,8 @@ class StreamPacker:
 
     Args:
         stream: the order of the dataset's rows.
-        measure: size of the sample with this row number; none is longer than `row_tokens`.
-        row_tokens: tokens that a row has room for.
+        measure: size of the sample with this row number; none is longer than `pack_length`.
+        pack_length: tokens that a row has room for.
         rows: rows of a step, over all ranks; a multiple of `world_size`.
         buffer: samples that wait; more fill rows better and let a sample wait longer.
         world_size: ranks.
@@ -34,7 +34,7 @@ class StreamPacker:
 
     stream: RowStream
     measure: Callable[[int], Size]
-    row_tokens: int
+    pack_length: int
     rows: int
     buffer: int
     world_size: int = 1
@@ -53,7 +53,7 @@ class StreamPacker:
         shares = deal([visual for _, visual in sizes], ranks=self.world_size)
         seen = [[sizes[place][1] for place in share] for share in shares]
         metrics = {
-            "packing/fill": sum(tokens for tokens, _ in sizes) / (self.rows * self.row_tokens),
+            "packing/fill": sum(tokens for tokens, _ in sizes) / (self.rows * self.pack_length),
             "packing/visual_imbalance": imbalance(seen),
             "packing/samples": float(sum(map(len, rows))),
         }
@@ -72,14 +72,14 @@ class StreamPacker:
         missing = self.buffer - len(self.waiting)
         for number in self.stream.stretch(self.position, missing):
             size = self.measure(number)
-            if size[0] > self.row_tokens:
+            if size[0] > self.pack_length:
                 raise ValueError(
-                    f"sample {number} has {size[0]} tokens, and a packed row {self.row_tokens}; none is ever cut: "
-                    "raise row_tokens (and model.max_length), or drop it"
+                    f"sample {number} has {size[0]} tokens, and a packed row {self.pack_length}; none is ever cut: "
+                    "raise pack_length (and model.max_length), or drop it"
                 )
             self.waiting.append((number, size))
         self.position += missing
-        chosen = fill_row([size for _, size in self.waiting], room=self.row_tokens)
+        chosen = fill_row([size for _, size in self.waiting], room=self.pack_length)
         taken = [self.waiting[place] for place in chosen]
         self.waiting = [sample for place, sample in enumerate(self.waiting) if place not in set(chosen)]
         tokens, visual = (sum(size[kind] for _, size in taken) for kind in range(2))

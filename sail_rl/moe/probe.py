@@ -34,16 +34,16 @@ class Limits:
     """How much of each source is read, and how it is batched.
 
     `rows` and `tokens`: at most so many of a source, whichever comes first, rows in an order drawn from `seed`;
-    `row_tokens`: tokens of a forward pass (a longer sample has one to itself).
+    `pack_length`: tokens of a forward pass (a longer sample has one to itself).
     """
 
     rows: int
     tokens: int
-    row_tokens: int
+    pack_length: int
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("rows", "tokens", "row_tokens"):
+        for name in ("rows", "tokens", "pack_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
 
@@ -133,11 +133,11 @@ def _whole(encoder: Encoder, row: dict[str, Any]) -> Sample:
 
 
 def _batches(samples: Iterator[Sample], *, limits: Limits) -> Iterator[list[Sample]]:
-    """Samples in order, at most `row_tokens` together, until `tokens` are reached."""
+    """Samples in order, at most `pack_length` together, until `tokens` are reached."""
     batch: list[Sample] = []
     size = total = 0
     for sample in samples:
-        if batch and size + len(sample) > limits.row_tokens:
+        if batch and size + len(sample) > limits.pack_length:
             yield batch
             batch, size = [], 0
         batch.append(sample)

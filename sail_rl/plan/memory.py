@@ -57,14 +57,14 @@ def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *,
     """What one stage takes on each of `ranks` GPUs.
 
     Model states are DeepSpeed's (a bfloat16 weight takes 2 bytes, and a trained one 18 more: its gradient in 2 and 4, a
-    float32 copy, Adam's two moments); activations are of one row of `row_tokens` tokens, all of them visual at worst.
+    float32 copy, Adam's two moments); activations are of one row of `pack_length` tokens, all of them visual at worst.
     """
     own = count_parameters(config, stage)
     width = 2 if recipe.model.dtype == "bfloat16" else 4
     zero, offload = recipe.deepspeed.zero_stage, recipe.deepspeed.offload_optimizer
     states = model_states(own, ranks=ranks, zero_stage=zero, offload=offload, width=width)
     gpu = dict(states.gpu)
-    gpu["activations"] = activations(config, stage.row_tokens, checkpointing=stage.gradient_checkpointing, width=width)
+    gpu["activations"] = activations(config, stage.pack_length, checkpointing=stage.gradient_checkpointing, width=width)
     gpu["logits"] = 3.0 * CHUNK * config.text_config.vocab_size * 4
     if isinstance(stage, RLStage):
         copies = (stage.kl is not None) + (stage.critic is not None and stage.critic.kind == "model") * 9

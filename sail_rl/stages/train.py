@@ -190,7 +190,7 @@ class Stage:
             source=source,
             loss=loss,
             encoder=encoder,
-            row_tokens=config.row_tokens,
+            pack_length=config.pack_length,
             guard=StepGuard(self.folder, limit=config.max_skipped_steps),
             router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
@@ -230,7 +230,7 @@ class Stage:
         self.memory = StreamPacker(
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
             measure=lambda number: encoder.size(rows.outline(number), completion=True),
-            row_tokens=config.row_tokens,
+            pack_length=config.pack_length,
             rows=config.packing.rows,
             buffer=config.packing.buffer,
             world_size=world_size(),

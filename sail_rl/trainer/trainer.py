@@ -41,7 +41,7 @@ class Trainer(transformers.Trainer):
         source: yields each step's samples.
         loss: per-token loss; aggregated over the whole step and all ranks, see `StepBatch`.
         encoder: the model's processor and the length limit.
-        row_tokens: tokens of a packed row, that is of one micro-batch.
+        pack_length: tokens of a packed micro-batch.
         guard: watches for steps that were skipped because their gradient isn't finite.
         router: coefficients of an MoE's router losses; None for a dense model, and only for one.
         on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
@@ -55,7 +55,7 @@ class Trainer(transformers.Trainer):
         source: BatchSource,
         loss: LossFunction,
         encoder: Encoder,
-        row_tokens: int,
+        pack_length: int,
         guard: StepGuard,
         router: RouterCoefficients | None = None,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
@@ -65,7 +65,7 @@ class Trainer(transformers.Trainer):
         self.source = source
         self.loss = loss
         self.encoder = encoder
-        self.row_tokens = row_tokens
+        self.pack_length = pack_length
         self.guard = guard
         self.router = router
         self.on_checkpoint = on_checkpoint
@@ -118,7 +118,7 @@ class Trainer(transformers.Trainer):
     def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
         """Pack this rank's samples; returns its rows, and of all ranks the mass, labelled tokens and positions."""
         samples = batch.samples or [self._filler]
-        places = batch.places or assign_rows([len(sample) for sample in samples], row_tokens=self.row_tokens)
+        places = batch.places or assign_rows([len(sample) for sample in samples], pack_length=self.pack_length)
         rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
         labelled, positions = sum(row.labelled for row in rows), sum(int(row.scored.sum()) for row in rows)
         rows = self._equally_many(rows)
@@ -173,7 +173,7 @@ class Trainer(transformers.Trainer):
         """Scores of each sample's completion, on the CPU, by the policy or another model; every rank must call it."""
         model = model or self.model_wrapped
         model.eval()
-        places = assign_rows([len(sample) for sample in samples], row_tokens=self.row_tokens)
+        places = assign_rows([len(sample) for sample in samples], pack_length=self.pack_length)
         rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
         if model is not self.model_wrapped:  # another model routes by itself
             rows = [replace(row, routes=None) for row in rows]
