@@ -1,4 +1,4 @@
-"""Log-prob gap between vLLM and the trainer on an MoE, with and without routing replay (R3); a Markdown table.
+"""Training–inference mismatch of an MoE under vLLM, with and without routing replay (R3); a Markdown table.
 
     python benchmarks/routing_replay.py [--model DIR] [--prompts 64] [--samples 4]
 
@@ -41,9 +41,7 @@ def main() -> None:
         model_dir = options.model or build_tiny(Path(folder) / "tiny", rows.texts(), llm="qwen3_moe", seed=0)
         encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=256)
         prompts = [encoder.prompt(rows[index]) for index in range(options.prompts)]
-        print(
-            "| dtype | routing | mean gap | 99th percentile | largest | tokens above 0.1 |\n|---|---|---|---|---|---|"
-        )
+        print("| dtype | routing | mean | 99th percentile | largest | tokens above 0.1 |\n|---|---|---|---|---|---|")
         for dtype in ("float32", "bfloat16"):
             measure(model_dir, encoder, prompts, options.samples, dtype)
             gc.collect()
@@ -61,16 +59,16 @@ def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: i
     sampled = [sample for prompt, group in pairs for sample in encoder.rollout_samples(prompt, group)]
     different, places = 0, 0
     for name, replayed in (("trainer's own", False), ("replayed", True)):
-        gaps = []
+        mismatch = []
         for sample in sampled:
             scores = score(model, encoder, sample, replayed)
-            gaps.append((scores.logprobs - sample.token_fields["rollout_logprobs"]).abs())
+            mismatch.append((scores.logprobs - sample.token_fields["rollout_logprobs"]).abs())
             if not replayed:
                 missed = elsewhere(scores.router_logits, sample)
                 different, places = different + int(missed.sum()), places + missed.numel()
-        gap = torch.cat(gaps).float()
-        above = (gap > 0.1).float().mean()
-        print(f"| {dtype} | {name} | {gap.mean():.2e} | {gap.quantile(0.99):.2e} | {gap.max():.2e} | {above:.2%} |")
+        nats = torch.cat(mismatch).float()
+        above = (nats > 0.1).float().mean()
+        print(f"| {dtype} | {name} | {nats.mean():.2e} | {nats.quantile(0.99):.2e} | {nats.max():.2e} | {above:.2%} |")
     print(f"| {dtype} | *routed elsewhere: {different / places:.2%} of {places:,} places* | | | | |")
 
 

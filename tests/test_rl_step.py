@@ -353,7 +353,7 @@ def batches(**settings: Any) -> RolloutBatches:
         "overlong_filtering": False,
         "critic_warmup": 0,
         "probe_rollouts": 1,
-        "max_logprob_gap": 1.0,
+        "max_mismatch": 1.0,
     }
     return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
 

@@ -274,7 +274,7 @@ def test_a_finished_run_is_reported_again_and_another_recipe_is_refused(finished
 
 def test_a_gap_between_engine_and_trainer_stops_the_run(tmp_path: Path) -> None:
     stopped = subprocess.run(
-        command(tmp_path / "run", "engine.max_logprob_gap=1e-12"), capture_output=True, text=True, timeout=240
+        command(tmp_path / "run", "engine.max_mismatch=1e-12"), capture_output=True, text=True, timeout=240
     )
     assert stopped.returncode != 0
     assert "log-probs of the rollout engine and of the trainer differ by up to" in stopped.stderr

@@ -51,7 +51,7 @@ def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
 
 HARMLESS = (
     ("logging",),
-    ("engine", "max_logprob_gap"),
+    ("engine", "max_mismatch"),
     ("engine", "probe_rollouts"),
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),

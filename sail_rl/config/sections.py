@@ -83,8 +83,8 @@ class EngineConfig(Strict):
     kwargs: dict[str, Any] = {}
     probe_rollouts: PositiveInt = 8
     """Rollouts whose log-probs the trainer recomputes after each weight push."""
-    max_logprob_gap: PositiveFloat = 1e-3
-    """Stop the run when one of these differs by more (nats). Float32: below 1e-4; bfloat16: about 0.05."""
+    max_mismatch: PositiveFloat = 1e-3
+    """Largest allowed training–inference mismatch of a token (nats). Float32: below 1e-4; bfloat16: about 0.05."""
 
 
 class RewardConfig(Strict):

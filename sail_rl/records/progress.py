@@ -17,7 +17,7 @@ SHOWN = {
     "loss": "loss",
     "reward/total/mean": "reward",
     "rollout/length_mean": "length",
-    "rollout/logprob_diff_max": "gap",
+    "rollout/logprob_diff_max": "mismatch",
 }
 """Metrics that fit beside a bar, and their short names; held-out accuracies are shown too."""
 

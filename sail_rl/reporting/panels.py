@@ -262,7 +262,7 @@ PANELS = (
     Panel("sources", "Held-out accuracy by source", "right answers", r"eval/[^/]+/accuracy/[^/]+", _by_source),
     Panel("truncation", "Completions cut at the token limit", "share", r"rollout/truncated", _single),
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
-    Panel("logprobs", "Log-prob gap, trainer − engine", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
+    Panel("logprobs", "Training–inference mismatch", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),
     Panel("time", "Seconds of a step", "s", rf"time/(step|{'|'.join(PARTS_OF_A_STEP)})", _seconds),
     Panel("experts", "Expert load (1× = equal share)", "", r"moe/load/\d+/\d+", _experts, wide=True),

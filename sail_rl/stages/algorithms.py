@@ -65,7 +65,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
         overlong_filtering=config.overlong_filtering,
         critic_warmup=config.critic.warmup_steps if config.critic else 0,
         probe_rollouts=recipe.engine.probe_rollouts,
-        max_logprob_gap=recipe.engine.max_logprob_gap,
+        max_mismatch=recipe.engine.max_mismatch,
     )
 
 

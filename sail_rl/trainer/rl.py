@@ -36,7 +36,7 @@ class RolloutBatches:
         overlong_filtering: leave completions that were cut out of the loss (DAPO, arXiv 2503.14476, section 3.4).
         critic_warmup: optimiser steps in which only the critic learns.
         probe_rollouts: rollouts whose log-probs are compared after each weight push.
-        max_logprob_gap: limit of that comparison, in nats.
+        max_mismatch: largest allowed |trainer - engine| log-prob, in nats.
     """
 
     sampler: GroupSampler
@@ -49,7 +49,7 @@ class RolloutBatches:
     overlong_filtering: bool
     critic_warmup: int
     probe_rollouts: int
-    max_logprob_gap: float
+    max_mismatch: float
 
     @property
     def score_options(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class RolloutBatches:
             else:
                 ours = [scores.logprobs for scores in learner.compute_logprobs(fresh)]
             differences = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
-            learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_logprob_gap)
+            learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_mismatch)
 
     def _record(self, learner: Learner, drawn: Sequence[Drawn]) -> None:
         means = gather_objects([d.sample.token_fields["advantages"].mean().item() for d in drawn])

@@ -206,8 +206,8 @@ class Trainer(transformers.Trainer):
             raise LogprobMismatchError(
                 f"step {self.step}: log-probs of the rollout engine and of the trainer differ by up to {worst:.3g} "
                 f"nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are not the "
-                "trainer's. Raise max_logprob_gap only if the dtype explains the difference (bfloat16: about 0.05 for "
-                "a dense model, more for single tokens of an MoE)."
+                "trainer's. Raise engine.max_mismatch only if the dtype explains the difference (bfloat16: about 0.05 "
+                "for a dense model, more for single tokens of an MoE)."
             )
 
     def record(self, metrics: dict[str, float]) -> None:
