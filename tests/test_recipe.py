@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from sail_rl.config import Recipe, RLStage
-from sail_rl.config.loading import dump_recipe, essence, load_recipe
+from sail_rl.config.loading import dump_recipe, load_recipe, result_settings
 from sail_rl.imports import resolve
 from sail_rl.plan.datasets import build_data
 from sail_rl.plan.plan import check_code, make_plan
@@ -118,7 +118,7 @@ def test_threads_that_get_in_each_other_s_way_are_warned_of(
 
 def test_a_run_may_go_on_with_another_setting_only_where_results_don_t_depend_on_it() -> None:
     def tree(*overrides: str) -> dict[str, Any]:
-        return essence(yaml.safe_load(dump_recipe(load_recipe(QUICKSTART, ["output_dir=run", *overrides]))))
+        return result_settings(yaml.safe_load(dump_recipe(load_recipe(QUICKSTART, ["output_dir=run", *overrides]))))
 
     harmless = ["stages.rlvr.save_every=20", "engine.max_mismatch=1", "logging.traces_per_step=9"]
     assert tree(*harmless) == tree()

@@ -49,26 +49,26 @@ def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
         raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model))) from None
 
 
-HARMLESS = (
+RESULT_NEUTRAL = (
     ("logging",),
     ("engine", "max_mismatch"),
     ("engine", "probe_rollouts"),
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),
 )
-HARMLESS_IN_STAGES = ("save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps")
+RESULT_NEUTRAL_IN_STAGES = ("save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps")
 
 
-def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
-    """A resolved recipe without what may change when a run goes on, because results don't depend on it.
+def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
+    """The settings of a resolved recipe that its results depend on; all others may change when a run resumes.
 
     Args:
-        tree: the recipe.
-        timing: keep when evaluations and checkpoints come if any stage depends on it, see `is_timed`.
+        tree: the resolved recipe as plain values; it is not changed.
+        timing: keep the intervals of evaluations and checkpoints if a stage's result depends on them (see `is_timed`).
     """
     tree = copy.deepcopy(tree)
     kept = {"every", "save_every"} if timing and any(map(is_timed, tree.get("stages", []))) else set()
-    for *parents, last in HARMLESS:
+    for *parents, last in RESULT_NEUTRAL:
         if last in kept:
             continue
         node = tree
@@ -76,16 +76,18 @@ def essence(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
             node = node.get(name, {})
         node.pop(last, None)
     for stage in tree.get("stages", []):
-        for name in HARMLESS_IN_STAGES:
-            if name not in kept and (name != "pack_length" or not stage.get("packing")):  # there it says what a step is
+        for name in RESULT_NEUTRAL_IN_STAGES:
+            if name not in kept and (
+                name != "pack_length" or not stage.get("packing")
+            ):  # with packing it sets the step's size
                 stage.pop(name, None)
     return tree
 
 
 def is_timed(stage: dict[str, Any]) -> bool:
-    """Whether a stage's result depends on when evaluations and checkpoints come.
+    """Whether a stage's result depends on the intervals of its evaluations and checkpoints.
 
-    They are what a best model is chosen from, and across them nothing is sampled ahead.
+    A best model is chosen among the evaluated ones, and no batch is sampled ahead of an evaluation or a checkpoint.
     """
     return bool(stage.get("metric_for_best_model") or stage.get("staleness"))
 

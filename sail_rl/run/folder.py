@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from sail_rl.config import Recipe
-from sail_rl.config.loading import dump_recipe, essence
+from sail_rl.config.loading import dump_recipe, result_settings
 from sail_rl.files import atomic_write
 from sail_rl.records.log import forget_stages
 from sail_rl.run_dir import BASE, RunDir, StageDir
@@ -56,7 +56,7 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if written.exists() and not redo:
-        before, now = essence(yaml.safe_load(written.read_text())), essence(yaml.safe_load(resolved))
+        before, now = result_settings(yaml.safe_load(written.read_text())), result_settings(yaml.safe_load(resolved))
         if before != now:
             raise ValueError(
                 f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to do again only "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
-from sail_rl.config.loading import essence, is_timed
+from sail_rl.config.loading import is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_write, fingerprint, short_hash, signature
@@ -21,13 +21,13 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     """A key for the base model and for each stage: another one means that its result would be another one.
 
     It depends on the stage's settings, its data's content, the model's, engine's, DeepSpeed's and evaluation's
-    settings, the seed, and the keys of what it starts from; not on what changes speed alone (`recipe.essence`).
+    settings, the seed, and the keys of what it starts from; not on what changes speed alone (`recipe.result_settings`).
 
     Args:
         recipe: the resolved recipe.
         paths: its datasets.
     """
-    tree = essence(recipe.model_dump(mode="json"), timing=False)
+    tree = result_settings(recipe.model_dump(mode="json"), timing=False)
     settings = {stage["name"]: stage for stage in tree["stages"]}
     data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoProcessor
 
 from sail_rl.config import Recipe, RLStage, RolloutsStage, SFTStage, SoupStage
-from sail_rl.config.loading import essence, load_recipe
+from sail_rl.config.loading import load_recipe, result_settings
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
@@ -102,7 +102,7 @@ def _differences(left: dict[str, Any], right: dict[str, Any]) -> Iterator[str]:
 
 def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What a model was trained with: the recipe but for its stages, and the stages that led to it, in order."""
-    tree = essence(recipe.model_dump(mode="json"))
+    tree = result_settings(recipe.model_dump(mode="json"))
     by_name = {stage["name"]: stage for stage in tree.pop("stages")}
     wanted, found = [name], set()
     while wanted:
