@@ -19,9 +19,9 @@ from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import RouterCoefficients
 from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group, leave_process_group, rank, world_size
-from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import whole_weights
+from sail_rl.trainer.weights import gathered_weights
 
 
 class Batches:
@@ -67,11 +67,11 @@ def main(model_dir: str, folder: str, zero_stage: str, pack_length: str, checkpo
         loss=cross_entropy,
         encoder=encoder,
         pack_length=int(pack_length),
-        guard=StepGuard(Path(folder)),
+        monitor=NonFiniteStepMonitor(Path(folder)),
         router=RouterCoefficients(0.5, 0.1),
     )
     trainer.train()
-    gradients = {name: before[name] - weight.cpu() for name, weight in whole_weights(trainer.model)}
+    gradients = {name: before[name] - weight.cpu() for name, weight in gathered_weights(trainer.model)}
     if rank() == 0:
         torch.save(gradients, Path(folder) / "gradients.pt")
     leave_process_group()

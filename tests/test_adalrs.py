@@ -20,10 +20,10 @@ from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
-from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.line_search import LineSearchCallback
+from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import whole_weights
+from sail_rl.trainer.weights import gathered_weights
 
 
 def window(fall: float, start: float = 5.0, size: int = 4) -> list[float]:
@@ -132,14 +132,14 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
             loss=cross_entropy,
             encoder=encoder,
             pack_length=1024,
-            guard=StepGuard(tmp_path),
+            monitor=NonFiniteStepMonitor(tmp_path),
         )
         if search:
             trainer.add_callback(LineSearchCallback(search, trainer, tmp_path / "adalrs"))
         trainer.train()
         rates += [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
         rates += trainer.lr_scheduler.get_last_lr()[:1]
-        return {name: tensor.detach().clone() for name, tensor in whole_weights(trainer.model)}
+        return {name: tensor.detach().clone() for name, tensor in gathered_weights(trainer.model)}
 
     rates: list[float] = []
     searched = train(4, Scripted(window=3), rates)

@@ -26,8 +26,8 @@ from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, part_of
 from sail_rl.models.loading import load_model
 from sail_rl.plan.policy import check_lora
 from sail_rl.records.jsonl import read_jsonl
-from sail_rl.trainer.distributed import whole_models
-from sail_rl.trainer.weights import save_merged, whole_weights
+from sail_rl.trainer.distributed import zero3_disabled
+from sail_rl.trainer.weights import gathered_weights, save_merged
 
 slow = pytest.mark.slow
 EVERYTHING = ("llm", "adapter", "vision")
@@ -36,7 +36,7 @@ IDS = torch.arange(20, 40)[None]
 
 
 def loaded(folder: Path, **kwargs: Any) -> SailVLForConditionalGeneration:
-    with whole_models():  # an earlier test's ZeRO-3 may not have been collected yet
+    with zero3_disabled():  # an earlier test's ZeRO-3 may not have been collected yet
         return load_model(folder, **kwargs).eval()
 
 
@@ -54,7 +54,7 @@ def test_merged_weights_are_those_that_peft_merges_and_leave_the_model_alone(
 ) -> None:
     model = with_lora(tiny_dir(llm), targets)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    merged = dict(whole_weights(model))
+    merged = dict(gathered_weights(model))
     expected = dict(copy.deepcopy(model).merge_and_unload().named_parameters())
     assert merged.keys() == expected.keys() == {name for name, _ in loaded(tiny_dir(llm)).named_parameters()}
     for name, tensor in merged.items():
@@ -101,7 +101,7 @@ def test_parts_without_lora_learn_whole_and_a_critic_always(tiny_dir: Callable[.
     assert "vision 0 of" in describe_trainable(model)
     critic = model.get_base_model().critic
     assert all(parameter.requires_grad for parameter in critic.parameters())
-    names = {name for name, _ in whole_weights(model, critic=True)}
+    names = {name for name, _ in gathered_weights(model, critic=True)}
     assert names == {name for name, _ in loaded(tiny_dir(), critic="model").named_parameters()}
 
 
@@ -163,7 +163,7 @@ def test_checkpoints_hold_adapters_only_and_resume_exactly(
 
     base = loaded(tiny_dir(llm))
     reloaded = PeftModel.from_pretrained(base, tmp_path / "checkpoint-4").eval()
-    merged = dict(whole_weights(reloaded))
+    merged = dict(gathered_weights(reloaded))
     for name, tensor in expected.items():
         torch.testing.assert_close(merged[name], tensor, atol=1e-7, rtol=1e-6)
 
@@ -209,9 +209,9 @@ def test_lora_on_a_published_folder_saves_what_it_has(llm: str, tiny_dir: Callab
     model = with_lora(published, ("llm",))
     model.save_pretrained(tmp_path / "adapter")
     save_merged(model, tmp_path / "model")
-    expected = {name: tensor.clone() for name, tensor in whole_weights(model)}
+    expected = {name: tensor.clone() for name, tensor in gathered_weights(model)}
     again = PeftModel.from_pretrained(loaded(published), tmp_path / "adapter")
-    for found in (dict(whole_weights(again)), dict(loaded(tmp_path / "model").named_parameters())):
+    for found in (dict(gathered_weights(again)), dict(loaded(tmp_path / "model").named_parameters())):
         assert found.keys() == expected.keys()
         lora = [name for name in expected if "language_model" in name]
         assert all(torch.equal(found[name], expected[name]) for name in lora)
@@ -289,7 +289,7 @@ def test_a_run_with_lora_in_both_stages_leaves_adapters_and_merged_models(tmp_pa
     parent = folder / "base"
     for stage in ("longcot_sft", "rlvr"):
         done = folder / "stages" / stage
-        merged = dict(whole_weights(PeftModel.from_pretrained(loaded(parent), done / "adapter").eval()))
+        merged = dict(gathered_weights(PeftModel.from_pretrained(loaded(parent), done / "adapter").eval()))
         plain = dict(loaded(done / "model").named_parameters())
         assert merged.keys() == plain.keys()
         for name, tensor in plain.items():

@@ -21,8 +21,8 @@ from sail_rl.config.loading import load_recipe
 from sail_rl.models.adapters import PARTS, describe_trainable, freeze, part_of
 from sail_rl.models.loading import load_model
 from sail_rl.trainer import weights
-from sail_rl.trainer.distributed import whole_models
-from sail_rl.trainer.weights import whole_weights
+from sail_rl.trainer.distributed import zero3_disabled
+from sail_rl.trainer.weights import gathered_weights
 
 slow = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_weights_are_gathered_a_bucket_at_a_time(
     partitioned = [p for p in trainer.model.parameters() if hasattr(p, "ds_id") and not p.ds_persist]
     assert (zero_stage == 3) == bool(partitioned)
     largest = 0
-    for name, tensor in whole_weights(trainer.model):
+    for name, tensor in gathered_weights(trainer.model):
         torch.testing.assert_close(tensor, before.pop(name), atol=1e-7, rtol=1e-6)
         largest = max(largest, sum(p.numel() * p.element_size() for p in partitioned))
     assert not before
@@ -155,7 +155,7 @@ def test_three_stages_with_the_report_s_three_plans(tmp_path: Path) -> None:
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    with whole_models():  # an earlier test's ZeRO-3 may not have been collected yet
+    with zero3_disabled():  # an earlier test's ZeRO-3 may not have been collected yet
         return dict(AutoModelForImageTextToText.from_pretrained(folder).named_parameters())
 
 

@@ -26,7 +26,7 @@ from sail_rl.data.order import RowStream
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
-from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, Drawn
+from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, RolloutSample
 from sail_rl.trainer.groups import Group, PartialGroup
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
@@ -358,10 +358,10 @@ def batches(**settings: Any) -> RolloutBatches:
     return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
 
 
-def drawn(groups: Sequence[Group]) -> list[Drawn]:
+def drawn(groups: Sequence[Group]) -> list[RolloutSample]:
     """Every rollout of the groups as a sample of a three-token prompt."""
     return [
-        Drawn(
+        RolloutSample(
             position,
             index,
             Sample(torch.arange(3 + len(r.token_ids)), 3, token_fields={"rollout_logprobs": torch.tensor(r.logprobs)}),

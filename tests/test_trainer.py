@@ -23,9 +23,9 @@ from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
-from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import whole_weights
+from sail_rl.trainer.weights import gathered_weights
 
 STEPS = 2
 
@@ -98,12 +98,12 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
             loss=loss or PolicyLoss(),
             encoder=encoder,
             pack_length=config.pack_length,
-            guard=StepGuard(tmp_path, limit=limit),
+            monitor=NonFiniteStepMonitor(tmp_path, limit=limit),
             router=router_coefficients(SailVLConfig.from_pretrained(tiny_dir(llm)), aux=None, z=1e-3),
         )
         trainer.train()
         logged = trainer.state.log_history[0]
-        weights = {name: tensor.clone() for name, tensor in whole_weights(trainer.model)}
+        weights = {name: tensor.clone() for name, tensor in gathered_weights(trainer.model)}
         return Trained(weights, logged["loss"], logged.get("grad_norm"))
 
     return run
@@ -236,5 +236,5 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_saved(
 
 
 def test_after_a_few_such_steps_in_a_row_the_run_stops(train: Callable[..., Any], samples: list[Sample]) -> None:
-    with pytest.raises(FloatingPointError, match="2 steps in a row had a gradient that is not finite"):
+    with pytest.raises(FloatingPointError, match="2 steps in a row had a non-finite gradient"):
         train(samples, loss=NaNInSomeSteps(1, 3, 4), steps=6, limit=2)

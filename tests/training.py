@@ -21,9 +21,9 @@ from sail_rl.stages import arguments
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource, Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
-from sail_rl.trainer.guard import StepGuard
+from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import whole_weights
+from sail_rl.trainer.weights import gathered_weights
 
 
 def recipe_of(folder: Path, *, zero_stage: int = 2, path: Path | None = None, **settings: Any) -> Recipe:
@@ -95,7 +95,7 @@ def train(
         loss=loss,
         encoder=encoder,
         pack_length=64,
-        guard=StepGuard(recipe.output_dir),
+        monitor=NonFiniteStepMonitor(recipe.output_dir),
         router=router_coefficients(policy.config, aux=None, z=1e-3),
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -104,4 +104,4 @@ def train(
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Copies of all weights, LoRA merged in."""
-    return {name: tensor.cpu().clone() for name, tensor in whole_weights(trainer.model)}
+    return {name: tensor.cpu().clone() for name, tensor in gathered_weights(trainer.model)}

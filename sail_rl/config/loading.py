@@ -56,7 +56,7 @@ RESULT_NEUTRAL = (
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),
 )
-RESULT_NEUTRAL_IN_STAGES = ("save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps")
+RESULT_NEUTRAL_IN_STAGES = {"save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps"}
 
 
 def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
@@ -76,11 +76,9 @@ def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, A
             node = node.get(name, {})
         node.pop(last, None)
     for stage in tree.get("stages", []):
-        for name in RESULT_NEUTRAL_IN_STAGES:
-            if name not in kept and (
-                name != "pack_length" or not stage.get("packing")
-            ):  # with packing it sets the step's size
-                stage.pop(name, None)
+        in_step_size = {"pack_length"} if stage.get("packing") else set()
+        for name in RESULT_NEUTRAL_IN_STAGES - kept - in_step_size:
+            stage.pop(name, None)
     return tree
 
 

@@ -13,7 +13,7 @@ from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
-from sail_rl.trainer.distributed import whole_models
+from sail_rl.trainer.distributed import zero3_disabled
 from sail_rl.trainer.estimators import AdvantageEstimator, CompletionAdvantages, CriticAdvantages
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
@@ -71,7 +71,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
 
 def _reference(recipe: Recipe, parent: Path) -> nn.Module:
     """The stage's starting model, frozen and whole on every rank."""
-    with whole_models():
+    with zero3_disabled():
         model = load_model(parent, dtype=getattr(torch, recipe.model.dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.requires_grad_(False).eval().to(device)

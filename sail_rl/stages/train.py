@@ -30,8 +30,8 @@ from sail_rl.trainer import checkpoints
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource
 from sail_rl.trainer.distributed import rank, world_size
-from sail_rl.trainer.guard import StepGuard
 from sail_rl.trainer.line_search import LineSearchCallback
+from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
@@ -191,7 +191,7 @@ class Stage:
             loss=loss,
             encoder=encoder,
             pack_length=config.pack_length,
-            guard=StepGuard(self.folder, limit=config.max_skipped_steps),
+            monitor=NonFiniteStepMonitor(self.folder, limit=config.max_skipped_steps),
             router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
         )

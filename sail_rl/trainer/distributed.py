@@ -43,7 +43,7 @@ def leave_process_group() -> None:
 
 
 @contextmanager
-def whole_models() -> Iterator[None]:
+def zero3_disabled() -> Iterator[None]:
     """Load models whole, although ZeRO-3 may be on: without an engine of its own nothing would gather its parts."""
     from transformers.integrations import deepspeed as integration
 

@@ -18,7 +18,7 @@ from .groups import Group
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class RolloutSample:
     """One of this rank's samples: rollout `index` of group number `position` of the step."""
 
     position: int
@@ -29,7 +29,7 @@ class Drawn:
 class AdvantageEstimator(Protocol):
     """Adds the token field "advantages" to this rank's samples; every rank calls it with the same groups."""
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None: ...
+    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class CompletionAdvantages:
     name: str
     kl_coef: float = 0.0
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
+    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None:
         if not groups:
             return
         rewards = torch.tensor([group.rewards for group in groups])
@@ -74,7 +74,7 @@ class CriticAdvantages:
     lam: float = 0.95
     kl_coef: float = 0.0
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
+    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None:
         longest = max((d.sample.completion_length for d in drawn), default=1)  # a rank may have none
         rewards, values = torch.zeros(len(drawn), longest), torch.zeros(len(drawn), longest)
         for row, d in enumerate(drawn):

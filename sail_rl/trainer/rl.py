@@ -17,7 +17,7 @@ from sail_rl.maths.aggregation import Aggregation
 from .annotate import Annotator
 from .batches import Learner, StepBatch
 from .distributed import gather_objects, rank, world_size
-from .estimators import AdvantageEstimator, Drawn
+from .estimators import AdvantageEstimator, RolloutSample
 from .groups import Group
 from .sampling import GroupSampler
 
@@ -78,7 +78,7 @@ class RolloutBatches:
         bounds = [groups * part // self.mini_batches for part in range(self.mini_batches + 1)]
         return [range(start, end) for start, end in pairwise(bounds)]
 
-    def _own_samples(self, groups: Sequence[Group], part: range) -> list[Drawn]:
+    def _own_samples(self, groups: Sequence[Group], part: range) -> list[RolloutSample]:
         """This rank's share of a mini-batch: about as many tokens and visual tokens as any other's."""
         everything = [(position, index) for position in part for index in range(len(groups[position].rollouts))]
         sizes = [groups[position].size(index) for position, index in everything]
@@ -88,10 +88,10 @@ class RolloutBatches:
             group, indices = groups[position], [index for p, index in own if p == position]
             prompt = self.sampler.encoder.prompt(self.sampler.stream.rows[group.row])
             samples = self.sampler.encoder.rollout_samples(prompt, [group.rollouts[index] for index in indices])
-            drawn += [Drawn(position, index, sample) for index, sample in zip(indices, samples, strict=True)]
+            drawn += [RolloutSample(position, index, sample) for index, sample in zip(indices, samples, strict=True)]
         return drawn
 
-    def _probe(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[Drawn]) -> None:
+    def _probe(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None:
         """Compare the log-probs of engine and trainer on rollouts that the weights of now sampled (none if ahead)."""
         newest = learner.weights_version
         rollouts = [groups[d.position].rollouts[d.index] for d in drawn]
@@ -107,11 +107,11 @@ class RolloutBatches:
             differences = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
             learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_mismatch)
 
-    def _record(self, learner: Learner, drawn: Sequence[Drawn]) -> None:
+    def _record(self, learner: Learner, drawn: Sequence[RolloutSample]) -> None:
         means = gather_objects([d.sample.token_fields["advantages"].mean().item() for d in drawn])
         learner.record({"advantage/std": pstdev(means) if means else 0.0})
 
-    def _step_batch(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[Drawn]) -> StepBatch:
+    def _step_batch(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> StepBatch:
         """The samples that can have a gradient, and the mass of all that count."""
         samples: list[Sample] = []
         mass = 0.0

@@ -23,9 +23,9 @@ from .balance import ExpertBalance, RouterCoefficients
 from .batches import BatchSource, StepBatch, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
-from .guard import StepGuard
+from .nonfinite import NonFiniteStepMonitor
 from .stopwatch import Stopwatch
-from .weights import whole_weights
+from .weights import gathered_weights
 
 
 class LogprobMismatchError(RuntimeError):
@@ -42,7 +42,7 @@ class Trainer(transformers.Trainer):
         loss: per-token loss; aggregated over the whole step and all ranks, see `StepBatch`.
         encoder: the model's processor and the length limit.
         pack_length: tokens of a packed micro-batch.
-        guard: watches for steps that were skipped because their gradient isn't finite.
+        monitor: watches for steps that were skipped because their gradient isn't finite.
         router: coefficients of an MoE's router losses; None for a dense model, and only for one.
         on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
     """
@@ -56,7 +56,7 @@ class Trainer(transformers.Trainer):
         loss: LossFunction,
         encoder: Encoder,
         pack_length: int,
-        guard: StepGuard,
+        monitor: NonFiniteStepMonitor,
         router: RouterCoefficients | None = None,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
@@ -66,7 +66,7 @@ class Trainer(transformers.Trainer):
         self.loss = loss
         self.encoder = encoder
         self.pack_length = pack_length
-        self.guard = guard
+        self.monitor = monitor
         self.router = router
         self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
@@ -99,7 +99,7 @@ class Trainer(transformers.Trainer):
         self.record(summed_metrics(gather_objects([{name: value.item() for name, value in sums.items()}])))
         self.record(balance.metrics() if balance else {})
         self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
-        self.record(self.guard.check(batch, step=self.state.global_step + 1))
+        self.record(self.monitor.check(batch, step=self.state.global_step + 1))
         return total
 
     def _policy_loss(
@@ -165,7 +165,7 @@ class Trainer(transformers.Trainer):
         if self._pushed_step == self.state.global_step:
             return
         with self.stopwatch.measure("time/sync"):
-            engine.push_weights(self.weights_version, whole_weights(self.model))
+            engine.push_weights(self.weights_version, gathered_weights(self.model))
         self._pushed_step = self.state.global_step
 
     @torch.no_grad()
@@ -226,9 +226,9 @@ class Trainer(transformers.Trainer):
         self._step_metrics = {}
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """transformers' optimiser, watched by the guard."""
+        """transformers' optimiser, watched for non-finite steps."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        self.guard.watch(optimizer)
+        self.monitor.watch(optimizer)
         return optimizer
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.adapters import PlainWeight, plain_weights
 
-from .distributed import rank, whole_models
+from .distributed import rank, zero3_disabled
 
 BUCKET_BYTES = 2**30
 """Weights that are gathered at a time under ZeRO-3 (at least one)."""
@@ -39,7 +39,7 @@ def start_critic(model: SailVLForConditionalGeneration) -> None:
                 own.copy_(source)
 
 
-def whole_weights(model: nn.Module, *, critic: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+def gathered_weights(model: nn.Module, *, critic: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     """All weights under the names of a model without LoRA, adapters merged in (see `adapters.plain_weights`).
 
     Under ZeRO-3 they are gathered as they are asked for, `BUCKET_BYTES` at a time: a collective, so every rank must
@@ -61,14 +61,14 @@ def save_merged(model: PeftModel, folder: Path) -> None:
     """Write a model with LoRA as a plain one, its adapters merged in (a collective; rank 0 writes)."""
     base: Any = model.get_base_model()
     weights = {}
-    for name, tensor in whole_weights(model, critic=True):
+    for name, tensor in gathered_weights(model, critic=True):
         if rank() == 0:
             weights[name] = tensor.cpu()
     if rank() == 0:
         config = copy.deepcopy(base.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with whole_models(), torch.device("meta"):  # only its names and its way of saving are needed
+        with zero3_disabled(), torch.device("meta"):  # only its names and its way of saving are needed
             plain = type(base)(config)
         plain.generation_config = base.generation_config
         plain.save_pretrained(folder, state_dict=weights)

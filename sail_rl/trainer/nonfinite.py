@@ -1,4 +1,4 @@
-"""Steps whose gradient isn't finite: skipped, counted, saved for inspection, and after a few in a row the run ends."""
+"""Skips steps with a non-finite gradient, counts them and saves their samples; several in a row end the run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class StepGuard:
-    """Watches whether an optimiser step was applied.
+class NonFiniteStepMonitor:
+    """Detects optimiser steps that were skipped because their gradient was not finite.
 
-    DeepSpeed's ZeRO stages skip a step whose gradient norm is NaN or infinite, on all ranks alike; without ZeRO (stage
-    0) nothing does, so the guard takes such gradients away before the optimiser sees them. Weights and optimiser states
-    stay as they were.
+    Under ZeRO, DeepSpeed skips a step on all ranks when its gradient norm is NaN or infinite. Without ZeRO (stage 0)
+    DeepSpeed skips nothing, so the monitor drops non-finite gradients before the optimiser sees them. A skipped step
+    leaves weights and optimiser states unchanged.
 
     Args:
-        folder: the stage's folder; a skipped step's samples go to `nonfinite/` in it.
-        limit: so many skipped steps in a row end the run.
+        folder: the stage's folder; the samples of skipped steps are saved in its subfolder `nonfinite/`.
+        limit: number of consecutive skipped steps that ends the run.
     """
 
     folder: Path
@@ -35,16 +35,16 @@ class StepGuard:
     _watched: torch.optim.Optimizer | None = None
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Begin to watch the optimiser that DeepSpeed will call (once, however often transformers hands it over)."""
+        """Watch the optimiser that DeepSpeed will call; repeated calls with the same optimiser have no effect."""
         if optimizer is not self._watched:
             optimizer.register_step_pre_hook(self._before_step)
             self._watched = optimizer
 
     def check(self, batch: Any, *, step: int) -> dict[str, float]:
-        """After a step: returns the metric; every rank calls it.
+        """Return the number of skipped steps as a metric; every rank calls this after every step.
 
         Raises:
-            FloatingPointError: at the `limit`-th skipped step in a row.
+            FloatingPointError: after `limit` consecutive skipped steps.
         """
         applied, self._applied = self._applied, False
         if applied:
@@ -55,12 +55,12 @@ class StepGuard:
         path = self.folder / "nonfinite" / f"step-{step}-rank-{rank()}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(batch, path)
-        logger.warning("step %d: loss or gradient is not finite; skipped. Its samples are in %s", step, path)
+        logger.warning("step %d was skipped: its loss or gradient is not finite. Its samples are in %s", step, path)
         if self.in_a_row >= self.limit:
             raise FloatingPointError(
-                f"step {step}: {self.in_a_row} steps in a row had a gradient that is not finite. The weights are those "
-                f"of step {step - self.in_a_row} and the newest checkpoint is intact; look at the samples in "
-                f"{path.parent} (torch.load(…, weights_only=False)), at the rewards and at the learning rate"
+                f"step {step}: {self.in_a_row} steps in a row had a non-finite gradient. The weights are those of step "
+                f"{step - self.in_a_row}, and the newest checkpoint is intact. Inspect the samples in {path.parent} "
+                "(torch.load(…, weights_only=False)), the rewards and the learning rate"
             )
         return {"train/skipped_steps": self.skipped}
 
