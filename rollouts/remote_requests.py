@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
+from sail_rl.messages import data_url
 from sail_rl.models.processing import IMAGE_TOKEN
 from sail_rl.seeding import derive_seed
 
@@ -44,7 +44,10 @@ class ChatRequests:
             )
         content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
         for image, text in zip(prompt.images, texts[1:], strict=True):
-            content += [{"type": "image_url", "image_url": {"url": _data_url(image)}}, {"type": "text", "text": text}]
+            content += [
+                {"type": "image_url", "image_url": {"url": _png_url(image)}},
+                {"type": "text", "text": text},
+            ]
         return {
             "messages": [{"role": "user", "content": [part for part in content if part.get("text") != ""]}],
             "chat_template": TEMPLATE,
@@ -80,6 +83,6 @@ class ChatRequests:
         )
 
 
-def _data_url(image: Any) -> str:
+def _png_url(image: Any) -> str:
     image.save(content := io.BytesIO(), format="PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return data_url(content.getvalue())

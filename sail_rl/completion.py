@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sail_rl.messages import text_of
+
 THINK_START, THINK_END = "<think>", "</think>"
 _TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.`: an escaped character
 
@@ -22,11 +24,7 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
     """Text of a completion in TRL's forms: a string, or messages whose contents are strings or lists of parts."""
     if isinstance(completion, str):
         return completion
-    contents = [message["content"] for message in completion]
-    return "".join(
-        content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
-        for content in contents
-    )
+    return "".join(text_of(message["content"]) for message in completion)
 
 
 def split_thought(text: str, *, prefilled: bool = False) -> Parsed:
@@ -45,22 +43,26 @@ def split_thought(text: str, *, prefilled: bool = False) -> Parsed:
 
 
 def boxes(text: str) -> list[str]:
-    r"""Contents of every complete, outermost `\boxed{…}` in order, braces matched (`\{` and `\}` don't count).
+    r"""The content of every complete, outermost `\boxed{…}` in order; see `box_spans`."""
+    return [content for _, _, content in box_spans(text)]
 
-    A box that is never closed hides nothing after it. One pass: rollouts can be long and full of open braces.
+
+def box_spans(text: str) -> list[tuple[int, int, str]]:
+    r"""Start, end and content of every complete, outermost `\boxed{…}` in order.
+
+    Braces are matched, and `\{` and `\}` don't count. A box that is never closed hides none after it. The text is read
+    once, as rollouts can be long and full of open braces.
     """
-    opened: list[int | None] = []  # for each open brace: where its box's content starts, None if it is no box
-    found: list[tuple[int, int]] = []
+    opened: list[re.Match[str]] = []
+    found: list[tuple[re.Match[str], re.Match[str]]] = []
     for token in _TOKEN.finditer(text):
-        if token["box"]:
-            opened.append(token.end())
-        elif token["brace"] == "{":
-            opened.append(None)
-        elif token["brace"] and opened and (start := opened.pop()) is not None:
-            while found and found[-1][0] > start:
-                found.pop()  # it was inside this one
-            found.append((start, token.start()))
-    return [text[start:end].strip() for start, end in found]
+        if token["box"] or token["brace"] == "{":
+            opened.append(token)
+        elif token["brace"] and opened and (opening := opened.pop())["box"]:
+            while found and found[-1][0].start() > opening.start():
+                found.pop()  # this box was inside the one that ends here
+            found.append((opening, token))
+    return [(start.start(), end.end(), text[start.end() : end.start()].strip()) for start, end in found]
 
 
 def box_count(text: str) -> int:

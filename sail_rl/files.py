@@ -7,48 +7,56 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write `text` to a temporary file, then rename it to `path`: readers see the old file or the new one."""
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, for the block to write; it replaces `path` when the block ends without error."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    yield partial
     partial.replace(path)
 
 
+def atomic_write(path: Path, text: str) -> None:
+    """Write `text` to a temporary file, then rename it to `path`: readers see the old file or the new one."""
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def short_hash(value: Any) -> str:
-    """Twelve hexadecimal digits that depend on a JSON value, and on nothing else."""
+    """The first twelve hexadecimal digits of the SHA-256 of a JSON value."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-WHOLE = 2**20
-BLOCKS, BLOCK = 16, 4096
+SMALL_FILE = 2**20  # bytes up to which a file is read completely
+BLOCKS, BLOCK = 16, 4096  # blocks read of a larger file, and their bytes
 
 
-def signature(folder: Path) -> str:
-    """Of a model's folder: its small files whole, of large ones the size, the head and some blocks in between.
+def sampled_hash(folder: Path) -> str:
+    """Hash of a model's folder: all of its small files, and the size and sampled blocks of its large ones.
 
-    So it is quick however large they are, and a copy has the same one.
+    It is therefore fast for checkpoints of any size, and a copy has the same hash.
     """
     return short_hash([[str(file.relative_to(folder)), _sampled(file)] for file in _files(folder)])
 
 
-def fingerprint(path: Path) -> str:
+def content_hash(path: Path) -> str:
     """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names."""
     if path.is_dir():
-        return short_hash([[str(file.relative_to(path)), fingerprint(file)] for file in _files(path)])
+        return short_hash([[str(file.relative_to(path)), content_hash(file)] for file in _files(path)])
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files but hidden ones, and those that `datasets` leaves there when it reads a folder."""
+    """All files except hidden ones and the caches that `datasets` writes when it reads a folder."""
     found = sorted(file for file in folder.rglob("*") if file.is_file())
     parts = [(file, file.relative_to(folder).parts) for file in found]
     return [
@@ -60,8 +68,8 @@ def _files(folder: Path) -> list[Path]:
 
 def _sampled(path: Path) -> str:
     size = path.stat().st_size
-    if size <= WHOLE:
-        return fingerprint(path)
+    if size <= SMALL_FILE:
+        return content_hash(path)
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         for number in range(BLOCKS):
@@ -72,6 +80,6 @@ def _sampled(path: Path) -> str:
 
 @functools.cache
 def _digest(path: Path, size: int, modified: int) -> str:
-    """Of a file of this size and time of change, read once."""
+    """SHA-256 of a file, computed once for each size and modification time."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import pytest
 
 from sail_rl.config import Recipe
 from sail_rl.config.loading import load_recipe
-from sail_rl.files import fingerprint, signature
+from sail_rl.files import content_hash, sampled_hash
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
 from sail_rl.run.folder import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
 from sail_rl.run.lineage import inputs, stage_keys
@@ -80,16 +80,16 @@ def test_a_rank_waits_for_rank_0_s_announcement_of_this_launch(tmp_path: Path, m
         await_announcement(tmp_path, limit=0.1)
 
 
-def test_a_copy_of_a_model_has_its_signature_and_another_model_has_not(tmp_path: Path) -> None:
+def test_a_copy_of_a_model_has_its_hash_and_another_model_has_not(tmp_path: Path) -> None:
     for name in ("one", "copy"):
         (tmp_path / name / ".cache").mkdir(parents=True)
         (tmp_path / name / "weights").write_bytes(bytes(3 * 2**20))
         (tmp_path / name / ".cache/metadata").write_text(name)
-    assert signature(tmp_path / "one") == signature(tmp_path / "copy")
+    assert sampled_hash(tmp_path / "one") == sampled_hash(tmp_path / "copy")
     with (tmp_path / "copy/weights").open("r+b") as file:
         file.seek(-10, os.SEEK_END)
         file.write(b"1")
-    assert signature(tmp_path / "one") != signature(tmp_path / "copy")
+    assert sampled_hash(tmp_path / "one") != sampled_hash(tmp_path / "copy")
 
 
 def test_a_harvest_s_key_is_of_its_stage_though_a_dataset_has_its_name() -> None:
@@ -105,15 +105,15 @@ def test_a_stage_that_keeps_its_best_model_changes_no_other_stage_s_key() -> Non
     assert [name for name in ALL if before[name] != after[name]] == ["mixed_rl", "soup", "export"]
 
 
-def test_a_file_s_fingerprint_is_of_its_content(tmp_path: Path) -> None:
+def test_a_file_s_hash_depends_on_its_content_only(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/rows.jsonl").write_text("{}")
     (tmp_path / "b.jsonl").write_text("{}")
-    assert fingerprint(tmp_path / "a/rows.jsonl") == fingerprint(tmp_path / "b.jsonl")
-    folder = fingerprint(tmp_path / "a")
+    assert content_hash(tmp_path / "a/rows.jsonl") == content_hash(tmp_path / "b.jsonl")
+    folder = content_hash(tmp_path / "a")
     (tmp_path / "a/rows.jsonl").write_text("[]")
-    assert fingerprint(tmp_path / "a") != folder
-    assert fingerprint(tmp_path / "a/rows.jsonl") != fingerprint(tmp_path / "b.jsonl")
+    assert content_hash(tmp_path / "a") != folder
+    assert content_hash(tmp_path / "a/rows.jsonl") != content_hash(tmp_path / "b.jsonl")
 
 
 class TestSettling:

@@ -10,7 +10,9 @@ import pytest
 
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
-    ("contracts", "completion", "files", "imports", "run_dir", "seeding"),
+    ("contracts", "files", "imports", "run_dir", "seeding"),
+    ("messages",),
+    ("completion",),
     ("maths", "models", "endpoint", "records"),
     ("data",),
     ("config", "trainer", "moe"),
@@ -22,8 +24,8 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-OPEN_TO_REWARDS = {"sail_rl.contracts", "sail_rl.completion", "sail_rl.imports", "sail_rl.endpoint"}
-OPEN_TO_ROLLOUTS = {"sail_rl.contracts", "sail_rl.models", "sail_rl.seeding"}
+OPEN_TO_REWARDS = {"sail_rl.contracts", "sail_rl.completion", "sail_rl.messages", "sail_rl.imports", "sail_rl.endpoint"}
+OPEN_TO_ROLLOUTS = {"sail_rl.contracts", "sail_rl.messages", "sail_rl.models", "sail_rl.seeding"}
 SOURCES = sorted(path for folder in ("sail_rl", "rewards", "rollouts") for path in Path(folder).rglob("*.py"))
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from typing import Any
 
+from sail_rl.completion import THINK_START
 from sail_rl.contracts import CallStatus, Prompt, RewardCall, RewardTerm, Rollout
 
 from .score import Score
@@ -61,7 +62,7 @@ def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> 
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],
         "completion_ids": [rollout.token_ids for rollout in rollouts],
         "images": [prompt.images for prompt in prompts],
-        "prefilled": [prompt.text.rstrip().endswith("<think>") for prompt in prompts],
+        "prefilled": [prompt.text.rstrip().endswith(THINK_START) for prompt in prompts],
     }
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 
+from sail_rl.completion import THINK_END, THINK_START
+
 from .outcome import Outcome, Row, each
 from .reading import Boxed, read, tokens_of
 
@@ -28,7 +30,7 @@ def unify(rows: Iterable[Row], *, boxed: Boxed) -> Outcome:
 
 def written(thought: str, answer: str) -> str:
     """A completion of these two."""
-    return f"<think>\n{thought.strip()}\n</think>\n\n{answer.strip()}"
+    return f"{THINK_START}\n{thought.strip()}\n{THINK_END}\n\n{answer.strip()}"
 
 
 def drop_redundant(rows: Iterable[Row], *, limit: float = 0.6, least: int = 20) -> Outcome:
@@ -41,7 +43,7 @@ def drop_redundant(rows: Iterable[Row], *, limit: float = 0.6, least: int = 20) 
     """
 
     def change(row: Row) -> Row | str:
-        thought, _, answer = row["completion"].partition("</think>")
+        thought, _, answer = row["completion"].partition(THINK_END)
         tokens = tokens_of(answer)
         if len(tokens) >= least and overlap(tokens_of(thought), tokens) > limit:
             return "answer repeats the thought"

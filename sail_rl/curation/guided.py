@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +11,14 @@ from typing import Any, Self
 import torch
 from transformers import AutoProcessor
 
+from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.config.curation import GuidedCoT
 from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Sampling
 from sail_rl.data.encoding import Encoder
-from sail_rl.files import short_hash, signature
+from sail_rl.files import sampled_hash, short_hash
 from sail_rl.imports import resolve
+from sail_rl.messages import as_messages, as_parts, image_count
 from sail_rl.models.loading import load_model
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
 
@@ -42,7 +43,7 @@ class EngineWriter:
     def __init__(self, config: GuidedCoT, notes: Path, *, seed: int) -> None:
         assert config.model is not None
         self.notes = notes
-        self._settings = [config.model_dump(mode="json"), signature(config.model), seed]
+        self._settings = [config.model_dump(mode="json"), sampled_hash(config.model), seed]
         self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
         self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
         self._engine = resolve(config.engine)(config.model, max_model_len=config.max_length, dtype=config.dtype)
@@ -77,29 +78,21 @@ class EngineWriter:
 
     def _guided(self, row: Mapping[str, Any]) -> dict[str, Any]:
         request = REQUEST.format(answer=row["answer"])
-        prompt = row["prompt"] if not isinstance(row["prompt"], str) else [{"role": "user", "content": row["prompt"]}]
+        prompt = as_messages(row["prompt"])
         last = max(number for number, message in enumerate(prompt) if message["role"] == "user")
         asked = [_appended(m, request) if number == last else m for number, m in enumerate(prompt)]
-        if row["images"] and not any(_has_picture(message) for message in asked):
+        if row["images"] and not image_count(asked):
             parts = [{"type": "image"} for _ in row["images"]]
-            asked[last] = asked[last] | {"content": [*parts, *_parts(asked[last]["content"])]}
+            asked[last] = asked[last] | {"content": [*parts, *as_parts(asked[last]["content"])]}
         return {**row, "prompt": asked}
 
     def _thought(self, text: str, answer: str) -> str | None:
-        thought, end, rest = text.partition("</think>")
+        thought, end, rest = text.partition(THINK_END)
         said = self._final_answer(rest) if end else None
         if not end or (said is not None and normalised(said) != normalised(answer)):
             return None
-        return re.sub(r"^\s*<think>", "", thought).strip() or None
+        return thought.lstrip().removeprefix(THINK_START).strip() or None
 
 
 def _appended(message: Mapping[str, Any], text: str) -> dict[str, Any]:
-    return {**message, "content": [*_parts(message["content"]), {"type": "text", "text": text}]}
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
-def _has_picture(message: Mapping[str, Any]) -> bool:
-    return any(part["type"] == "image" for part in _parts(message["content"]))
+    return {**message, "content": [*as_parts(message["content"]), {"type": "text", "text": text}]}

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 
+from sail_rl.completion import THINK_END
 from sail_rl.seeding import derive_seed
 
 from .outcome import Outcome, Row
@@ -24,7 +25,7 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
     """
     bins: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        bins[bisect_right(edges, len(tokens_of(row["completion"].partition("</think>")[0])))].append(place)
+        bins[bisect_right(edges, len(tokens_of(row["completion"].partition(THINK_END)[0])))].append(place)
     cap = _cap([len(places) for places in bins.values()], most)
     kept: set[int] = set()
     for number, places in bins.items():

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from sail_rl.messages import text_of
+
 from .outcome import Outcome, Row, each
 
 _REST = r"(?:[^.:?!\n]|\.(?=\d))*"
@@ -60,7 +62,7 @@ def question_of(prompt: str | Sequence[dict[str, Any]]) -> str:
     """All text of the user's messages."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(_text(message["content"]) for message in prompt if message["role"] == "user")
+    return "\n".join(text_of(message["content"]) for message in prompt if message["role"] == "user")
 
 
 def with_text(prompt: str | Sequence[dict[str, Any]], change: Callable[[str], str]) -> Any:
@@ -83,10 +85,6 @@ def _changed(content: str | Sequence[dict[str, Any]], change: Callable[[str], st
     if isinstance(content, str):
         return change(content)
     return [part | {"text": change(part["text"])} if part["type"] == "text" else part for part in content]
-
-
-def _text(content: str | Sequence[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "".join(p["text"] for p in content if p["type"] == "text")
 
 
 def _tidy(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sail_rl.completion import THINK_END, THINK_START
+
 Boxed = Callable[[str], str | None]
 r"""From an answer's text to what its last `\boxed{…}` holds."""
 
@@ -53,8 +55,8 @@ def read(completion: str, *, boxed: Boxed, gold: str | None = None) -> tuple[str
         return "two thoughts"
     rest = _THOUGHT.sub("", text).strip()
     thought = next((group for group in found[0].group("thought", "other") if group is not None), "") if found else None
-    if thought is None and rest.count("</think>") == 1 and "<think>" not in rest:  # the template had opened it
-        thought, _, rest = (part.strip() for part in rest.partition("</think>"))
+    if thought is None and rest.count(THINK_END) == 1 and THINK_START not in rest:  # the template had opened it
+        thought, _, rest = (part.strip() for part in rest.partition(THINK_END))
     if _OPEN_THOUGHT.search(rest):
         return "a thought that isn't closed"
     if wrapped := _WRAPPED.search(rest):

@@ -18,11 +18,11 @@ from typing import Any
 from trl.data_utils import prepare_multimodal_messages
 
 from sail_rl.contracts import Message
+from sail_rl.messages import as_messages, as_parts, image_count, in_parts, texts_of
 from sail_rl.models.processing import image_tokens_in
 
-from .encoding import texts_of
 from .files import load_file
-from .formats import as_parts, unified
+from .formats import unified
 from .images import Size, checked_size, open_picture
 from .video import frame_sizes, read_frames, with_frames
 
@@ -113,7 +113,7 @@ class Rows(Sequence[dict[str, Any]]):
         for row in self._dataset.remove_columns([c for c in pictures if c in self._dataset.column_names]):
             ours = unified(row, {o: t for o, t in self._names.items() if o not in ("image", "images", "video")})
             for name in ("prompt", "completion"):
-                yield from texts_of(_as_messages(ours.get(name) or ""))
+                yield from texts_of(as_messages(ours.get(name) or ""))
 
     def _source(self, number: int) -> dict[str, Any]:
         return unified(self._dataset[number], self._names)
@@ -142,7 +142,7 @@ class Rows(Sequence[dict[str, Any]]):
             if row.get(name) in (None, "", []):
                 raise ValueError(f"{name!r} is empty")
         for name in ("prompt", "completion"):
-            for text in texts_of(_as_messages(row.get(name) or "")):
+            for text in texts_of(as_messages(row.get(name) or "")):
                 if written := image_tokens_in(text):
                     raise ValueError(
                         f"{name!r} has {', '.join(written)} in its text, which the model would take for an image; give "
@@ -151,9 +151,9 @@ class Rows(Sequence[dict[str, Any]]):
         if _has_video(row):
             if _images(row):
                 raise ValueError("the row has images and a video; give one of them")
-            with_frames(_as_messages(row["prompt"]), 1)
+            with_frames(as_messages(row["prompt"]), 1)
             return frame_sizes(row["video"], self.root, count=self._frames)
-        placeholders, images = _placeholders(row["prompt"]), _images(row)
+        placeholders, images = image_count(as_messages(row["prompt"])), _images(row)
         if placeholders not in (0, len(images)):
             raise ValueError(f"the prompt has {placeholders} image part(s) but the row has {len(images)} image(s)")
         return [checked_size(image, self.root) for image in images]
@@ -185,28 +185,18 @@ def _has_video(row: dict[str, Any]) -> bool:
     return row.get("video") is not None
 
 
-def _as_messages(prompt: str | list[Message]) -> list[Message]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _placeholders(prompt: str | list[Message]) -> int:
-    contents = [message["content"] for message in _as_messages(prompt)]
-    return sum(part["type"] == "image" for content in contents if isinstance(content, list) for part in content)
-
-
 def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: int) -> list[Message]:
     """The prompt as messages with one image part for each picture (missing ones come first in the user turn)."""
-    messages = _as_messages(prompt)
+    messages = as_messages(prompt)
     if frames:
         return with_frames(messages, frames)
     if not images:
         return messages
-    if not _placeholders(messages):
+    if not image_count(messages):
         first = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
         if first is None:
             raise ValueError(f"the row has {len(images)} image(s), and no user turn that they could belong to")
         parts = [{"type": "image"}] * len(images) + as_parts(messages[first]["content"])
         messages = [*messages[:first], messages[first] | {"content": parts}, *messages[first + 1 :]]
     # As parts: of a text alone TRL would make one more place for the images.
-    spelled_out = [message | {"content": as_parts(message["content"])} for message in messages]
-    return prepare_multimodal_messages(spelled_out, images)
+    return prepare_multimodal_messages(in_parts(messages), images)

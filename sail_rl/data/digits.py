@@ -17,6 +17,8 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
+from sail_rl.completion import THINK_END, THINK_START
+from sail_rl.files import atomic_path
 from sail_rl.seeding import derive_seed
 
 CELL = 28  # pixels a digit
@@ -99,7 +101,9 @@ def _rows(
         digits = [int(bundle.target[scan]) for scan in chosen]
         question, thought, answer = QUESTIONS[source](digits, rng)
         written = answer + rng.choice((1, 2)) if rng.random() < careless else answer
-        response = f"<think>The digits are {' '.join(map(str, digits))}. {thought}.</think>\\boxed{{{written}}}"
+        response = (
+            f"{THINK_START}The digits are {' '.join(map(str, digits))}. {thought}.{THINK_END}\\boxed{{{written}}}"
+        )
         if direct:
             response = f"\\boxed{{{answer}}}"
         yield {
@@ -151,8 +155,6 @@ def build_digits(
     for name, (count, scans, slips) in sources.items():
         paths[name] = output_dir / f"{name}.parquet"
         made = list(_rows(name, count, scans, seed, slips, direct=name == "direct"))
-        rows = Dataset.from_list(made, features=FEATURES)
-        partial = paths[name].with_suffix(".partial")
-        rows.to_parquet(partial)
-        partial.rename(paths[name])  # a file under its own name is complete
+        with atomic_path(paths[name]) as partial:
+            Dataset.from_list(made, features=FEATURES).to_parquet(partial)
     return paths

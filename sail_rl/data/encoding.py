@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sail_rl.contracts import Message, Prompt, Rollout
+from sail_rl.completion import THINK_END, THINK_START
+from sail_rl.contracts import Prompt, Rollout
+from sail_rl.messages import texts_of
 from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
 
 EmptyThought = Literal["none", "trained", "masked"]
-THINK_END = "</think>"
-EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+EMPTY_THOUGHT = f"{THINK_START}\n\n{THINK_END}\n\n"
 """How Qwen3 writes that it doesn't think."""
 
 
@@ -158,13 +159,3 @@ class Encoder:
                 f"{self.max_length}; raise max_length or drop the row (it is never cut)"
             )
         return Sample(input_ids, len(prompt_ids), images.get("pixel_values"), images.get("image_grid_thw"))
-
-
-def texts_of(messages: Sequence[Message]) -> Iterator[str]:
-    """Every text of the messages; images and other parts left out."""
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, str):
-            yield content
-        else:
-            yield from (part["text"] for part in content if part["type"] == "text")

@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.contracts import Message
+from sail_rl.messages import as_parts, in_parts
 
 Row = dict[str, Any]
 
@@ -54,14 +56,7 @@ def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) ->
 
 def alike(row: Row) -> Row:
     """A unified row with its prompt in one shape, whatever it shows: Arrow wants the same in every row."""
-    prompt = row["prompt"]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return row | {"prompt": [message | {"content": as_parts(message["content"])} for message in messages]}
-
-
-def as_parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A message's content as a list of parts."""
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return row | {"prompt": in_parts(row["prompt"])}
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
@@ -107,7 +102,7 @@ def _message(message: Mapping[str, Any]) -> Message:
     content = message.get("content")
     thought = next((message[name] for name in THOUGHTS if message.get(name)), None)
     if thought is not None:
-        content = f"<think>\n{str(thought).strip()}\n</think>\n\n{content or ''}"
+        content = f"{THINK_START}\n{str(thought).strip()}\n{THINK_END}\n\n{content or ''}"
     if content is None:
         raise ValueError(f"the {role}'s message has no content")
     if isinstance(content, str):

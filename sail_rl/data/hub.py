@@ -13,7 +13,7 @@ import datasets
 import huggingface_hub
 from datasets import Dataset, load_dataset
 
-from sail_rl.files import short_hash
+from sail_rl.files import atomic_path, short_hash
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def fetch(
     Raises:
         ValueError: when it can't be had.
     """
-    partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _online():
@@ -57,8 +56,8 @@ def fetch(
                 found = Dataset.from_list(list(islice(found, rows)), features=found.features)
     except Exception as error:  # network, authentication, a wrong name: of many libraries
         raise ValueError(f"hub dataset {name} ({split}) can't be had: {error}") from error
-    found.to_parquet(str(partial))
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        found.to_parquet(partial)
 
 
 @contextmanager

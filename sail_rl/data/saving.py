@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
+from sail_rl.files import atomic_path
+
 from .dataset import Rows
 from .formats import alike
 
@@ -50,9 +52,8 @@ def save_rows(
         if name in dataset.column_names and any(row.get(name) for row in made):
             dataset = dataset.cast_column(name, feature)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    dataset.to_parquet(str(partial))
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        dataset.to_parquet(partial)
 
 
 def _embedded(image: Any, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from sail_rl.contracts import Message
+from sail_rl.messages import as_parts
 
 from .images import Size, checked_size, inside, open_picture
 
@@ -69,7 +70,7 @@ def with_frames(messages: list[Message], frames: int) -> list[Message]:
     Raises:
         ValueError: if there is more than one `video` part, or an image part beside it.
     """
-    parts = [part["type"] for message in messages for part in _parts(message)]
+    parts = [part["type"] for message in messages for part in as_parts(message["content"])]
     if parts.count("video") > 1 or "image" in parts:
         raise ValueError("a prompt with a video has one video part and no image part")
     labelled = [
@@ -82,15 +83,10 @@ def with_frames(messages: list[Message], frames: int) -> list[Message]:
         content = []
         if pending and message["role"] == "user":
             content, pending = list(labelled), False
-        for part in _parts(message):
+        for part in as_parts(message["content"]):
             content += labelled if part["type"] == "video" else [part]
         made.append({**message, "content": content})
     return made
-
-
-def _parts(message: Message) -> list[dict[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 @contextmanager

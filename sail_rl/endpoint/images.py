@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 from functools import cached_property
 
 from PIL import Image
+
+from sail_rl.messages import data_url
 
 MAX_PNG_BYTES = 1024 * 1024
 JPEG_QUALITY = 90
@@ -40,10 +41,6 @@ class Picture:
             rgb = rgb.resize(self.sent_size, Image.Resampling.LANCZOS)
         rgb.save(png := io.BytesIO(), format="PNG")
         if png.tell() <= MAX_PNG_BYTES:
-            return _data_url("image/png", png.getvalue())
+            return data_url(png.getvalue())
         rgb.save(jpeg := io.BytesIO(), format="JPEG", quality=JPEG_QUALITY)
-        return _data_url("image/jpeg", jpeg.getvalue())
-
-
-def _data_url(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+        return data_url(jpeg.getvalue(), "image/jpeg")

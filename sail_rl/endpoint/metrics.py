@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass, field
+
+import numpy
 
 KEPT = 10_000  # latencies
 
@@ -35,10 +36,6 @@ class JudgeMetrics:
         if prompt_price is not None and completion_price is not None:
             numbers["cost"] = (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
         if self.latencies_ms:
-            ordered = sorted(self.latencies_ms)
-            numbers |= {f"ms_p{percent}": _nearest_rank(ordered, percent) for percent in (50, 99)}
+            median, p99 = numpy.percentile(self.latencies_ms, (50, 99), method="inverted_cdf").tolist()
+            numbers |= {"ms_p50": median, "ms_p99": p99}
         return numbers
-
-
-def _nearest_rank(ordered: list[float], percent: int) -> float:
-    return ordered[math.ceil(percent / 100 * len(ordered)) - 1]

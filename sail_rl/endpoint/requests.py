@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sail_rl.messages import as_parts, image_count
+
 from .images import Picture
 from .replies import Verdict
 
@@ -76,11 +78,11 @@ def question_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(prompt, str):
         return prompt
     said = [message for message in prompt if message["role"] != "system"]
-    images = sum(part["type"] == "image" for message in said for part in _parts(message))
+    images = image_count(said)
     texts, seen = [], 0
     for message in said:
         words = []
-        for part in _parts(message):
+        for part in as_parts(message["content"]):
             if part["type"] == "image":
                 seen += 1
                 words.append(f"[image {seen}]" if images > 1 else "")
@@ -89,8 +91,3 @@ def question_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
         text = "".join(words).strip()
         texts.append(f"{message['role']}: {text}" if len(said) > 1 else text)
     return "\n".join(texts)
-
-
-def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
+from sail_rl.completion import THINK_END
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
 from sail_rl.maths.passk import majority, pass_at_k
 from sail_rl.trainer.distributed import gather_objects
 
 ACCURACY = "accuracy"
-THINK_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True)

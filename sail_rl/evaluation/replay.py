@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
+from sail_rl.completion import THINK_END
 from sail_rl.config import Recipe, RewardConfig
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Prompt, Rollout
@@ -83,7 +84,7 @@ def _rollout(stored: dict[str, Any]) -> Rollout:
 
 def _panel(rollout: dict[str, Any]) -> Panel:
     """One rollout: prompt, thought (dim), answer, rewards."""
-    thought, mark, answer = rollout["completion"].partition("</think>")
+    thought, mark, answer = rollout["completion"].partition(THINK_END)
     completion = Text(thought + mark, style="dim") + Text(answer) if mark else Text(thought)
     scored = [part for part in rollout["rewards"] if not math.isnan(part["value"])]
     parts = ", ".join(f"{part['name']} {part['value']:.3g}" for part in scored)

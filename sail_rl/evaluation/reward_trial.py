@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from statistics import StatisticsError, correlation, fmean, pstdev
 from typing import Any
 
+import numpy
+
+from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.contracts import RewardCall, RewardTerm, Scorer, Scores, reward_hook
 
 from .reward_examples import Cases
@@ -72,8 +75,8 @@ def score_warnings(totals: Sequence[float | None], cases: Cases) -> list[str]:
     if len(totals) > 1 and min(known) == max(known):
         found.append(f"constant: every score is {known[0]:g}, so there is nothing to learn from")
     texts = [rollout.text for rollout in cases.rollouts]
-    open_thoughts = sum("</think>" in text and "<think>" not in text for text in texts)
-    if open_thoughts and not any(prompt.text.rstrip().endswith("<think>") for prompt in cases.prompts):
+    open_thoughts = sum(THINK_END in text and THINK_START not in text for text in texts)
+    if open_thoughts and not any(prompt.text.rstrip().endswith(THINK_START) for prompt in cases.prompts):
         found.append(
             f"prefill: {open_thoughts} completion(s) close a thought that they don't open; if the chat template writes "
             "<think>, end `prompt` with it, or rewards of format and answer misread them"
@@ -130,11 +133,12 @@ def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) 
 
 def call_statistics(calls: Sequence[RewardCall]) -> dict[str, float | None]:
     """Shares of a reward's calls by outcome, and percentiles of their time in milliseconds."""
-    made = sorted(call.milliseconds for call in calls if call.status != "skipped")
+    made = [call.milliseconds for call in calls if call.status != "skipped"]
     shares = {status: fmean(c.status == status for c in calls) for status in ("none", "timeout", "error", "skipped")}
     cached = fmean(call.cached for call in calls)
-    times = {f"ms_p{n}": made[math.ceil(n / 100 * len(made)) - 1] if made else None for n in (50, 90, 99)}
-    return {**shares, "cached": cached, **times, "ms_max": made[-1] if made else None}
+    levels = {"ms_p50": 50, "ms_p90": 90, "ms_p99": 99, "ms_max": 100}
+    times = numpy.percentile(made, list(levels.values()), method="inverted_cdf").tolist() if made else [None] * 4
+    return {**shares, "cached": cached, **dict(zip(levels, times, strict=True))}
 
 
 def as_json(tested: Tested, cases: Cases) -> dict[str, Any]:

@@ -13,19 +13,20 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoProcessor
 
+from sail_rl.completion import THINK_END
 from sail_rl.config import RewardConfig
 from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
-from sail_rl.files import atomic_write, fingerprint, signature
+from sail_rl.files import atomic_write, content_hash, sampled_hash
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import RolloutStore, read_rollouts
 from sail_rl.seeding import derive_seed
 
-from .evaluate import ACCURACY, THINK_END, Answered, source_of, summarise
+from .evaluate import ACCURACY, Answered, source_of, summarise
 
 STAGE = "sample"
 
@@ -103,8 +104,8 @@ def _claim(options: SampleOptions) -> None:
     """Refuse to go on with what other options began."""
     path = options.out / "options.json"
     own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
-    own["data"] = [str(options.data), fingerprint(options.data)]
-    own["model"] = [str(options.model), signature(options.model)]
+    own["data"] = [str(options.data), content_hash(options.data)]
+    own["model"] = [str(options.model), sampled_hash(options.model)]
     if path.exists() and (begun := json.loads(path.read_text())) != own:
         differing = [name for name in own if own[name] != begun.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")

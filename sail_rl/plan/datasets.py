@@ -18,7 +18,7 @@ from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import atomic_write, fingerprint, short_hash, signature
+from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.imports import resolve
 
 logger = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ def _curated_path(recipe: Recipe, name: str) -> Path:
 
 
 def _state(path: Path) -> str | None:
-    """Of a dataset its content, of a model's folder its signature; None if it isn't there."""
+    """The sampled hash of a model's folder, or the content hash of a dataset; None if the path is missing."""
     if (path / "config.json").is_file():
-        return signature(path)
-    return fingerprint(path) if path.exists() else None
+        return sampled_hash(path)
+    return content_hash(path) if path.exists() else None
 
 
 def not_here(recipe: Recipe) -> dict[str, str]:

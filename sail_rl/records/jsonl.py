@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from sail_rl.files import atomic_write
 
 Record = dict[str, Any]
 
@@ -56,12 +57,7 @@ def keep_records(path: Path, wanted: Callable[[Record], bool]) -> int:
         return 0
     records = read_jsonl(path)
     kept = [record for record in records if wanted(record)]
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    atomic_write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
     return len(records) - len(kept)
 
 

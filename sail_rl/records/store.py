@@ -12,6 +12,7 @@ import pyarrow
 from pyarrow import parquet
 
 from sail_rl.contracts import Prompt, Rollout, Scores
+from sail_rl.files import atomic_path
 from sail_rl.run_dir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,8 @@ class RolloutStore:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{step:06d}-rank-{self.rank}"
         path = folder / f"{name}-{len(list(folder.glob(f'{name}-*.parquet')))}.parquet"
-        partial = path.with_suffix(".partial")
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
         self._shrink()
         return path
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from sail_rl.contracts import Message, Prompt, Rollout, Scores
+from sail_rl.files import atomic_path
+from sail_rl.messages import texts_of
 from sail_rl.run_dir import RunDir
 
 from .jsonl import Record, append_jsonl, finite
@@ -64,10 +66,9 @@ class TraceWriter:
         path = RunDir(self.run_dir).trace_images / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
             drawable = image if image.mode in PNG_MODES else image.convert("RGB")
-            drawable.save(partial, format="PNG")
-            partial.replace(path)
+            with atomic_path(path) as partial:
+                drawable.save(partial, format="PNG")
         return str(path.relative_to(self.run_dir))
 
 
@@ -75,10 +76,7 @@ def question_text(messages: Sequence[Message]) -> str:
     """The text of the last user message, without its images; empty if there is none."""
     for message in reversed(messages):
         if message["role"] == "user":
-            content = message["content"]
-            if isinstance(content, str):
-                return content
-            return "\n".join(part["text"] for part in content if part.get("type") == "text")
+            return "\n".join(texts_of([message]))
     return ""
 
 

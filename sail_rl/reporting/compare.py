@@ -16,7 +16,7 @@ from sail_rl.records.jsonl import read_json, read_jsonl
 from sail_rl.run_dir import RunDir
 
 from .curves import save_panel
-from .page import data_url, page
+from .page import embedded, page
 from .panels import FAINT, GRID, PALETTE, PARTS_OF_A_STEP, dress
 from .report import doctor_section, summary_cells, trace_sections
 from .series import RunCurves, Series
@@ -74,7 +74,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         if data := _data(comparison, runs):
             pictures[comparison.name] = save_panel(out / f"{comparison.name}.png", _drawing(comparison, data))
     pictures["time"] = save_panel(out / "time.png", lambda axes: _seconds(axes, runs))
-    figures = "".join(f'<img class="curve" alt="{name}" src="{data_url(path)}">' for name, path in pictures.items())
+    figures = "".join(f'<img class="curve" alt="{name}" src="{embedded(path)}">' for name, path in pictures.items())
     sections = [
         _results(folders),
         _settings(folders),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
 from html import escape
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
+
+from sail_rl.messages import data_url
 
 STYLE = """
 :root { --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --blue: #2563eb; }
@@ -70,8 +71,8 @@ def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
     )
 
 
-def data_url(path: Path, *, pixels: int | None = None) -> str:
-    """A picture as a data URL; scaled down to `pixels` on its longer side if it is larger."""
+def embedded(path: Path, *, pixels: int | None = None) -> str:
+    """The `data:` URL of a picture, scaled down if its longer side has more than `pixels`."""
     content = path.read_bytes()
     if pixels:
         with Image.open(path) as image:
@@ -81,7 +82,7 @@ def data_url(path: Path, *, pixels: int | None = None) -> str:
                 buffer = BytesIO()
                 small.save(buffer, format="PNG")
                 content = buffer.getvalue()
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    return data_url(content)
 
 
 def chip(name: str, value: float | str | None, *, scale: bool = False) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sail_rl.completion import THINK_END, THINK_START, box_spans
 from sail_rl.files import atomic_write
 from sail_rl.records.jsonl import Record, read_json, read_jsonl
 from sail_rl.records.traces import extremes
@@ -16,7 +17,7 @@ from sail_rl.run_dir import RunDir
 
 from .curves import write_curves
 from .doctor import examine
-from .page import chip, data_url, page
+from .page import chip, embedded, page
 from .series import RunCurves
 
 TRACES_SHOWN = 40
@@ -88,7 +89,7 @@ def _summary_section(summary: dict[str, Any]) -> str:
 
 def _curves_section(pictures: dict[str, Path]) -> str:
     figures = [
-        f'<img class="curve {escape(name)}" alt="{escape(name)}" src="{data_url(path)}">'
+        f'<img class="curve {escape(name)}" alt="{escape(name)}" src="{embedded(path)}">'
         for name, path in pictures.items()
         if name != "overview"
     ]
@@ -137,7 +138,7 @@ def doctor_section(run: RunCurves, *, heading: str = "What looks wrong") -> str:
 def _trace_card(trace: Record, run_dir: Path) -> str:
     """Image and question on the left, thought and answer on the right, rewards below."""
     images = "".join(
-        f'<img class="seen" alt="" src="{data_url(run_dir / name, pixels=320)}">' for name in trace["images"]
+        f'<img class="seen" alt="" src="{embedded(run_dir / name, pixels=320)}">' for name in trace["images"]
     )
     gold = (
         f'<p class="gold">gold answer: <b>{escape(str(trace["answer"]))}</b></p>' if trace["answer"] is not None else ""
@@ -162,20 +163,12 @@ def split_completion(text: str) -> tuple[str, str, str]:
 
     A thought needs no opening tag (templates may prefill it), and one that never closes is all there is.
     """
-    head, end, rest = text.partition("</think>")
-    if end:
-        thought = head + end
-    elif text.lstrip().startswith("<think>"):
+    thought, end, rest = text.partition(THINK_END)
+    if not end and text.lstrip().startswith(THINK_START):
         return text, "", ""
-    else:
-        thought, rest = "", text
-    start = rest.rfind("\\boxed{")
-    depth = 0
-    for position in range(start + len("\\boxed"), len(rest) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(rest[position], 0)
-        if depth == 0:
-            return thought, rest, rest[start : position + 1]
-    return thought, rest, ""
+    thought, rest = (thought + end, rest) if end else ("", text)
+    spans = box_spans(rest)
+    return thought, rest, rest[slice(*spans[-1][:2])] if spans else ""
 
 
 def _file_sections(run_dir: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
 from sail_rl.config.loading import is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import atomic_write, fingerprint, short_hash, signature
+from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.run_dir import BASE
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
@@ -29,11 +29,11 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     """
     tree = result_settings(recipe.model_dump(mode="json"), timing=False)
     settings = {stage["name"]: stage for stage in tree["stages"]}
-    data = {name: data_fingerprint(recipe, name, path) for name, path in paths.items()}
+    data = {name: data_hash(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}
     path = recipe.model.path
     if path:
-        base = signature(path) if path.is_dir() else None
+        base = sampled_hash(path) if path.is_dir() else None
     else:  # a tokenizer is made of what is trained on
         trained = {source for stage in recipe.training for source in _mixture(recipe, stage)}
         base = short_hash([[name, data[name]] for name in sorted(trained & data.keys())])
@@ -58,7 +58,7 @@ def code_in(tree: Any) -> dict[str, str]:
         values = tree.values() if isinstance(tree, Mapping) else tree
         return {file: found for value in values for file, found in code_in(value).items()}
     file, colon, _ = tree.rpartition(":") if isinstance(tree, str) else ("", "", "")
-    return {file: fingerprint(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
+    return {file: content_hash(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
 
 
 def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
@@ -78,14 +78,14 @@ def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
     return sources_of(recipe.data.mixtures, stage.data) if isinstance(stage, SFTStage | RLStage) else {}
 
 
-def data_fingerprint(recipe: Recipe, name: str, path: Path) -> str:
+def data_hash(recipe: Recipe, name: str, path: Path) -> str:
     """Of a builder's file what it is made of; of others the content, and how the recipe reads it."""
     if recipe.data.builder:
         settings = [recipe.data.video_frames, recipe.data.overlong]
         return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name, settings])
     source = recipe.data.source(name)
     read = source.model_dump(mode="json", exclude={"path"}) if source else None  # None: a curated one
-    return short_hash([fingerprint(path), read, recipe.data.video_frames, recipe.data.overlong])
+    return short_hash([content_hash(path), read, recipe.data.video_frames, recipe.data.overlong])
 
 
 def write_lineage(
@@ -95,7 +95,7 @@ def write_lineage(
     folder = recipe.run_dir.stage(stage.name)
     datasets, stages = inputs(recipe, stage)
     read: dict[str, dict[str, str]] = {
-        name: {"path": str(paths[name]), "fingerprint": data_fingerprint(recipe, name, paths[name])}
+        name: {"path": str(paths[name]), "fingerprint": data_hash(recipe, name, paths[name])}
         for name in datasets
         if name in paths
     }

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+import numpy
+
+from sail_rl.completion import THINK_END
 from sail_rl.contracts import Prompt, RewardCall, Rollout, Scores
 
 RIGHT = 0.5  # totals are in [0, 1] and the answer has the largest weight (report, section 4.2)
@@ -18,7 +21,7 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
         {
             "length": len(rollout.token_ids),
             "truncated": rollout.stop_reason == "length",
-            "thinking": "</think>" in rollout.text,
+            "thinking": THINK_END in rollout.text,
             "version": min(rollout.token_versions),
             "total": scores.total[index],
             "parts": {name: values[index] for name, values in scores.parts.items()},
@@ -64,10 +67,11 @@ def call_metrics(name: str, calls: Sequence[RewardCall]) -> dict[str, float]:
     }
     made = [call for call in calls if call.status != "skipped"]
     if made:
-        spent = sorted(call.milliseconds for call in made)
+        spent = [call.milliseconds for call in made]
+        median, p99 = numpy.percentile(spent, (50, 99), method="inverted_cdf").tolist()
         metrics |= {
-            f"reward/{name}/ms_p50": spent[math.ceil(0.5 * len(spent)) - 1],
-            f"reward/{name}/ms_p99": spent[math.ceil(0.99 * len(spent)) - 1],
+            f"reward/{name}/ms_p50": median,
+            f"reward/{name}/ms_p99": p99,
             f"reward/{name}/cache_hit": fmean(call.cached for call in made),
         }
     return metrics
