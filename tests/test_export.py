@@ -34,7 +34,7 @@ def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path)
         lineage |= {"metrics": {"heldout_accuracy_before": 0.5, "heldout_accuracy_after": 0.75}}
         lineage |= {"settings": {"kind": "sft"}}
         (tmp_path / "stages" / name / "model").mkdir(parents=True)
-        for folder in (tmp_path / "stages" / name, tmp_path / name / "model"):
+        for folder in (tmp_path / "stages" / name, tmp_path / "stages" / name / "model"):
             (folder / "lineage.json").write_text(json.dumps(lineage))
 
     write("first", ["base"], {"rows": {"fingerprint": "f"}})
