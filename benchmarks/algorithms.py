@@ -23,14 +23,17 @@ HALVES = {"mini_batches": 2, "steps": 80}  # two optimiser steps a batch of roll
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     # name: the recipe it extends, and what differs in its RL stage
     "grpo, 1 step a batch": ("quickstart", {}),
-    "grpo": ("quickstart", HALVES | {"aggregation": "sequence_mean", "clip_high": 0.2, "dynamic_sampling": None}),
+    "grpo": (
+        "quickstart",
+        HALVES | {"sampling": {"dynamic_sampling": None}, "loss": {"aggregation": "sequence_mean", "clip_high": 0.2}},
+    ),
     "dapo": ("quickstart_dapo", {}),
-    "dr_grpo": ("quickstart", HALVES | {"advantages": "dr_grpo", "aggregation": "fixed_length"}),
+    "dr_grpo": ("quickstart", HALVES | {"advantages": "dr_grpo", "loss": {"aggregation": "fixed_length"}}),
     "gspo": (
         "quickstart",
-        HALVES | {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3},
+        HALVES | {"loss": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3}},
     ),
-    "cispo": ("quickstart", HALVES | {"surrogate": "cispo", "clip_low": 1.0}),
+    "cispo": ("quickstart", HALVES | {"loss": {"surrogate": "cispo", "clip_low": 1.0}}),
     "rloo": ("quickstart_rloo", {}),
     "reinforce++": ("quickstart", HALVES | {"advantages": "reinforce_pp_baseline"}),
     "ppo": ("quickstart_ppo", {}),

@@ -41,7 +41,8 @@ class Batches:
 def main(model_dir: str, folder: str, zero_stage: str, pack_length: str, checkpointing: str) -> None:
     """Take one step and write its gradients to `folder`/gradients.pt (rank 0)."""
     join_process_group(timeout_minutes=2)
-    stage = {"name": "s", "kind": "sft", "data": "d", "steps": 1, "batch_size": 6, "learning_rate": 1.0}
+    stage: dict[str, Any] = {"name": "s", "kind": "sft", "data": "d", "steps": 1, "batch_size": 6}
+    stage |= {"optimizer": {"learning_rate": 1.0, "max_grad_norm": 1e9, "schedule": "constant"}}
     recipe = Recipe.model_validate(
         {
             "name": "step",
@@ -49,10 +50,7 @@ def main(model_dir: str, folder: str, zero_stage: str, pack_length: str, checkpo
             "data": {"files": {"d": "unused.jsonl"}},
             "evaluation": {"data": "d", "rewards": {"accuracy": {"path": "rewards.answer:math_answer"}}},
             "deepspeed": {"zero_stage": int(zero_stage)},
-            "stages": [
-                stage
-                | {"gradient_checkpointing": bool(int(checkpointing)), "max_grad_norm": 1e9, "schedule": "constant"}
-            ],
+            "stages": [stage | {"gradient_checkpointing": bool(int(checkpointing))}],
         }
     )
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=256)

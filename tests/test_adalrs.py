@@ -117,8 +117,8 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
                 f"deepspeed.zero_stage={zero_stage}",
                 "deepspeed.zero_options={stage3_param_persistence_threshold: 0}",
                 f"stages.longcot_sft.steps={steps}",
-                "stages.longcot_sft.warmup_steps=0",
-                "stages.longcot_sft.schedule=constant",
+                "stages.longcot_sft.optimizer.warmup_steps=0",
+                "stages.longcot_sft.optimizer.schedule=constant",
             ],
         )
         args = training_arguments(recipe, recipe.stages[0], tmp_path)

@@ -126,7 +126,7 @@ def test_a_trained_policy_has_equal_logprobs_in_vllm(
 ) -> None:
     engine = vllm_engine(llm, tied)
     lora = LORA | {"targets": targets}
-    recipe = recipe_of(tmp_path, steps=3, learning_rate=2e-2, lora=lora, trainable="all")
+    recipe = recipe_of(tmp_path, steps=3, optimizer={"learning_rate": 2e-2}, lora=lora, trainable="all")
     trainer = train(recipe, tiny_dir(llm, tied))
     model = trainer.model.eval()
     prompts = [question(encoder, str(n), [picture(m) for m in range(n)]) for n in range(3)]
@@ -179,7 +179,7 @@ def test_results_don_t_depend_on_the_zero_stage(
 ) -> None:
     """With one part that learns whole beside the adapters."""
     lora = LORA | {"targets": ["llm"]}
-    settings = {"lora": lora, "trainable": ["llm", "adapter"], "learning_rate": 1e-3}
+    settings = {"lora": lora, "trainable": ["llm", "adapter"], "optimizer": {"learning_rate": 1e-3}}
     expected = weights_of(train(recipe_of(tmp_path, zero_stage=0, **settings), tiny_dir()))
     for zero_stage in (2, 3):
         recipe = recipe_of(tmp_path, zero_stage=zero_stage, gradient_checkpointing=checkpointing, **settings)
@@ -276,8 +276,8 @@ def test_a_run_with_lora_in_both_stages_leaves_adapters_and_merged_models(tmp_pa
         "stages.longcot_sft.lora={r: 8, alpha: 16, targets: [llm, adapter, vision]}",
         "stages.rlvr.lora={r: 4, targets: [llm]}",
         "stages.rlvr.trainable=[llm, adapter]",
-        "stages.rlvr.kl={coef: 1.0e-3}",
-        "stages.rlvr.learning_rate=1e-2",
+        "stages.rlvr.loss.kl={coef: 1.0e-3}",
+        "stages.rlvr.optimizer.learning_rate=1e-2",
     ]
     # Not the process group of this very process, which other tests here have joined.
     own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -23,20 +23,20 @@ def length(completions, **_):
     return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
 """
 STAGES: dict[str, dict[str, Any]] = {
-    "grpo": {"aggregation": "sequence_mean"},
-    "dapo": {"dynamic_sampling": {"max_rounds": 3}},
-    "gspo": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3},
-    "gspo_token": {"surrogate": "gspo_token", "aggregation": "sequence_mean"},
-    "cispo": {"surrogate": "cispo", "clip_low": 1.0},
-    "dr_grpo": {"advantages": "dr_grpo", "aggregation": "fixed_length"},
-    "rloo": {"advantages": "rloo", "kl": {"coef": 0.01, "place": "reward"}},
-    "reinforce_pp": {"advantages": "reinforce_pp", "samples_per_prompt": 1, "prompts_per_step": 8},
-    "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "kl": {"coef": 0.01, "kind": "k2"}},
-    "partial": {"partial_tokens": 5, "oversample": 1.5, "steps": 4},
+    "grpo": {"loss": {"aggregation": "sequence_mean"}},
+    "dapo": {"sampling": {"dynamic_sampling": {"max_rounds": 3}}},
+    "gspo": {"loss": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3}},
+    "gspo_token": {"loss": {"surrogate": "gspo_token", "aggregation": "sequence_mean"}},
+    "cispo": {"loss": {"surrogate": "cispo", "clip_low": 1.0}},
+    "dr_grpo": {"advantages": "dr_grpo", "loss": {"aggregation": "fixed_length"}},
+    "rloo": {"advantages": "rloo", "loss": {"kl": {"coef": 0.01, "place": "reward"}}},
+    "reinforce_pp": {"advantages": "reinforce_pp", "sampling": {"samples_per_prompt": 1, "prompts_per_step": 8}},
+    "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "loss": {"kl": {"coef": 0.01, "kind": "k2"}}},
+    "partial": {"sampling": {"partial_tokens": 5, "oversample": 1.5}, "steps": 4},
     "two_epochs": {"mini_batches": 1, "epochs": 2},
-    "tis": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01},
+    "tis": {"loss": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01}},
     "ppo_head": {"advantages": "gae", "critic": {"kind": "head", "warmup_steps": 1}},
-    "ppo_model": {"advantages": "gae", "critic": {"kind": "model"}, "kl": {"coef": 0.01, "place": "reward"}},
+    "ppo_model": {"advantages": "gae", "critic": {"kind": "model"}, "loss": {"kl": {"coef": 0.01, "place": "reward"}}},
     "grpo_after_ppo": {},
 }
 
@@ -50,17 +50,17 @@ def family(folder: Path, **changes: Any) -> Path:
         "steps": 2,
         "save_every": 2,
         "mini_batches": 2,
-        "prompts_per_step": 4,
-        "samples_per_prompt": 4,
-        "max_tokens": 12,
-        "warmup_steps": 0,
-        "dynamic_sampling": None,
+        "optimizer": quickstart["stages"][1]["optimizer"] | {"warmup_steps": 0},
     }
+    sampling = {"prompts_per_step": 4, "samples_per_prompt": 4, "max_tokens": 12}
     tree = quickstart | {
         "output_dir": str(folder / "run"),
         "data": quickstart["data"] | {"kwargs": {"sft_rows": 4, "rl_rows": 16, "heldout_rows": 2}},
         "evaluation": quickstart["evaluation"] | {"max_tokens": 4, "every": 100},
-        "stages": [shared | {"name": name} | settings for name, settings in STAGES.items()],
+        "stages": [
+            shared | {"name": name} | settings | {"sampling": sampling | settings.get("sampling", {})}
+            for name, settings in STAGES.items()
+        ],
     }
     (folder / "family.yaml").write_text(yaml.safe_dump(tree | changes))
     return folder / "family.yaml"
@@ -72,7 +72,7 @@ def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, 
     recipe = family(tmp_path)
     command = [sys.executable, "-m", "sail_rl", "run", str(recipe), f"model.llm={llm}"]
     if llm == "qwen3_moe":  # the engine then captures routes, and two of the stages replay them
-        command += [f"stages.{name}.routing_replay=true" for name in ("gspo", "tis")]
+        command += [f"stages.{name}.sampling.routing_replay=true" for name in ("gspo", "tis")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     subprocess.run(command, check=True, timeout=380, env=environment)
     records = {(r["stage"], r["step"]): r for r in read_jsonl(tmp_path / "run/metrics.jsonl")}

@@ -112,7 +112,7 @@ def write_run(folder: Path, name: str, *, seed: int = 0, reward: float = 0.5) ->
     for step in range(6):
         metrics = {"reward/total/mean": reward + step / 20, "eval/heldout/accuracy": reward, "time/step": 1.0}
         append_jsonl(run / "metrics.jsonl", {"stage": "rlvr", "step": step, "global_step": step, **metrics})
-    stages = [{"name": "rlvr", "kind": "rl", "learning_rate": 1e-4 * (1 + seed)}]
+    stages = [{"name": "rlvr", "kind": "rl", "optimizer": {"learning_rate": 1e-4 * (1 + seed)}}]
     (run / "recipe.yaml").write_text(yaml.safe_dump({"name": name, "seed": seed, "stages": stages}))
     return run
 
@@ -125,7 +125,7 @@ def test_runs_are_compared_with_what_differs(tmp_path: Path, capsys: pytest.Capt
         *("report.html", "accuracy.png", "reward.png", "time.png")
     }
     page = (tmp_path / "out/report.html").read_text()
-    assert "<td>stages.rlvr.learning_rate</td><td>0.0001</td><td>0.0002</td>" in page
+    assert "<td>stages.rlvr.optimizer.learning_rate</td><td>0.0001</td><td>0.0002</td>" in page
     assert "<td>seed</td><td>0</td><td>1</td><td>2</td>" in page
     with pytest.raises(ValueError, match="is missing or has no metrics"):
         write_comparison([runs[0], tmp_path], tmp_path / "out")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_frozen_parts_don_t_change_what_the_others_learn(
     zero_stage: int, tiny_dir: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Without clipping, the adapter's first step is the same whether the rest learns with it or not."""
-    settings = {"steps": 1, "max_grad_norm": 1e9, "weight_decay": 0.0}
+    settings = {"steps": 1, "optimizer": {"max_grad_norm": 1e9, "weight_decay": 0.0}}
     runs = [
         weights_of(train(recipe_of(tmp_path, zero_stage=zero_stage, trainable=plan, **settings), tiny_dir()))
         for plan in (["adapter"], "all")
@@ -112,7 +113,7 @@ def test_weights_are_gathered_a_bucket_at_a_time(
 ) -> None:
     """Under ZeRO-3 no more than a bucket (or one larger tensor) is whole at a time; the values are right."""
     before = weights_in(tiny_dir())
-    trainer = train(recipe_of(tmp_path, zero_stage=zero_stage, steps=1, learning_rate=1e-9), tiny_dir())
+    trainer = train(recipe_of(tmp_path, zero_stage=zero_stage, steps=1, optimizer={"learning_rate": 1e-9}), tiny_dir())
     bucket = 4 * 150_000
     monkeypatch.setattr(weights, "BUCKET_BYTES", bucket)
     partitioned = [p for p in trainer.model.parameters() if hasattr(p, "ds_id") and not p.ds_persist]
@@ -130,7 +131,8 @@ def test_weights_are_gathered_a_bucket_at_a_time(
 def test_three_stages_with_the_report_s_three_plans(tmp_path: Path) -> None:
     """Adapter only, adapter and vision, all (SAIL-VL2 report, section 3.2): each stage's model, part by part."""
     plans = {"warm_up": ["adapter"], "fine_grained": ["adapter", "vision"], "world_knowledge": "all"}
-    stage = {"kind": "sft", "data": "sft", "steps": 2, "batch_size": 8, "learning_rate": 1e-3, "weight_decay": 0.1}
+    stage: dict[str, Any] = {"kind": "sft", "data": "sft", "steps": 2, "batch_size": 8}
+    stage["optimizer"] = {"learning_rate": 1e-3, "weight_decay": 0.1}
     recipe = {
         "extends": str(Path("recipes/quickstart.yaml").resolve()),
         "name": "plans",
@@ -168,7 +170,7 @@ def test_blocks_behind_the_selected_layer_stay_while_the_others_learn(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"select_layer": -2}))
     before = {name: tensor.clone() for name, tensor in load_model(folder).named_parameters()}
-    trainer = train(recipe_of(tmp_path / "run", zero_stage=zero_stage, weight_decay=0.0), folder)
+    trainer = train(recipe_of(tmp_path / "run", zero_stage=zero_stage, optimizer={"weight_decay": 0.0}), folder)
     last = config["vision_config"]["num_hidden_layers"] - 1
     unused = (f"vision_tower.encoder.layers.{last}.", "vision_tower.rms_norm.")
     for name, tensor in weights_of(trainer).items():

@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         *("stages.fusion_sft.steps=2", "stages.fusion_sft.batch_size=8", "stages.fusion_sft.save_every=2"),
     ]
     for name in ("mixed_rl", "mixed_rl_again"):
-        changes = ("steps=2", "prompts_per_step=4", "samples_per_prompt=4", "save_every=2", "max_tokens=24")
+        changes = ("steps=2", "save_every=2", "sampling={prompts_per_step: 4, samples_per_prompt: 4, max_tokens: 24}")
         command += [f"stages.{name}.{change}" for change in changes]
     again(command)
     return folder / "run", command

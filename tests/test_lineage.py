@@ -30,7 +30,7 @@ def keys(*overrides: str) -> dict[str, str]:
         ("stages.mixed_rl_again.seed=19", ["mixed_rl_again", "soup", "export"]),
         ("stages.harvest.minimum={answer: 1}", ["harvest", *ALL[5:]]),
         ("stages.hard.hard_below=0.4", ["hard", *ALL[6:]]),
-        ("stages.rlvr.learning_rate=2.0e-4", ALL[2:]),
+        ("stages.rlvr.optimizer.learning_rate=2.0e-4", ALL[2:]),
         ("stages.rlvr.parent=longcot_sft", []),
         ("stages.rlvr.parent=base", ALL[2:]),
         ("stages.soup.force=true", ["soup", "export"]),
@@ -95,7 +95,7 @@ def test_a_copy_of_a_model_has_its_hash_and_another_model_has_not(tmp_path: Path
 def test_a_harvest_s_key_is_of_its_stage_though_a_dataset_has_its_name() -> None:
     assert inputs(load_recipe(RECIPE), load_recipe(RECIPE).stage("harvest")) == (["rl"], ["rlvr"])
     same = {**PATHS, "rlvr": Path("rlvr.parquet")}
-    recipe, changed = load_recipe(RECIPE), load_recipe(RECIPE, ["stages.rlvr.learning_rate=2.0e-4"])
+    recipe, changed = load_recipe(RECIPE), load_recipe(RECIPE, ["stages.rlvr.optimizer.learning_rate=2.0e-4"])
     assert stage_keys(recipe, same)["harvest"] != stage_keys(changed, same)["harvest"]
 
 

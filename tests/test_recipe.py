@@ -43,18 +43,32 @@ def test_a_resolved_recipe_loads_back_the_same(tmp_path: Path) -> None:
 def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     changes = {"extends": str(QUICKSTART.resolve()), "name": "mine", "model": {"max_length": 200}}
-    path.write_text(yaml.safe_dump(changes | {"stages": {"longcot_sft": None, "rlvr": {"steps": 7, "clip_low": 0.1}}}))
+    path.write_text(
+        yaml.safe_dump(changes | {"stages": {"longcot_sft": None, "rlvr": {"steps": 7, "loss": {"clip_low": 0.1}}}})
+    )
     recipe, base = load_recipe(path), load_recipe(QUICKSTART)
     assert recipe.model == base.model.model_copy(update={"max_length": 200})
-    assert recipe.stages == [base.stages[1].model_copy(update={"steps": 7, "clip_low": 0.1})]
+    stage = base.stages[1]
+    assert isinstance(stage, RLStage)
+    loss = stage.loss.model_copy(update={"clip_low": 0.1})
+    assert recipe.stages == [stage.model_copy(update={"steps": 7, "loss": loss})]
     path.write_text(yaml.safe_dump(changes | {"stages": {"rl": {"steps": 7}}}))
     with pytest.raises(ValueError, match="no stage rl in what it extends, which has longcot_sft, rlvr"):
         load_recipe(path)
 
 
+def test_an_override_reaches_one_stage_though_another_was_written_by_the_same_anchor() -> None:
+    recipe = load_recipe(Path("recipes/think_fusion_quickstart.yaml"), ["stages.mixed_rl.sampling.max_tokens=24"])
+    one, other = recipe.stage("mixed_rl"), recipe.stage("mixed_rl_again")
+    assert isinstance(one, RLStage)
+    assert isinstance(other, RLStage)
+    assert (one.sampling.max_tokens, other.sampling.max_tokens) == (24, 64)
+
+
 def test_the_report_s_batch_algebra_is_expressible() -> None:
     """2,048 rollouts, mini-batches of 512, 8 gradient updates (report, section 4.2)."""
-    overrides = ["prompts_per_step=256", "samples_per_prompt=8", "mini_batches=4", "epochs=2", "save_every=8"]
+    overrides = ["sampling.prompts_per_step=256", "sampling.samples_per_prompt=8"]
+    overrides += ["mini_batches=4", "epochs=2", "save_every=8"]
     recipe = load_recipe(QUICKSTART, [f"stages.rlvr.{override}" for override in overrides])
     said = check_code(recipe, world_size=8)["rlvr"]
     assert said == (
@@ -68,10 +82,10 @@ def test_the_report_s_batch_algebra_is_expressible() -> None:
     [
         ("advantages=gae", "`advantages: gae` and `critic` belong together"),
         ("critic={kind: head}", "`advantages: gae` and `critic` belong together"),
-        ("importance={mode: mask}", "set old_logprobs: trainer"),
+        ("loss.importance={mode: mask}", "set old_logprobs: trainer"),
         ("critic={kind: value}", "critic.kind: Input should be 'head' or 'model'"),
-        ("dynamic_sampling={rounds: 3}", "unknown key 'rounds'"),
-        ("partial_tokens=4096", "partial_tokens is 4096, and a completion has at most max_tokens"),
+        ("sampling.dynamic_sampling={rounds: 3}", "unknown key 'rounds'; the nearest valid key is 'max_rounds'"),
+        ("sampling.partial_tokens=4096", "partial_tokens is 4096, and a completion has at most max_tokens"),
     ],
 )
 def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: str, message: str) -> None:
@@ -82,14 +96,14 @@ def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: st
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.rlvr.staleness=1"], "staleness 1 takes an engine in processes of its own"),
+        (["stages.rlvr.sampling.staleness=1"], "staleness 1 takes an engine in processes of its own"),
         (
-            ["stages.rlvr.partial_tokens=8", "engine.path=rollouts.hf:HFEngine"],
+            ["stages.rlvr.sampling.partial_tokens=8", "engine.path=rollouts.hf:HFEngine"],
             "goes on with what another policy began",
         ),
-        (["stages.rlvr.routing_replay=true"], "routing_replay is for an MoE, and this model is dense"),
+        (["stages.rlvr.sampling.routing_replay=true"], "routing_replay is for an MoE, and this model is dense"),
         (
-            ["stages.rlvr.routing_replay=true", "model.llm=qwen3_moe", "engine.path=rollouts.hf:HFEngine"],
+            ["stages.rlvr.sampling.routing_replay=true", "model.llm=qwen3_moe", "engine.path=rollouts.hf:HFEngine"],
             "routing_replay takes an engine that captures routed experts, which rollouts.hf:HFEngine doesn't",
         ),
     ],
@@ -122,7 +136,7 @@ def test_a_run_may_go_on_with_another_setting_only_where_results_don_t_depend_on
 
     harmless = ["stages.rlvr.save_every=20", "engine.max_mismatch=1", "logging.traces_per_step=9"]
     assert tree(*harmless) == tree()
-    for change in ("seed=1", "stages.rlvr.learning_rate=1", "stages.rlvr.rewards.answer.weight=0.1"):
+    for change in ("seed=1", "stages.rlvr.optimizer.learning_rate=1", "stages.rlvr.rewards.answer.weight=0.1"):
         assert tree(change) != tree()
 
 
@@ -138,12 +152,24 @@ def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
         ("model.lllm=qwen3", r"model.lllm: unknown key 'lllm'; the nearest valid key is 'llm'"),
         (
             "stages.rlvr.prompt_per_step=4",
-            r"unknown key 'prompt_per_step'; the nearest valid key is 'prompts_per_step'",
+            r"unknown key 'prompt_per_step'; the nearest valid key is 'sampling.prompts_per_step'",
         ),
+        (
+            "stages.rlvr.sampling.max_tokens=4",
+            r"  stages.rlvr.max_tokens: unknown key 'max_tokens'; the nearest valid key is 'sampling.max_tokens'",
+        ),
+        ("stages.rlvr.clip_low=0.1", "unknown key 'clip_low'; the nearest valid key is 'loss.clip_low'"),
+        (
+            "stages.longcot_sft.learning_rate=1",
+            "unknown key 'learning_rate'; the nearest valid key is 'optimizer.learning_rate'",
+        ),
+        ("stages.rlvr.sampling.advantage=rloo", "unknown key 'advantage'; the nearest valid key is 'advantages'"),
+        ("stages.rlvr.rewards.answer.weigth=1", "unknown key 'weigth'; the nearest valid key is 'weight'"),
+        ("batch_size=4", "unknown key 'batch_size'; the nearest valid key is 'stages.NAME.batch_size'"),
         ("sede=3", r"unknown key 'sede'; the nearest valid key is 'seed'"),
         ("model.llm=llama", r"model.llm: Input should be 'qwen3' or 'qwen3_moe' \(got 'llama'\)"),
         (
-            "stages.rlvr.samples_per_prompt=1",
+            "stages.rlvr.sampling.samples_per_prompt=1",
             "samples_per_prompt is 1, but advantages 'grpo' compare a prompt's samples",
         ),
         ("stages.rl.steps=4", "no stage 'rl'; the recipe has longcot_sft, rlvr"),
@@ -162,9 +188,9 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
     ("overrides", "world_size", "message"),
     [
         (["stages.longcot_sft.batch_size=9"], 2, r"batch_size 9 / 2 ranks = 4.5 samples a rank; make .* multiple of 2"),
-        (["stages.rlvr.prompts_per_step=6"], 4, "prompts_per_step 6 / 4 ranks = 1.5 prompts"),
+        (["stages.rlvr.sampling.prompts_per_step=6"], 4, "prompts_per_step 6 / 4 ranks = 1.5 prompts"),
         (
-            ["stages.rlvr.mini_batches=4", "stages.rlvr.prompts_per_step=6"],
+            ["stages.rlvr.mini_batches=4", "stages.rlvr.sampling.prompts_per_step=6"],
             1,
             "prompts_per_step 6 / 4 mini_batches = 1.5 prompts; make prompts_per_step a multiple of 4",
         ),

@@ -21,7 +21,7 @@ REWARDS = "{answer: {path: 'rewards.answer:math_answer'}, format: {path: 'reward
 
 
 def overrides(expression: str, rewards: str = REWARDS) -> list[str]:
-    return [f"stages.rlvr.rewards={rewards}", f"stages.rlvr.reward='{expression}'"]
+    return [f"stages.rlvr.rewards={rewards}", f"stages.rlvr.total='{expression}'"]
 
 
 def test_an_expression_in_a_recipe_reaches_the_scorer_with_the_guards(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_wrong_expression_is_found_before_anything_runs(changes: list[str], me
 
 def test_weights_beside_an_expression_are_refused() -> None:
     with pytest.raises(ValueError, match="answer, reading, format has a `weight` beside the expression"):
-        load_recipe(QUICKSTART, ["stages.rlvr.reward=answer * format"])
+        load_recipe(QUICKSTART, ["stages.rlvr.total=answer * format"])
 
 
 def test_a_gold_answer_that_can_t_be_used_is_named_with_its_row(tmp_path: Path) -> None:

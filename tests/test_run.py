@@ -32,9 +32,9 @@ SHORT = [
     "stages.longcot_sft.batch_size=8",
     "stages.longcot_sft.save_every=2",
     "stages.rlvr.steps=6",
-    "stages.rlvr.prompts_per_step=4",
-    "stages.rlvr.samples_per_prompt=4",
-    "stages.rlvr.max_tokens=24",
+    "stages.rlvr.sampling.prompts_per_step=4",
+    "stages.rlvr.sampling.samples_per_prompt=4",
+    "stages.rlvr.sampling.max_tokens=24",
     "stages.rlvr.save_every=2",
 ]
 # An untrained policy never answers right; these rewards differ between its samples all the same.
@@ -172,7 +172,7 @@ def test_killed_in_the_rl_stage_and_run_again_equals_uninterrupted(
 
 @pytest.mark.timeout(600)
 def test_so_does_a_run_that_samples_ahead_in_a_process_of_its_own(tmp_path: Path) -> None:
-    ahead = ["engine.path=rollouts.workers:WorkerEngine", "stages.rlvr.staleness=1"]
+    ahead = ["engine.path=rollouts.workers:WorkerEngine", "stages.rlvr.sampling.staleness=1"]
     ahead.append("engine.kwargs={workers: 1, threads: 1, kv_cache_gib: 0.1}")
     straight = run(tmp_path / "straight", *ahead)
     behind = [record["rollout/staleness"] for record in steps(straight).values() if "rollout/staleness" in record]
@@ -198,7 +198,8 @@ def killed_at_step_three(folder: Path, *overrides: str) -> Path:
 @pytest.mark.timeout(700)
 def test_killed_at_ten_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """With all that has to survive: surplus groups, the prompts' cursor, the line search of a learning rate."""
-    overrides = ["stages.rlvr.dynamic_sampling={max_rounds: 2}", "stages.rlvr.mini_batches=2", "stages.rlvr.steps=8"]
+    overrides = ["stages.rlvr.sampling.dynamic_sampling={max_rounds: 2}"]
+    overrides += ["stages.rlvr.mini_batches=2", "stages.rlvr.steps=8"]
     overrides += ["stages.longcot_sft.adalrs={window: 3}", "stages.longcot_sft.save_every=3"]
     overrides += ["stages.longcot_sft.steps=9"]
     overrides.append(f"stages.rlvr.rewards.length={{path: '{tmp_path}/my_reward.py:rare'}}")

@@ -39,7 +39,7 @@ def soup(out: Path, *models: Path, force: bool = False) -> int:
 
 
 def test_a_soup_is_the_mean_of_all_weights(trained: Callable[..., Path], tmp_path: Path) -> None:
-    rates = [(), ("stages.rlvr.learning_rate=1.5e-4",), ()]
+    rates = [(), ("stages.rlvr.optimizer.learning_rate=1.5e-4",), ()]
     models = [trained(str(seed), *rate, seed=seed) for seed, rate in enumerate(rates)]
     assert soup(tmp_path / "soup", *models) == 0
     weights = [dict(load_model(folder).named_parameters()) for folder in (*models, tmp_path / "soup")]
@@ -52,7 +52,7 @@ def test_a_soup_is_the_mean_of_all_weights(trained: Callable[..., Path], tmp_pat
 @pytest.mark.parametrize(
     ("override", "difference"),
     [
-        ("stages.rlvr.learning_rate=1e-3", "stages.rlvr.learning_rate is 0.0001 and 0.001"),
+        ("stages.rlvr.optimizer.learning_rate=1e-3", "stages.rlvr.optimizer.learning_rate is 0.0001 and 0.001"),
         ("data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8}", "data.kwargs.careless is 0.45 and None"),
         ("stages.longcot_sft.steps=100", "stages.longcot_sft.steps is 270 and 100"),
     ],

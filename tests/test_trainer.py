@@ -86,7 +86,12 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         join_process_group()
         recipe = load_recipe(
             Path("recipes/quickstart.yaml"),
-            [f"stages.rlvr.steps={steps}", "stages.rlvr.warmup_steps=0", "stages.rlvr.learning_rate=1e-3", *overrides],
+            [
+                f"stages.rlvr.steps={steps}",
+                "stages.rlvr.optimizer.warmup_steps=0",
+                "stages.rlvr.optimizer.learning_rate=1e-3",
+                *overrides,
+            ],
         )
         config = recipe.stages[1]
         args = training_arguments(recipe, config, tmp_path)
@@ -227,7 +232,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_saved(
     zero_stage: int, train: Callable[..., Any], samples: list[Sample], tmp_path: Path
 ) -> None:
     stage = f"deepspeed.zero_stage={zero_stage}"
-    constant = ("stages.rlvr.schedule=constant", stage)
+    constant = ("stages.rlvr.optimizer.schedule=constant", stage)
     skipped = train(samples, loss=NaNInSomeSteps(1), steps=2, overrides=constant).weights
     plain = train(samples, loss=cross_entropy, steps=1, overrides=constant).weights
     assert all(torch.equal(skipped[name], plain[name]) for name in plain)

@@ -27,8 +27,9 @@ from sail_rl.trainer.weights import gathered_weights
 
 
 def recipe_of(folder: Path, *, zero_stage: int = 2, path: Path | None = None, **settings: Any) -> Recipe:
-    """A recipe of one SFT stage with these settings."""
-    defaults = {"name": "s", "kind": "sft", "data": "d", "steps": 2, "batch_size": 4, "learning_rate": 1e-2}
+    """A recipe of one SFT stage with these settings; those of `optimizer` are merged into its defaults."""
+    optimizer = {"learning_rate": 1e-2, "schedule": "constant", "weight_decay": 0.1} | settings.pop("optimizer", {})
+    stage = {"name": "s", "kind": "sft", "data": "d", "steps": 2, "batch_size": 4, "save_every": 1000}
     return Recipe.model_validate(
         {
             "name": "tested",
@@ -37,7 +38,7 @@ def recipe_of(folder: Path, *, zero_stage: int = 2, path: Path | None = None, **
             "data": {"files": {"d": "unused.jsonl"}},
             "evaluation": {"data": "d", "rewards": {"accuracy": {"path": "rewards.answer:math_answer"}}},
             "deepspeed": {"zero_stage": zero_stage},
-            "stages": [defaults | {"schedule": "constant", "weight_decay": 0.1, "save_every": 1000} | settings],
+            "stages": [stage | settings | {"optimizer": optimizer}],
         }
     )
 

@@ -97,7 +97,7 @@ def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig]
         chosen = next((stage for stage in stages if stage_name in ("", stage.name)), None)
         if chosen is None:
             raise ValueError(f"{path} has no RL stage {stage_name!r}; it has {', '.join(s.name for s in stages)}")
-        return chosen.rewards, options.expression or chosen.reward
+        return chosen.rewards, options.expression or chosen.total
     if not isinstance(options.kwargs, dict):
         raise ValueError(f"--kwargs is {options.kwargs!r}; give a JSON object")
     rewards = {_name(options.reward): RewardConfig(path=options.reward, kwargs=options.kwargs, isolate=options.isolate)}

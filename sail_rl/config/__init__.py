@@ -5,7 +5,7 @@ Paths in a recipe are relative to the working directory. Code is named by `modul
 
 from .data import DataConfig
 from .recipe import Recipe
-from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, RLStage
+from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, LossConfig, RLStage, SamplingConfig
 from .sections import (
     DEFAULT_GUARDS,
     DEFAULT_SCORER,
@@ -24,6 +24,7 @@ from .stages import (
     FilterStage,
     HarvestStage,
     LoRAConfig,
+    OptimizerConfig,
     PackingConfig,
     RolloutsStage,
     SFTStage,
@@ -49,13 +50,16 @@ __all__ = [
     "KLConfig",
     "LoRAConfig",
     "LoggingConfig",
+    "LossConfig",
     "ModelConfig",
+    "OptimizerConfig",
     "PackingConfig",
     "RLStage",
     "Recipe",
     "RewardConfig",
     "RolloutsStage",
     "SFTStage",
+    "SamplingConfig",
     "SoupStage",
     "StageConfig",
     "Strict",

@@ -6,7 +6,7 @@ import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from . import Recipe
 
 M = TypeVar("M", bound=BaseModel)
+SIMILAR = 0.75  # of difflib's ratio: keys that are less alike are looked for in the sections around
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -46,7 +47,7 @@ def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model))) from None
+        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model, tree))) from None
 
 
 RESULT_NEUTRAL = (
@@ -87,7 +88,7 @@ def is_timed(stage: dict[str, Any]) -> bool:
 
     A best model is chosen among the evaluated ones, and no batch is sampled ahead of an evaluation or a checkpoint.
     """
-    return bool(stage.get("metric_for_best_model") or stage.get("staleness"))
+    return bool(stage.get("metric_for_best_model") or stage.get("sampling", {}).get("staleness"))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -100,13 +101,20 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no recipe at {path}")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = _unshared(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} isn't YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
     base = tree.pop("extends", None)
     return _merged(_read(path.parent / base), tree, path) if base else tree
+
+
+def _unshared(tree: Any) -> Any:
+    """A copy in which no section is another's, as YAML's anchors make them: an override reaches one of them."""
+    if isinstance(tree, dict):
+        return {key: _unshared(value) for key, value in tree.items()}
+    return [_unshared(item) for item in tree] if isinstance(tree, list) else tree
 
 
 def _merged(base: Any, change: Any, path: Path) -> Any:
@@ -160,12 +168,12 @@ def _run_name(name: str, overrides: Sequence[str]) -> str:
     return ",".join("".join(c if c.isalnum() or c in "._=-" else "_" for c in part) for part in parts)
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any]) -> Iterator[str]:
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(_named(problem["loc"], tree))
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
-            nearest = _nearest(unknown, sorted(_known_keys(model) - {unknown}))
+            nearest = _nearest_key(unknown, _models_at(problem["loc"][:-1], model))
             yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest!r}"
         elif problem["type"] == "missing":
             yield f"{place}: is missing; give it"
@@ -178,16 +186,57 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             yield f"{place}: {problem['msg']} (got {problem['input']!r})"
 
 
+def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
+    """The keys on the way to a place of an error: stages by name, without the kinds that pydantic adds."""
+    for part in place:
+        inner = tree[part] if isinstance(tree, list | dict) and (isinstance(part, int) or part in tree) else None
+        if isinstance(part, int) and isinstance(inner, dict):
+            yield str(inner.get("name", part))
+        elif not isinstance(tree, dict) or tree.get("kind") != part:
+            yield str(part)
+        else:
+            continue
+        tree = inner
+
+
 def _nearest(name: str, known: Sequence[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    """All field names of a model and of the models inside it."""
-    keys = set(model.model_fields)
-    for field in model.model_fields.values():
-        for inner in _models_in(field.annotation):
-            keys |= _known_keys(inner)
+def _nearest_key(unknown: str, places: Sequence[Sequence[type[BaseModel]]]) -> str:
+    """The most similar key of the innermost place that has a similar one, with the sections on the way to it."""
+    found = [_keys_in(models) for models in places]
+    for keys in found:
+        if near := difflib.get_close_matches(unknown, keys, n=1, cutoff=SIMILAR):
+            return keys[near[0]]
+    return found[0][_nearest(unknown, list(found[0]))]
+
+
+def _models_at(place: Sequence[str | int], root: type[BaseModel]) -> list[list[type[BaseModel]]]:
+    """The models that may stand at a place of an error, and those around it, innermost first."""
+    found = [[root]]
+    for part in place:
+        fields = [model.model_fields[part] for model in found[0] if part in model.model_fields]
+        inner = [model for field in fields for model in _models_in(field.annotation)]
+        tagged = [model for model in found[0] if _kind(model) == part]  # pydantic names the kind of a stage, too
+        if inner or tagged:
+            found.insert(0, inner or tagged)
+    return found
+
+
+def _kind(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field else None
+
+
+def _keys_in(models: Sequence[type[BaseModel]], path: str = "") -> dict[str, str]:
+    """Every key of these models and of those inside them, with its path; of keys with one name the outermost."""
+    keys = {name: path + name for model in models for name in model.model_fields}
+    for model in models:
+        for name, field in model.model_fields.items():
+            several = "NAME." if get_origin(field.annotation) in (list, dict) else ""
+            inner = _keys_in(list(_models_in(field.annotation)), f"{path}{name}.{several}")
+            keys = inner | keys
     return keys
 
 

@@ -103,7 +103,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _completions_fit(self) -> Self:
-        limits = [(f"stage {stage.name}", stage.max_tokens) for stage in self.training if isinstance(stage, RLStage)]
+        limits = [(f"stage {s.name}", s.sampling.max_tokens) for s in self.training if isinstance(s, RLStage)]
         for user, limit in [*limits, ("evaluation", self.evaluation.max_tokens)]:
             if limit >= self.model.max_length:
                 raise ValueError(

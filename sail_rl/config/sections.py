@@ -92,7 +92,7 @@ class RewardConfig(Strict):
 
     path: str
     weight: float | None = None
-    """Weight in the total, 1 by default; 0 logs only. Not beside a stage's `reward` expression, which has them."""
+    """Weight in the total, 1 by default; 0 logs only. Not beside a stage's `total` expression, which has them."""
     kwargs: dict[str, Any] = {}
     call_order: NonNegativeFloat | None = None
     """0: called for every rollout. Above 0: called in ascending order, only where the total still depends on it.

@@ -33,8 +33,19 @@ class LoRAConfig(Strict):
     """Keep the language model's frozen weights in 4 bits (QLoRA, arXiv 2305.14314): needs a GPU and bitsandbytes."""
 
 
+class OptimizerConfig(Strict):
+    """AdamW and the schedule of its learning rate."""
+
+    learning_rate: PositiveFloat
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    max_grad_norm: PositiveFloat = 1.0
+
+
 class StageConfig(Strict):
-    """What all stages share: data, steps and optimiser."""
+    """What all training stages share: data, steps and optimiser."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     data: str
@@ -45,12 +56,7 @@ class StageConfig(Strict):
     """Of this stage's order of rows and samples; None: the recipe's."""
     steps: PositiveInt
     """Optimiser steps."""
-    learning_rate: PositiveFloat
-    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    warmup_steps: NonNegativeInt = 0
-    weight_decay: NonNegativeFloat = 0.0
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    max_grad_norm: PositiveFloat = 1.0
+    optimizer: OptimizerConfig
     pack_length: PositiveInt = 2048
     """Tokens of a packed row, that is of one micro-batch on one rank. Changes speed and memory, not results."""
     gradient_checkpointing: bool = False

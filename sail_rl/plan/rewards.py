@@ -23,8 +23,8 @@ def stage_scorer(stage: RLStage) -> Scorer:
     if stage.guards:
         terms += [RewardTerm(name, guard, weight=0.0) for name, guard in resolve(stage.guards).items()]
     options: dict[str, Any] = {}
-    if stage.reward is not None:
-        options["expression"] = stage.reward
+    if stage.total is not None:
+        options["expression"] = stage.total
     if stage.weights_sum_to_one:
         options["weights_sum_to_one"] = True
     return resolve(stage.scorer)(terms, **options)

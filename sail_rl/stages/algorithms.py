@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sail_rl.config import Recipe, RLStage
+from sail_rl.config import KLConfig, LossConfig, Recipe, RLStage
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
@@ -23,46 +23,53 @@ LEVELS = {"clip": "token", "gspo": "sequence", "gspo_token": "sequence_token"}
 
 def make_loss(config: RLStage) -> LossFunction:
     """The stage's loss."""
+    loss = config.loss
     surrogate: Surrogate
-    if config.surrogate == "cispo":
-        surrogate = CispoSurrogate(config.clip_low, config.clip_high)
+    if loss.surrogate == "cispo":
+        surrogate = CispoSurrogate(loss.clip_low, loss.clip_high)
     else:
-        surrogate = ClippedSurrogate(config.clip_low, config.clip_high, LEVELS[config.surrogate])  # type: ignore[arg-type]
-    in_loss = config.kl if config.kl and config.kl.place == "loss" else None
+        surrogate = ClippedSurrogate(loss.clip_low, loss.clip_high, LEVELS[loss.surrogate])  # type: ignore[arg-type]
+    kl = _kl_in(loss, "loss")
     policy = PolicyLoss(
         surrogate,
-        kl_coef=in_loss.coef if in_loss else 0.0,
-        kl_kind=in_loss.kind if in_loss else "k3",
-        entropy_coef=config.entropy_coef,
+        kl_coef=kl.coef if kl else 0.0,
+        kl_kind=kl.kind if kl else "k3",
+        entropy_coef=loss.entropy_coef,
     )
     return ActorCriticLoss(policy, config.critic.value_coef, config.critic.value_clip) if config.critic else policy
 
 
 def make_estimator(config: RLStage) -> AdvantageEstimator:
     """The stage's advantage estimator."""
-    kl_coef = config.kl.coef if config.kl and config.kl.place == "reward" else 0.0
+    kl = _kl_in(config.loss, "reward")
+    kl_coef = kl.coef if kl else 0.0
     if config.critic:
         return CriticAdvantages(config.critic.gamma, config.critic.lam, kl_coef)
     return CompletionAdvantages(config.advantages, kl_coef)
 
 
+def _kl_in(loss: LossConfig, place: str) -> KLConfig | None:
+    """The KL penalty, if it has this place."""
+    return loss.kl if loss.kl and loss.kl.place == place else None
+
+
 def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent: Path) -> RolloutBatches:
     """The stage's batch source; loads the reference model if there is a KL penalty."""
-    importance = config.importance
+    loss = config.loss
     return RolloutBatches(
         sampler=sampler,
         annotator=Annotator(
-            recompute=config.old_logprobs == "trainer",
-            importance=ImportanceCorrection(**importance.model_dump()) if importance else None,
+            recompute=loss.old_logprobs == "trainer",
+            importance=ImportanceCorrection(**loss.importance.model_dump()) if loss.importance else None,
             values=config.critic is not None,
-            reference=_reference(recipe, parent) if config.kl else None,
+            reference=_reference(recipe, parent) if loss.kl else None,
         ),
         estimator=make_estimator(config),
-        aggregation=Aggregation(config.aggregation, config.max_tokens),
+        aggregation=Aggregation(loss.aggregation, config.sampling.max_tokens),
         mini_batches=config.mini_batches,
         epochs=config.epochs,
-        skip_zero_advantage=not (config.critic or config.entropy_coef or (config.kl and config.kl.place == "loss")),
-        overlong_filtering=config.overlong_filtering,
+        skip_zero_advantage=not (config.critic or loss.entropy_coef or _kl_in(loss, "loss")),
+        overlong_filtering=loss.overlong_filtering,
         critic_warmup=config.critic.warmup_steps if config.critic else 0,
         probe_rollouts=recipe.engine.probe_rollouts,
         max_mismatch=recipe.engine.max_mismatch,

@@ -13,17 +13,18 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 
 def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path) -> transformers.TrainingArguments:
     """transformers' arguments for a stage. The trainer accumulates micro-batches itself, hence the ones."""
+    optimizer = config.optimizer
     return transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=config.steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
+        learning_rate=optimizer.learning_rate,
+        lr_scheduler_type=optimizer.schedule,
+        warmup_steps=optimizer.warmup_steps,
+        weight_decay=optimizer.weight_decay,
+        adam_beta2=optimizer.adam_beta2,
+        max_grad_norm=optimizer.max_grad_norm,
         gradient_checkpointing=config.gradient_checkpointing,
         bf16=recipe.model.dtype == "bfloat16",
         use_cpu=not torch.cuda.is_available(),

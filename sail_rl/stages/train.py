@@ -200,25 +200,25 @@ class Stage:
         config = self.config
         if isinstance(config, SFTStage):
             return self._supervised(config, encoder), cross_entropy
-        seed = self.plan.recipe.seed_of(config)
+        seed, how = self.plan.recipe.seed_of(config), config.sampling
         self.memory = self.sampler = GroupSampler(
             engine=self.engine,
             scorer=stage_scorer(config),
-            stream=self._stream(config.prompts_per_step, encoder),
+            stream=self._stream(how.prompts_per_step, encoder),
             encoder=encoder,
             sampling=Sampling(
-                config.samples_per_prompt,
-                config.max_tokens,
-                config.temperature,
+                how.samples_per_prompt,
+                how.max_tokens,
+                how.temperature,
                 seed,
-                routed_experts=config.routing_replay,
+                routed_experts=how.routing_replay,
             ),
             observer=self.observer,
-            max_rounds=config.dynamic_sampling.max_rounds if config.dynamic_sampling else None,
-            oversample=config.oversample,
-            partial=config.partial_tokens,
-            groups_per_score=config.groups_per_score,
-            can_sample_ahead=self._can_sample_ahead if config.staleness else lambda step: False,
+            max_rounds=how.dynamic_sampling.max_rounds if how.dynamic_sampling else None,
+            oversample=how.oversample,
+            partial=how.partial_tokens,
+            groups_per_score=how.groups_per_score,
+            can_sample_ahead=self._can_sample_ahead if how.staleness else lambda step: False,
         )
         return make_batches(config, self.plan.recipe, self.sampler, self.parent), make_loss(config)
 
