@@ -189,14 +189,12 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
 def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
     """The keys on the way to a place of an error: stages by name, without the kinds that pydantic adds."""
     for part in place:
-        inner = tree[part] if isinstance(tree, list | dict) and (isinstance(part, int) or part in tree) else None
-        if isinstance(part, int) and isinstance(inner, dict):
-            yield str(inner.get("name", part))
+        if isinstance(tree, list) and isinstance(part, int):
+            tree = tree[part]
+            yield str(tree.get("name", part)) if isinstance(tree, dict) else str(part)
         elif not isinstance(tree, dict) or tree.get("kind") != part:
+            tree = tree.get(part) if isinstance(tree, dict) else None
             yield str(part)
-        else:
-            continue
-        tree = inner
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
