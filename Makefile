@@ -19,7 +19,7 @@ $(READY): requirements/cpu.txt pyproject.toml
 	touch $@
 
 demo: setup
-	$(RUN)/sail-rl run recipes/quickstart.yaml
+	$(RUN)/sail-rl run quickstart
 
 test: setup check browser
 	$(RUN)/python -m pytest

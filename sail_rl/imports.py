@@ -31,6 +31,12 @@ def resolve(path: str) -> Any:
     return getattr(module, attribute)
 
 
+def code_file(value: Any) -> Path | None:
+    """The file that a recipe's value names as `file.py:name`; None for every other value."""
+    file, colon, _ = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    return Path(file) if colon and file.endswith(".py") else None
+
+
 def _from_file(file: Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"no file {file.resolve()}")

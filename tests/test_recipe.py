@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from sail_rl.config import Recipe, RLStage
-from sail_rl.config.loading import dump_recipe, load_recipe, result_settings
+from sail_rl.config.loading import dump_recipe, load_recipe, read_tree, result_settings
 from sail_rl.imports import resolve
 from sail_rl.plan.datasets import build_data
 from sail_rl.plan.plan import check_code, make_plan
@@ -46,7 +46,7 @@ def test_a_recipe_that_extends_another_holds_only_what_differs(tmp_path: Path) -
     path.write_text(
         yaml.safe_dump(changes | {"stages": {"longcot_sft": None, "rlvr": {"steps": 7, "loss": {"clip_low": 0.1}}}})
     )
-    recipe, base = load_recipe(path), load_recipe(QUICKSTART)
+    recipe, base = load_recipe(path), load_recipe(QUICKSTART.resolve())
     assert recipe.model == base.model.model_copy(update={"max_length": 200})
     stage = base.stages[1]
     assert isinstance(stage, RLStage)
@@ -246,7 +246,7 @@ class TestNamedCode:
         rewards: dict[str, Any] = {
             name: {"path": f"{tmp_path}/mine.py:{name}", "kwargs": {"offset": 2.5}} for name in ("add", "Add")
         }
-        tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": "x"}
+        tree = read_tree(QUICKSTART) | {"output_dir": "x"}
         tree["stages"][1]["rewards"] = rewards
         stage = Recipe.model_validate(tree).stages[1]
         assert isinstance(stage, RLStage)
@@ -255,7 +255,7 @@ class TestNamedCode:
 
 def test_a_missing_image_is_found_before_any_model_loads(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "x", "images": ["gone.png"], "completion": "y", "answer": "1"}\n')
-    tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": str(tmp_path / "run")}
+    tree = read_tree(QUICKSTART) | {"output_dir": str(tmp_path / "run")}
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ValueError, match=r"d.jsonl, row 0: image 'gone.png' is missing"):
@@ -263,7 +263,7 @@ def test_a_missing_image_is_found_before_any_model_loads(tmp_path: Path) -> None
 
 
 def test_a_stage_that_names_no_dataset_is_an_error(tmp_path: Path) -> None:
-    tree = yaml.safe_load(QUICKSTART.read_text())
+    tree = read_tree(QUICKSTART)
     tree["data"] = {"files": {"sft": "a.jsonl", "heldout": "a.jsonl"}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ValueError, match=r"rlvr.data is 'rl', but data has heldout, sft"):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sail_rl.config import RLStage
-from sail_rl.config.loading import dump_recipe, load_recipe
+from sail_rl.config.loading import dump_recipe, load_recipe, read_tree
 from sail_rl.contracts import RewardCall
 from sail_rl.plan.plan import check_code, make_plan
 from sail_rl.plan.rewards import stage_scorer
@@ -63,7 +63,7 @@ def test_weights_beside_an_expression_are_refused() -> None:
 def test_a_gold_answer_that_can_t_be_used_is_named_with_its_row(tmp_path: Path) -> None:
     rows = [{"prompt": "x", "completion": "y", "answer": answer} for answer in ("1", "\\frac{1}{2")]
     (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": str(tmp_path / "run")}
+    tree = read_tree(QUICKSTART) | {"output_dir": str(tmp_path / "run")}
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(

@@ -68,7 +68,7 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
     """The dataset that is meant, and the model whose processor shows it."""
     from sail_rl.data.dataset import Rows
 
-    if options.data.suffix not in (".yaml", ".yml"):
+    if options.name is None and options.data.suffix not in (".yaml", ".yml"):
         if options.model is None:
             raise ValueError("give --model: the checkpoint whose template and image tokens are shown")
         columns = {}

@@ -88,7 +88,7 @@ def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig]
     from sail_rl.config import RewardConfig, RLStage
 
     path, _, stage_name = options.reward.partition("#")
-    if path.endswith((".yaml", ".yml")):
+    if ":" not in path:
         from sail_rl.config.loading import load_recipe
 
         if options.others or options.kwargs or options.isolate:

@@ -11,18 +11,26 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sail_rl.imports import code_file
+
 from . import Recipe
+from .shipped import find_recipe
 
 M = TypeVar("M", bound=BaseModel)
 SIMILAR = 0.75  # of difflib's ratio: keys that are less alike are looked for in the sections around
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Parse the recipe at `path` with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
+    """Parse a recipe with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
 
     A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without it).
     Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
-    recipe don't overwrite each other.
+    recipe don't overwrite each other. Code that the recipe names as `file.py:name` is looked for in the recipe's own
+    folder first, then in the working directory.
+
+    Args:
+        path: the recipe's file, or the name of a shipped recipe such as `quickstart`.
+        overrides: `section.key=value`, each.
 
     Raises:
         ValueError: for a missing file, an unknown key (with the nearest valid one) or a bad value, all named.
@@ -97,17 +105,30 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own)."""
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}")
+    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own, or a shipped name)."""
+    path = find_recipe(path)
     try:
         tree = _unshared(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} isn't YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    tree = _anchored(tree, path.parent)
     base = tree.pop("extends", None)
-    return _merged(_read(path.parent / base), tree, path) if base else tree
+    if not base:
+        return tree
+    beside = path.parent / base
+    return _merged(_read(beside if beside.is_file() else Path(base)), tree, path)
+
+
+def _anchored(tree: Any, folder: Path) -> Any:
+    """`tree` with `folder` put before every `file.py:name` whose file lies there."""
+    if isinstance(tree, dict):
+        return {key: _anchored(value, folder) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_anchored(value, folder) for value in tree]
+    file = code_file(tree)
+    return str(folder / tree) if file and (folder / file).is_file() else tree
 
 
 def _unshared(tree: Any) -> Any:

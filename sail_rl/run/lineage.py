@@ -12,6 +12,7 @@ from sail_rl.config.loading import is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
+from sail_rl.imports import code_file
 from sail_rl.run_dir import BASE
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
@@ -57,8 +58,8 @@ def code_in(tree: Any) -> dict[str, str]:
     if isinstance(tree, Mapping | list):
         values = tree.values() if isinstance(tree, Mapping) else tree
         return {file: found for value in values for file, found in code_in(value).items()}
-    file, colon, _ = tree.rpartition(":") if isinstance(tree, str) else ("", "", "")
-    return {file: content_hash(Path(file))} if colon and file.endswith(".py") and Path(file).is_file() else {}
+    file = code_file(tree)
+    return {str(file): content_hash(file)} if file and file.is_file() else {}
 
 
 def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
