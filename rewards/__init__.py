@@ -1,1 +1,1 @@
-"""Rewards: one a file, a parser that all share, killable verification, composition. Nothing here imports torch."""
+"""Reward functions that recipes name, and the machinery that combines and runs them. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Reward functions written for verl and EasyR1, as they are: each adapter is a reward with TRL's signature."""
+"""Adapters that run reward functions written for verl and EasyR1 unchanged, under TRL's signature."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sail_rl.imports import resolve
 class Verl:
     """verl's `compute_score(data_source, solution_str, ground_truth, extra_info)`, called for each completion.
 
-    `ground_truth` is the column `answer`, `data_source` and `extra_info` the columns of their names. A function that
-    returns a mapping gives its "score".
+    `ground_truth` comes from the column `answer`, `data_source` and `extra_info` from the columns of these names. If
+    the function returns a mapping, its entry "score" is the score.
 
     Args:
-        path: the function, `module:name` or `file.py:name`.
-        kwargs: passed on to it.
+        path: the function, as `module:name` or `file.py:name`.
+        kwargs: further keyword arguments of the function.
     """
 
     def __init__(self, path: str, **kwargs: Any) -> None:
@@ -49,14 +49,14 @@ class Verl:
 
 
 class EasyR1:
-    """EasyR1's batch-wise `compute_score(reward_inputs)`, a list of mappings in and a list of mappings out.
+    """EasyR1's batch-wise `compute_score(reward_inputs)`, which takes and returns a list of mappings.
 
-    An input has "response", "response_length" (tokens) and "ground_truth", from the column `answer`.
+    Each input has "response", "response_length" (tokens) and "ground_truth", from the column `answer`.
 
     Args:
-        path: the function.
-        metric: which of the numbers it returns is the score.
-        kwargs: passed on to it.
+        path: the function, as `module:name` or `file.py:name`.
+        metric: the entry of a returned mapping that is the score.
+        kwargs: further keyword arguments of the function.
     """
 
     def __init__(self, path: str, *, metric: str = "overall", **kwargs: Any) -> None:
@@ -77,5 +77,5 @@ def _value(score: Any, name: str) -> Any:
     if not isinstance(score, Mapping):
         return score
     if name not in score:
-        raise ValueError(f"the reward function returned {sorted(score)} and no {name!r}")
+        raise ValueError(f"the reward function returned {sorted(score)}, without {name!r}")
     return score[name]

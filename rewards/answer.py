@@ -1,4 +1,4 @@
-r"""The answer reward: what the last `\boxed{}` after the thought holds, against the gold answer."""
+r"""The answer reward: compares the last `\boxed{}` after the thought with the gold answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from sail_rl.completion import completion_text, final_answer
+from sail_rl.completion import Prefilled, completion_text, each_prefilled, final_answer
 
 from .combine.score import Score
 from .process.handle import Target
@@ -23,8 +23,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """One kind of answer: `check(gold, row)` raises ValueError for a gold answer that it can't use, and
-    `score(gold, given, row)` compares, giving None where sympy has to decide."""
+    """The rules for one kind of answer.
+
+    `check(gold, row)` raises ValueError for an unusable gold answer. `score(gold, given, row)` compares the two answers
+    and returns None where sympy must decide.
+    """
 
     check: Callable[[Any, Row], None]
     score: Callable[[Any, str, Row], float | None]
@@ -48,15 +51,15 @@ VERIFIERS = {
 class Answer:
     """A reward function with TRL's signature; `answer` is the dataset column of gold answers.
 
-    A row's column `answer_type` names its verifier, one of VERIFIERS; without one it is `kind`. What no rule decides
-    goes to math-verify in killable processes: an answer that takes longer than `timeout_s` seconds, or breaks its
-    worker, counts 0, is logged, and is counted by the metrics.
+    The column `answer_type` names a row's verifier, one of VERIFIERS; the default is `kind`. Answers that no rule
+    decides go to math-verify in killable processes. An answer that takes longer than `timeout_s`, or crashes its
+    worker, scores 0; it is logged and appears in the metrics.
 
     Args:
-        kind: verifier of the rows that don't name one.
-        timeout_s: seconds that one answer may take.
-        batch_timeout_s: seconds that all answers of a call may take.
-        workers: verification processes.
+        kind: the verifier of rows that don't name one.
+        timeout_s: the time limit for one answer in seconds.
+        batch_timeout_s: the time limit for all answers of a call in seconds.
+        workers: the number of verification processes.
     """
 
     def __init__(
@@ -77,21 +80,21 @@ class Answer:
         completions: Sequence[Any],
         answer: Sequence[Any],
         *,
-        prefilled: bool | Sequence[bool] = False,
+        prefilled: Prefilled = False,
         **columns: Any,
     ) -> list[float]:
         """Score completions (strings or conversations) against gold answers.
 
         Args:
-            completions: what was sampled, one for each gold answer.
-            answer: the gold answers: text, finite numbers, or lists of them.
-            prefilled: the chat template has written `<think>` already: without a `</think>` there is no answer.
-            columns: `answer_type`, and what its verifier reads: `options`, `tolerance`, `iou_threshold`.
+            completions: the sampled completions, one for each gold answer.
+            answer: the gold answers: text, finite numbers, or lists of these.
+            prefilled: see `Prefilled`; such a completion without `</think>` has no answer.
+            columns: `answer_type`, and the columns that its verifier reads: `options`, `tolerance`, `iou_threshold`.
 
         Raises:
-            ValueError: for a gold answer that is missing, or is neither text nor a finite number.
+            ValueError: if a gold answer is missing, or is neither text nor a finite number.
         """
-        inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
+        inside = each_prefilled(prefilled, len(completions))
         scores: list[float] = [0.0] * len(completions)
         undecided: dict[int, tuple[str, str]] = {}
         for index, (completion, gold) in enumerate(zip(completions, answer, strict=True)):
@@ -108,13 +111,13 @@ class Answer:
             if result.status != "ok":
                 self.failures[result.status] += 1
                 shown = undecided[index][1][:80]
-                logger.warning("answer %r counts as wrong: %s (%s)", shown, result.status, result.message)
+                logger.warning("answer %r scores 0: %s (%s)", shown, result.status, result.message)
             value = float(bool(result.value))
             scores[index] = Score(value, status=result.status, seconds=result.seconds, cached=result.cached)
         return scores
 
     def check_gold(self, answer: Any, *, answer_type: str | None = None, **columns: Any) -> None:
-        """ValueError for a gold answer that its verifier can't use."""
+        """Raise ValueError for a gold answer that its verifier can't use."""
         _check_present("the gold answer", answer)
         kind = answer_type or self.kind
         _verifier(kind).check(answer, columns)
@@ -123,17 +126,17 @@ class Answer:
             if not result.value:
                 why = f" ({result.message})" if result.message else ""
                 raise ValueError(
-                    f"the gold answer {text!r} can't be parsed as mathematics{why}; for words say answer_type: text"
+                    f"the gold answer {text!r} can't be parsed as mathematics{why}; for words set answer_type: text"
                 )
 
     def close(self) -> None:
-        """End the verification processes; they start again with the next answer that needs them."""
+        """Stop the verification processes; the next answer that needs them starts new ones."""
         self.pool.close()
 
 
 def _verifier(kind: str) -> Verifier:
     if kind not in VERIFIERS:
-        raise ValueError(f"no verifier is called {kind!r}; there are {', '.join(VERIFIERS)}")
+        raise ValueError(f"no verifier is called {kind!r}; the verifiers are {', '.join(VERIFIERS)}")
     return VERIFIERS[kind]
 
 
@@ -153,4 +156,4 @@ def _check_present(what: str, gold: Any) -> None:
 
 
 math_answer = Answer()
-"""The reward with its defaults; for others a recipe names the class, `rewards.answer:Answer`, with kwargs."""
+"""The reward with its defaults. For other settings, name the class `rewards.answer:Answer` and its kwargs."""

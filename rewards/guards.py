@@ -1,6 +1,6 @@
-"""Guards: weight-0 rewards that watch for reward hacking. Each is 1 where a completion does what it watches for.
+"""Guards: rewards of weight 0 that watch for reward hacking. A guard is 1 where a completion shows its symptom.
 
-`GUARDS` holds those of every RL stage; a recipe's `guards: null` turns them off, another path replaces them.
+Every RL stage uses `GUARDS` by default. In a recipe, `guards: null` turns them off, and another path replaces them.
 """
 
 from __future__ import annotations
@@ -9,29 +9,38 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sail_rl.completion import THINK_END, THINK_START, box_count, completion_text, final_answer, split_thought
+from sail_rl.completion import (
+    THINK_END,
+    THINK_START,
+    box_count,
+    completion_text,
+    final_answer,
+    parse_all,
+    split_thought,
+)
 
 from .verify.choice import letters, options_of
 from .verify.equality import quick_equal
 from .verify.latex import normalise
 
-MIN_LEAK = 3  # characters: a shorter gold answer stands in any prompt by chance
+MIN_LEAK = 3  # characters; shorter gold answers occur in prompts by chance
 
 
 def several_boxes(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float]:
-    """More than one box after the thought: hedging."""
-    parsed = [_parsed(completion, inside) for completion, inside in zip(completions, prefilled, strict=True)]
-    return [float(box_count(answer or "") > 1) for _, answer in parsed]
+    """The completion hedges: it has several boxes after the thought."""
+    return [float(box_count(parsed.answer or "") > 1) for parsed in parse_all(completions, prefilled)]
 
 
 def box_in_thought(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float]:
-    """A box in the thought and none after it: the answer was given where it doesn't count."""
-    parsed = [_parsed(completion, inside) for completion, inside in zip(completions, prefilled, strict=True)]
-    return [float(box_count(thought or "") > 0 and box_count(answer or "") == 0) for thought, answer in parsed]
+    """The answer stands where it doesn't count: the thought has a box, and the text after it has none."""
+    return [
+        float(box_count(parsed.thought or "") > 0 and box_count(parsed.answer or "") == 0)
+        for parsed in parse_all(completions, prefilled)
+    ]
 
 
 def empty_thought(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float]:
-    """A thought that was opened and closed with nothing in it."""
+    """The thought is opened and closed with nothing in it."""
     texts = [completion_text(completion) for completion in completions]
     return [
         float((inside or THINK_START in text) and THINK_END in text and not split_thought(text).thought)
@@ -40,7 +49,7 @@ def empty_thought(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> l
 
 
 def copied_option(completions: Sequence[Any], prompts: Sequence[Any], **columns: Any) -> list[float | None]:
-    """The answer names several of the question's options, or all their text: None for questions without options."""
+    """The answer names more of the question's options than are right; None for questions without options."""
     scores: list[float | None] = []
     for index, (completion, prompt) in enumerate(zip(completions, prompts, strict=True)):
         given = columns.get("options")
@@ -57,7 +66,7 @@ def copied_option(completions: Sequence[Any], prompts: Sequence[Any], **columns:
 
 
 def leaked_gold(prompts: Sequence[Any], answer: Sequence[Any] | None = None) -> list[float | None]:
-    """The gold answer stands in the question, options aside; None where it is too short to tell."""
+    """The question, without its options, contains the gold answer; None if the answer is too short to tell."""
     scores: list[float | None] = []
     for prompt, gold in zip(prompts, answer or [None] * len(prompts), strict=True):
         if not isinstance(gold, str | int | float) or len(str(gold).strip()) < MIN_LEAK:
@@ -70,18 +79,12 @@ def leaked_gold(prompts: Sequence[Any], answer: Sequence[Any] | None = None) -> 
 
 
 def thought_disagrees(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float | None]:
-    """The thought boxes one answer and the completion another; None where either has no box."""
+    """The last boxes in the thought and after it disagree; None if either has no box."""
     scores: list[float | None] = []
-    for completion, inside in zip(completions, prefilled, strict=True):
-        thought, answer = _parsed(completion, inside)
-        boxed = final_answer(thought or ""), final_answer(answer or "")
+    for parsed in parse_all(completions, prefilled):
+        boxed = final_answer(parsed.thought or ""), final_answer(parsed.answer or "")
         scores.append(None if None in boxed else float(quick_equal(str(boxed[0]), str(boxed[1])) is False))
     return scores
-
-
-def _parsed(completion: Any, prefilled: bool) -> tuple[str | None, str | None]:
-    parsed = split_thought(completion_text(completion), prefilled=prefilled)
-    return parsed.thought, parsed.answer
 
 
 GUARDS: dict[str, Callable[..., list[Any]]] = {

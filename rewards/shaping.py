@@ -1,4 +1,4 @@
-"""Rewards of a completion's shape whatever it says: length, repetition, language. Lengths are in tokens."""
+"""Rewards for a completion's length (in tokens), repetition and language, whatever its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .verify.chinese import is_chinese
 
 
 def soft_overlong(completion_ids: Sequence[Sequence[int]], *, max_tokens: int, cache_tokens: int) -> list[float]:
-    """0 up to max_tokens - cache_tokens, then falling linearly to -1 at max_tokens (DAPO, arXiv 2503.14476, eq. 13)."""
+    """0 up to max_tokens - cache_tokens, then a linear fall to -1 at max_tokens (DAPO, arXiv 2503.14476, eq. 13)."""
     if not 0 < cache_tokens <= max_tokens:
         raise ValueError(f"cache_tokens is {cache_tokens}: give 1 to max_tokens, {max_tokens}")
     start = max_tokens - cache_tokens
@@ -22,14 +22,14 @@ def soft_overlong(completion_ids: Sequence[Sequence[int]], *, max_tokens: int, c
 class Cosine:
     """A correctness reward scaled by length (arXiv 2502.03373, section 3 and appendix C.1).
 
-    `v(0) + (v(max) - v(0)) (1 - cos(π length / max_tokens)) / 2`: right answers are worth more when short, wrong ones
-    cost more when short.
+    The score is `v(0) + (v(max) - v(0)) (1 - cos(π length / max_tokens)) / 2`. By default, short right answers gain
+    more than long ones, and short wrong answers lose more.
 
     Args:
-        correct: the reward function that says what is right (above 0.5).
-        max_tokens: length at which the far end is reached; it stays there.
-        right: values of a right answer at length 0 and at max_tokens.
-        wrong: the same of a wrong one.
+        max_tokens: the length from which on the score stays at v(max).
+        correct: the correctness reward; answers that it scores above 0.5 are right. The default is `math_answer`.
+        right: the scores of a right answer at length 0 and at max_tokens.
+        wrong: the scores of a wrong answer at length 0 and at max_tokens.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Cosine:
 
 
 def repetition(completion_ids: Sequence[Sequence[int]], *, size: int = 20) -> list[float]:
-    """Minus the share of n-grams of `size` tokens that stood before: 0 for none, towards -1 for a loop."""
+    """Minus the share of repeated n-grams of `size` tokens: 0 without repetition, close to -1 for a loop."""
     return [-repeated_share(ids, size) for ids in completion_ids]
 
 
 def repeated_share(ids: Sequence[int], size: int) -> float:
-    """The share of a sequence's n-grams that aren't the first of their kind; 0 if it is shorter than one."""
+    """The share of a sequence's n-grams that occurred before; 0 if the sequence is shorter than one n-gram."""
     grams = len(ids) - size + 1
     if grams < 1:
         return 0.0
@@ -82,7 +82,7 @@ def repeated_share(ids: Sequence[int], size: int) -> float:
 def same_language(completions: Sequence[Any], prompts: Sequence[Any]) -> list[float]:
     """The share of the completion's letters that are in the question's script, Chinese or not (DeepSeek-R1, 2.3.2).
 
-    A question with any Chinese in it is Chinese; formulas count for neither script. 1 for a completion without letters.
+    A question that contains any Chinese character is Chinese. The score is 1 for a completion without letters.
     """
     return [
         _script_share(completion_text(completion), chinese=is_chinese(completion_text(_user_turn(prompt))))

@@ -1,38 +1,56 @@
-"""The one parser of completions: text, thought, answer, boxes. Every reward that needs one of these calls it."""
+"""Parses completions: text, thought, answer and boxes. Rewards, data and reports all use this parser."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sail_rl.messages import text_of
 
 THINK_START, THINK_END = "<think>", "</think>"
-_TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.`: an escaped character
+_TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.` is an escaped character
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A completion in its two parts; None where a part isn't there."""
+    """The two parts of a completion; None where a part is missing."""
 
     thought: str | None
     answer: str | None
 
 
+Prefilled = bool | Sequence[bool]
+"""Whether the chat template has already written `<think>`, so that completions start inside the thought; one value for
+all completions, or one for each, as a run passes them."""
+
+
+def parse_all(completions: Sequence[Any], prefilled: Prefilled = False) -> list[Parsed]:
+    """Each completion, in one of TRL's forms, split into thought and answer."""
+    return [
+        split_thought(completion_text(completion), prefilled=inside)
+        for completion, inside in zip(completions, each_prefilled(prefilled, len(completions)), strict=True)
+    ]
+
+
+def each_prefilled(prefilled: Prefilled, count: int) -> Sequence[bool]:
+    """`prefilled` for each of `count` completions."""
+    return [prefilled] * count if isinstance(prefilled, bool) else prefilled
+
+
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
-    """Text of a completion in TRL's forms: a string, or messages whose contents are strings or lists of parts."""
+    """The text of a completion in one of TRL's forms: a string, or messages with strings or parts as contents."""
     if isinstance(completion, str):
         return completion
     return "".join(text_of(message["content"]) for message in completion)
 
 
 def split_thought(text: str, *, prefilled: bool = False) -> Parsed:
-    """Split at the last `</think>`: the answer is only what comes after the thought.
+    """Split at the last `</think>`: the answer is the text after the thought.
 
-    A template may have prefilled `<think>`, so that the completion has only the closing tag. A thought that never ends
-    has no answer, nor has a completion that opens another thought after it. A completion without tags is all answer,
-    or all thought if `prefilled` says that it started inside one.
+    The opening tag is optional, because a template may have prefilled it. There is no answer if the thought never ends,
+    or if another thought opens after it. A completion without tags is all answer, or all thought if it is `prefilled`.
     """
     thought, end, answer = text.rpartition(THINK_END)
     if end:
@@ -66,12 +84,12 @@ def box_spans(text: str) -> list[tuple[int, int, str]]:
 
 
 def box_count(text: str) -> int:
-    r"""How many times `\boxed{` is opened, closed or not."""
+    r"""The number of `\boxed{` in the text, whether closed or not."""
     return sum(bool(token["box"]) for token in _TOKEN.finditer(text))
 
 
 def final_answer(text: str, *, prefilled: bool = False) -> str | None:
-    r"""What the last `\boxed{…}` after the thought holds, or None."""
+    r"""The content of the last `\boxed{…}` after the thought, or None."""
     answer = split_thought(text, prefilled=prefilled).answer
     found = boxes(answer) if answer else []
     return found[-1] if found else None

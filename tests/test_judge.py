@@ -248,14 +248,14 @@ class TestRequests:
         ("settings", "message"),
         [
             ({"base_url": "localhost:8000"}, "base_url"),
-            ({"base_url": "http://me:key@host/v1"}, "holds a user or password"),
+            ({"base_url": "http://me:key@host/v1"}, "contains a user name or password"),
             ({"base_url": "http://host/v1/chat/completions"}, "leave out /chat/completions"),
             ({"modle": "m"}, "modle"),
             ({"timeout_s": 0}, "timeout_s"),
             ({"on_failure": "ignore"}, "on_failure"),
             ({"api_key_env": "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE, but that environment variable is not set"),
-            ({"extra_body": {"n": 2}}, "can't hold n"),
-            ({"prompt_price": 1.0}, "give both, or neither"),
+            ({"extra_body": {"n": 2}}, "can't set n"),
+            ({"prompt_price": 1.0}, "give both or neither"),
             ({"template": "missing.txt"}, "template missing.txt"),
             ({"cache": "/proc/no/cache"}, "judge cache /proc/no/cache"),
         ],
@@ -372,7 +372,7 @@ class TestFailures:
         assert ask(judge, boxed("cat", "bad", "dog")) == [1.0, score, 1.0]
         assert len(server.bodies) == 3  # 400 is not tried again
         assert judge.metrics()["failures"] == 1
-        assert f"1 of 3 completions count {on_failure}" in caplog.text
+        assert f"1 of 3 completions score {on_failure}" in caplog.text
 
     @pytest.mark.parametrize(("status", "blamed"), [(401, "api_key_env"), (404, "base_url")])
     def test_a_wrong_key_or_model_stops_the_run_whatever_on_failure_says_and_hides_the_key(

@@ -177,7 +177,7 @@ def test_bad_input_is_refused_with_file_and_row(tmp_path: Path, capsys: pytest.C
     odd = write(tmp_path, [ROWS[0], {"prompt": "p", "completion": 3}])
     assert "data.jsonl, row 2: completion is 3; give text" in refused(tmp_path, capsys, math, odd)
     fine = write(tmp_path, [{"prompt": "p", "completion": "c"}])
-    assert "asks for answer, but the rows have" in refused(tmp_path, capsys, math, fine)
+    assert "needs answer, but the rows have" in refused(tmp_path, capsys, math, fine)
     assert "has no 'nothing'" in refused(tmp_path, capsys, f"{tmp_path / 'mine.py'}:nothing", fine)
     assert "no reward is called 'other'" in refused(tmp_path, capsys, math, fine, "--expression", "other")
     (tmp_path / "two.txt").write_text("1\n2\n")

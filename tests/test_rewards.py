@@ -173,7 +173,7 @@ class TestAnswer:
         assert scores == [1.0, 0.0, 1.0, 0.0]
         assert time.monotonic() - start < 3.0
         assert math_answer.failures == {"timeout": 1}
-        assert "counts as wrong: timeout" in caplog.text
+        assert "scores 0: timeout" in caplog.text
 
     def test_it_works_away_from_the_main_thread(self, math_answer: Answer) -> None:
         scores: list[float] = []

@@ -57,17 +57,17 @@ def test_every_gold_answer_of_the_table_passes_the_check_of_the_data(reward: Ans
     ("gold", "answer_type", "message"),
     [
         (None, None, "the gold answer is None"),
-        (r"\frac{1}{2", None, "a brace without its partner"),
+        (r"\frac{1}{2", None, "unbalanced braces"),
         (r"\boxed{3}", None, "has a box"),
         ("\\unknown", None, "can't be parsed as mathematics"),
-        ("blue", "number", "is no number"),
-        ("several", "count", "is no count"),
+        ("blue", "number", "isn't a number"),
+        ("several", "count", "isn't a count"),
         ("Q", "choice", "neither a letter nor the text of one of"),
-        ("?!", "text", "no letter and no digit"),
+        ("?!", "text", "neither a letter nor a digit"),
         ("[1, 2, 3]", "boxes", "has no box"),
         ("[9, 9, 1, 1]", "iou", "has no box"),
         ("{}", "set", "has no items"),
-        ("3", "maths", "no verifier is called 'maths'; there are math, choice"),
+        ("3", "maths", "no verifier is called 'maths'; the verifiers are math, choice"),
     ],
 )
 def test_a_gold_answer_that_its_verifier_can_t_use_is_refused(

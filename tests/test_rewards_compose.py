@@ -140,7 +140,7 @@ class TestComposition:
 class TestNone:
     def test_it_stops_the_run_by_default_with_the_sample_and_the_remedy(self) -> None:
         term = RewardTerm("judge", lambda completions, **_: [1.0, None])
-        with pytest.raises(ValueError, match=r"(?s)reward 'judge' gave None.*completion: y.*on_none: skip"):
+        with pytest.raises(ValueError, match=r"(?s)reward 'judge' returned None.*completion: y.*set on_none .*: skip"):
             Composition([term])(*batch("x", "y"))
 
     def test_it_can_count_as_zero(self) -> None:
@@ -184,7 +184,7 @@ class TestErrors:
         def reward(completions: Any, solution: Any) -> list[float]:
             return [1.0]
 
-        with pytest.raises(ValueError, match=r"asks for solution, but the rows have answer, completion"):
+        with pytest.raises(ValueError, match=r"needs solution, but the rows have answer, completion"):
             Composition([RewardTerm("r", reward)])(*batch("x", answer=["1"]))
 
     def test_a_function_without_columns_gets_what_it_names(self) -> None:

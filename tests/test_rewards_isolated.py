@@ -80,7 +80,7 @@ def test_a_file_that_doesn_t_import_is_found_when_the_data_is_checked(tmp_path: 
 
 def test_a_missing_column_is_named_whatever_on_error_says(mine: Path) -> None:
     reward = Isolated(f"{mine}:picky", {}, workers=1)
-    with pytest.raises(ValueError, match="asks for solution, but the rows have answer"):
+    with pytest.raises(ValueError, match="needs solution, but the rows have answer"):
         Composition([RewardTerm("mine", reward, on_error="zero")])(*batch("x", answer=["1"]))
     reward.close()
 
@@ -119,5 +119,5 @@ class TestAdapters:
         path = f"{styles}:easyr1_style"
         assert self.total(EasyR1(path, format_weight=0.2), "7", "8", answer=["7", "7"]) == [1.2, 1.2]
         assert self.total(EasyR1(path, metric="accuracy"), "7", "8", answer=["7", "7"]) == [1.0, 0.0]
-        with pytest.raises(RuntimeError, match=r"returned \['accuracy', 'overall'\] and no 'score'"):
+        with pytest.raises(RuntimeError, match=r"returned \['accuracy', 'overall'\], without 'score'"):
             self.total(EasyR1(path, metric="score"), "7", answer=["7"])

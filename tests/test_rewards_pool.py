@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ EQUALITY = Target("rewards.verify.equality:SymbolicEquality")
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
     """Two workers, started once: most tests leave the pool as good as new, which is what they test."""
-    with WorkerPool(EQUALITY, workers=2, timeout_s=1.0) as pool:
+    with closing(WorkerPool(EQUALITY, workers=2, timeout_s=1.0)) as pool:
         pool.run(PAIRS)
         yield pool
 
@@ -46,8 +47,9 @@ class TestVerdicts:
         assert [verdict.value for verdict in verdicts] == [True, None, True, True]
         assert time.monotonic() - start < 3.0
 
-    def test_a_timeout_is_remembered_only_for_a_while(self) -> None:
-        with WorkerPool(EQUALITY, workers=1, timeout_s=0.3, retry_after_s=2.0) as pool:
+    def test_a_timeout_is_remembered_only_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rewards.process.pool.RETRY_AFTER_SECONDS", 2.0)
+        with closing(WorkerPool(EQUALITY, workers=1, timeout_s=0.3)) as pool:
             item = [("3", TOWER)]
             first, second = pool.run(item)[0], pool.run(item)[0]
             assert (first.status, first.cached, second.status, second.cached) == ("timeout", False, "timeout", True)
@@ -55,7 +57,7 @@ class TestVerdicts:
             assert not pool.run(item)[0].cached
 
     def test_a_timeout_costs_no_new_start(self) -> None:
-        with WorkerPool(EQUALITY, workers=1, timeout_s=0.2) as pool:
+        with closing(WorkerPool(EQUALITY, workers=1, timeout_s=0.2)) as pool:
             pool.run(PAIRS)
             keeper, start = pool._workers[0].process.pid, time.monotonic()
             results = pool.run([(f"{number}", TOWER) for number in range(5)] + [("7x", "3x+4x")])
@@ -65,7 +67,7 @@ class TestVerdicts:
 
     def test_a_batch_has_a_limit_too(self, pool: WorkerPool) -> None:
         pool.run(PAIRS)
-        with WorkerPool(EQUALITY, workers=1, timeout_s=30, batch_timeout_s=5.0) as slow:
+        with closing(WorkerPool(EQUALITY, workers=1, timeout_s=30, batch_timeout_s=5.0)) as slow:
             slow.run(PAIRS)
             slow.batch_timeout_s = 0.5
             start = time.monotonic()
@@ -112,7 +114,7 @@ class TestDeaths:
         assert [(verdict.value, verdict.status) for verdict in verdicts] == [(True, "ok"), (True, "ok"), (False, "ok")]
 
     def test_workers_outlive_the_thread_that_asked_first(self) -> None:
-        with WorkerPool(EQUALITY, workers=1) as pool:
+        with closing(WorkerPool(EQUALITY, workers=1)) as pool:
             thread = threading.Thread(target=pool.run, args=(PAIRS[:1],))
             thread.start()
             thread.join()
@@ -135,7 +137,7 @@ class TestDeaths:
         assert before != {worker.process.pid for worker in pool._workers}
 
     def test_an_item_that_kills_its_worker_twice_is_an_error(self) -> None:
-        with WorkerPool(EQUALITY, workers=1, timeout_s=20.0) as pool:
+        with closing(WorkerPool(EQUALITY, workers=1, timeout_s=20.0)) as pool:
             pool.run(PAIRS[:1])
 
             def kill_twice() -> None:
@@ -152,8 +154,8 @@ class TestDeaths:
 
     def test_workers_that_never_start_stop_the_run(self) -> None:
         with (
-            WorkerPool(EQUALITY, workers=1, memory_bytes=1024**2) as pool,
-            pytest.raises(RuntimeError, match=r"did not start|can't be used in a worker: .*(MemoryError|ImportError)"),
+            closing(WorkerPool(EQUALITY, workers=1, memory_bytes=1024**2)) as pool,
+            pytest.raises(RuntimeError, match=r"did not start|a worker can't use .*: .*(MemoryError|ImportError)"),
         ):
             pool.run(PAIRS)
 
@@ -165,7 +167,7 @@ class TestDeaths:
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         with (
-            WorkerPool(EQUALITY, workers=1) as pool,
+            closing(WorkerPool(EQUALITY, workers=1)) as pool,
             pytest.raises(RuntimeError, match=r"3 workers in a row did not start \(ready, then"),
         ):
             pool.run(PAIRS)
@@ -185,7 +187,7 @@ class TestProcesses:
         (tmp_path / "rewards").mkdir()
         (tmp_path / "rewards" / "__init__.py").write_text("raise SystemExit('the wrong package')")
         monkeypatch.chdir(tmp_path)
-        with WorkerPool(EQUALITY, workers=1) as pool:
+        with closing(WorkerPool(EQUALITY, workers=1)) as pool:
             assert pool.run(PAIRS[:1])[0].value
 
     def test_close_leaves_no_process_and_the_pool_starts_again(self, pool: WorkerPool) -> None:

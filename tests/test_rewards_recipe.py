@@ -66,9 +66,7 @@ def test_a_gold_answer_that_can_t_be_used_is_named_with_its_row(tmp_path: Path) 
     tree = read_tree(QUICKSTART) | {"output_dir": str(tmp_path / "run")}
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(
-        ValueError, match=r"d.jsonl, row 1: reward 'accuracy' of evaluation: .*brace without its partner"
-    ):
+    with pytest.raises(ValueError, match=r"d.jsonl, row 1: reward 'accuracy' of evaluation: .*unbalanced braces"):
         make_plan(load_recipe(tmp_path / "r.yaml"), world_size=1)
 
 

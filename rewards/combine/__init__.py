@@ -1,1 +1,1 @@
-"""Several rewards as one: the weighted sum or the expression over them."""
+"""Combines several rewards into one total: a weighted sum, or an expression over them."""

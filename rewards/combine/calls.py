@@ -1,4 +1,4 @@
-"""Calling one reward for a batch: its arguments by name, sync or async, and what None and exceptions mean."""
+"""Calls one reward for a batch: passes arguments by name, awaits it if it is async, and handles its exceptions."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sail_rl.contracts import CallStatus, Prompt, RewardCall, RewardTerm, Rollou
 from .score import Score
 
 Outcome = tuple[float | None, RewardCall]
-"""A score, None where there is none, and how it came about."""
+"""A score (None if there is none) and the record of its call."""
 
 
 def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Outcome]:
-    """Call one reward for these rollouts; `on_error` says what a failure counts as.
+    """Call one reward for these rollouts; the term's `on_error` says how a failure is scored.
 
-    When the whole call raises, the reward is called again for one rollout at a time, to find those it can't score.
+    If the call for the whole batch raises, each rollout is scored alone, to find those that the reward can't score.
 
     Raises:
-        RuntimeError: when the reward fails and `on_error` is "fail": it names the reward and shows the sample.
-        ValueError: when it returns something other than a number or None for each completion.
+        RuntimeError: if the reward fails and `on_error` is "fail"; names the reward and shows the sample.
+        ValueError: if the reward returns anything but a number or None for each completion.
     """
     if not rollouts:
         return []
@@ -36,14 +36,14 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
         scores = _call(term, prompts, rollouts)
     except (ScoresError, ArgumentsError):
         raise
-    except Exception as error:  # the user's code; reported with its name, or counted as the recipe says
+    except Exception as error:  # user code may raise anything; `on_error` says how to go on
         if len(rollouts) > 1:
             pairs = zip(prompts, rollouts, strict=True)
             outcomes = [score_rows(term, [prompt], [rollout])[0] for prompt, rollout in pairs]
             if term.on_error == "fail":
                 raise RuntimeError(
-                    f"reward {term.name!r} raised {type(error).__name__}: {error} for {len(rollouts)} rollouts at "
-                    "once, though not for any of them alone"
+                    f"reward {term.name!r} raised {type(error).__name__}: {error} for a batch of "
+                    f"{len(rollouts)} rollouts, but for none of them alone"
                 ) from error
             return outcomes
         scores = [error]
@@ -52,9 +52,9 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
 
 
 def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
-    """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry a rollout.
+    """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry per rollout.
 
-    A column that some rows lack is None there. `prefilled` says where the chat template has opened the thought already.
+    Where a row lacks a column, its entry is None. `prefilled` tells which prompts already end with `<think>`.
     """
     columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in columns} | {
@@ -67,7 +67,7 @@ def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> 
 
 
 def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Those arguments that the function's parameters name; all of them if it takes `**columns`."""
+    """The arguments that the function's parameters name, or all of them if it takes `**columns`."""
     parameters = inspect.signature(function).parameters
     open_ended = [parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()]
     required = [
@@ -78,14 +78,14 @@ def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) 
     ]
     if missing := [key for key in required if key not in arguments]:
         raise ArgumentsError(
-            f"reward {name!r} asks for {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
+            f"reward {name!r} needs {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
             "add the column to the dataset, or give the value as one of the reward's `kwargs`"
         )
     return arguments if any(open_ended) else {key: value for key, value in arguments.items() if key in parameters}
 
 
 def awaited(scores: Any) -> Any:
-    """The scores, waited for if they are awaitable, also inside a running event loop."""
+    """The scores, awaited if necessary; this works inside a running event loop, too."""
     if not inspect.isawaitable(scores):
         return scores
 
@@ -96,12 +96,12 @@ def awaited(scores: Any) -> Any:
         asyncio.get_running_loop()
     except RuntimeError:  # the usual case
         return asyncio.run(result())
-    with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's loop is busy with whoever called us
+    with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's event loop is running the caller
         return thread.submit(asyncio.run, result()).result()
 
 
 def show(prompt: Prompt, rollout: Rollout) -> str:
-    """A sample for an error message, long texts cut in the middle."""
+    """A sample as text for an error message; long texts are cut in the middle."""
     columns = {
         name: value for name, value in prompt.columns.items() if name not in ("images", "image", "video", "prompt")
     }
@@ -110,15 +110,15 @@ def show(prompt: Prompt, rollout: Rollout) -> str:
 
 
 class ScoresError(ValueError):
-    """A reward returned something that isn't a list of scores: an error in its code, whatever `on_error` says."""
+    """A reward returned something other than a list of scores: a bug in its code, to which `on_error` doesn't apply."""
 
 
 class ArgumentsError(ValueError):
-    """A reward asks for a column that the dataset hasn't."""
+    """A reward needs a column that the dataset lacks."""
 
 
 def _call(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Sequence[Any]:
-    # Lists of its own: a reward that edits what it is given must not change what the next one sees.
+    # Each reward gets its own lists: one that edits its arguments must not change those of the next reward.
     arguments = chosen_arguments(term.name, term.function, reward_arguments(prompts, rollouts))
     scores = awaited(term.function(**arguments))
     if not isinstance(scores, Sequence) or len(scores) != len(rollouts):
@@ -136,7 +136,7 @@ def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, sha
         if term.on_error == "fail":
             raise RuntimeError(
                 f"reward {term.name!r} raised {type(score).__name__}: {score}\n{show(prompt, rollout)}\n    "
-                "on_error: zero or none would count it and go on"
+                "set on_error: zero or none to score such failures and continue"
             ) from score
         message = f"{type(score).__name__}: {score}"
         return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds, message=message)
@@ -144,7 +144,7 @@ def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, sha
         return None, RewardCall("none", milliseconds)
     if not isinstance(score, Real) or not math.isfinite(score):
         raise ScoresError(
-            f"reward {term.name!r} gave {score!r} for prompt {prompt.id}; scores are finite numbers or None"
+            f"reward {term.name!r} returned {score!r} for prompt {prompt.id}; scores are finite numbers or None"
         )
     if isinstance(score, Score):
         return float(score), RewardCall(score.status, milliseconds, score.cached)

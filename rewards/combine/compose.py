@@ -1,4 +1,4 @@
-"""Combining rewards into the total that is trained on: one scorer for weighted sums and for expressions."""
+"""Combines rewards into the total that is trained on, as a weighted sum or by a reward expression."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SUM_TOLERANCE = 1e-9
 
 
 class Composition:
-    """total = the value of an expression over the rewards; without one, Σ weight x reward.
+    """A scorer whose total is the value of an expression over the rewards, by default Σ weight x reward.
 
-    Rewards that the expression doesn't name, or with weight 0, are logged only. Rewards of `call_order` 0 are called
-    for every rollout; the others follow in ascending order, only for the rollouts whose total still depends on them (a
-    product with a factor 0 doesn't). What None and exceptions mean is each term's `on_none` and `on_error`; see
-    `expression.evaluate` for what is left out where None is skipped.
+    Rewards of weight 0, and those that the expression doesn't name, are only logged. Rewards of `call_order` 0 are
+    called for every rollout. The others follow in ascending order, for the rollouts whose total still depends on them:
+    a product with a factor 0 doesn't. Each term's `on_none` and `on_error` say how None and exceptions are scored;
+    `expression.evaluate` says how an operation treats a skipped None.
 
     Args:
-        terms: named reward functions; at least one.
+        terms: named reward functions, at least one.
         expression: for instance `0.9 * judge * think * answer + 0.1 * format`.
-        weights_sum_to_one: refuse weights with which rewards of 1 don't make a total of 1.
-        lenient: a total that can't be had is NaN instead of an error (for trying rewards, never for training).
+        weights_sum_to_one: require a total of 1 when all rewards are 1.
+        lenient: make a total that can't be computed NaN instead of an error (to try out rewards, never to train).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Composition:
         return Scores(total, {name: parts[name] for name in [*order, *self._parts]}, calls)
 
     def metrics(self) -> dict[str, float]:
-        """What rewards with a `metrics()` say of themselves (a judge's calls, cost, latency), under their names."""
+        """The metrics of rewards that have a `metrics()`, such as a judge's calls, cost and latency, by full name."""
         return {
             f"reward/{term.name}/judge/{name}": value
             for term in self.terms
@@ -94,13 +94,13 @@ class Composition:
                 close()
 
     def _wants(self, term: RewardTerm, scores: dict[str, float | None]) -> bool:
-        """Whether to call a reward for a rollout with these scores so far."""
+        """Whether to call a reward for a rollout that has these scores so far."""
         if term.call_order == 0 or term.name not in self.used:
             return True
         return term.name in needed(self.tree, scores)
 
     def _counted(self, term: RewardTerm, score: float | None, prompt: Prompt, rollout: Rollout) -> float | None:
-        """What a score counts in the total, `on_none` applied."""
+        """The score as it enters the total, with `on_none` applied."""
         if score is not None or term.name not in self.used or term.on_none == "skip":
             return score
         if term.on_none == "zero":
@@ -108,8 +108,8 @@ class Composition:
         if self.lenient:
             return math.nan
         raise ValueError(
-            f"reward {term.name!r} gave None\n{show(prompt, rollout)}\n    say what None means: on_none: skip (leave "
-            "the reward out of this total) or zero"
+            f"reward {term.name!r} returned None\n{show(prompt, rollout)}\n    set on_none to say how None is scored: "
+            "skip (leave the reward out of this total) or zero"
         )
 
     def _total(self, scores: dict[str, float | None], prompt: Prompt, rollout: Rollout) -> float:
@@ -126,7 +126,7 @@ class Composition:
         except ZeroDivisionError:
             raise ValueError(f"the reward expression divides by 0\n{show(prompt, rollout)}") from None
         if total is None:
-            raise ValueError(f"no reward applies: each that has a part in the total gave None\n{show(prompt, rollout)}")
+            raise ValueError(f"no reward applies: all rewards in the total returned None\n{show(prompt, rollout)}")
         assert isinstance(total, float), "every needed reward was called"
         if not math.isfinite(total):
             raise ValueError(f"the reward expression gives {total}\n{show(prompt, rollout)}")

@@ -1,4 +1,4 @@
-"""Reward expressions, `0.9 * judge * think * answer + 0.1 * format`: parsed safely, evaluated as far as is known."""
+"""Reward expressions such as `0.9 * judge * think * answer + 0.1 * format`: a safe parser and a partial evaluator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 FUNCTIONS = ("min", "max")
-ALLOWED = "a reward expression has numbers, names of rewards, + - * /, parentheses, min(…) and max(…)"
+ALLOWED = "a reward expression may contain numbers, names of rewards, + - * /, parentheses, min(…) and max(…)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`+`, `*`, `min` and `max` of two or more operands; `-` and `/` of two. `text` is how it was written."""
+    """`+`, `*`, `min` or `max` of two or more operands, or `-` or `/` of two; `text` is its source without spaces."""
 
     symbol: str
     operands: tuple[Node, ...]
@@ -45,17 +45,17 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
-"""The value of what depends on a reward that hasn't been called yet."""
+"""The value of a node that depends on a reward that hasn't been called yet."""
 
 Value = float | None | Unknown
-"""None: skipped. A reward that gave None under `on_none: skip` drops out of its operation, see `evaluate`."""
+"""None means skipped: a reward that returned None under `on_none: skip` drops out of its operation, see `evaluate`."""
 
 
 def parse_expression(text: str, names: Collection[str]) -> Node:
     """Parse an expression over rewards called `names`.
 
     Raises:
-        ValueError: for anything but numbers, these names, + - * /, parentheses, min and max; it shows the place.
+        ValueError: for anything but numbers, these names, + - * /, parentheses, min and max; it marks the position.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -73,11 +73,11 @@ def weighted_sum(weights: Mapping[str, float]) -> Node:
 
 
 def evaluate(node: Node, known: Mapping[str, float | None]) -> Value:
-    """The value of `node` where `known` holds the scores so far; UNKNOWN if it depends on a reward that isn't there.
+    """The value of `node` given the scores so far, `known`; UNKNOWN if it depends on a reward that isn't known.
 
-    A product is 0 as soon as one factor is, whatever the others would be. A reward that is None there is skipped: a sum
-    leaves that term out, a product that factor, min and max that operand; an operation all of whose rewards are
-    skipped is skipped itself, so `0.3 * judge` doesn't become 0.3. A quotient is skipped with its numerator.
+    A product is 0 as soon as one factor is 0. A reward that is known to be None is skipped: a sum leaves out that term,
+    a product that factor, and min and max that operand. An operation whose rewards are all skipped is skipped itself,
+    so that `0.3 * judge` doesn't become 0.3. A quotient is skipped with its numerator.
 
     Raises:
         ZeroDivisionError: for a division by 0.
@@ -109,7 +109,7 @@ def evaluate(node: Node, known: Mapping[str, float | None]) -> Value:
 
 
 def needed(node: Node, known: Mapping[str, float | None]) -> set[str]:
-    """Names of the rewards on which the value still depends: none inside a product that is 0 already."""
+    """The names of the rewards on which the value still depends; a product that is already 0 needs none."""
     if isinstance(node, Number):
         return set()
     if isinstance(node, Reward):
@@ -120,14 +120,14 @@ def needed(node: Node, known: Mapping[str, float | None]) -> set[str]:
 
 
 def rewards_in(node: Node) -> list[str]:
-    """Names of the rewards in the order in which they stand, each once."""
+    """The distinct names of the rewards, in the order of their first occurrence."""
     return list(dict.fromkeys(inner.name for inner in walk(node) if isinstance(inner, Reward)))
 
 
 def parts_of(node: Node) -> dict[str, Operation]:
-    """The operations inside the whole that combine two rewards or more, by the name of their curve.
+    """The inner operations that combine two or more rewards, by the names of their curves.
 
-    A slash would end a metric's name: a division is written with ÷ there.
+    The names have ÷ for division, because a slash separates the parts of a metric's name.
     """
     inner = [part for part in walk(node) if part is not node and isinstance(part, Operation)]
     return {part.text.replace("/", "÷"): part for part in inner if len(rewards_in(part)) > 1}
@@ -144,7 +144,7 @@ def walk(node: Node) -> Iterator[Node]:
 def _settled(node: Node, known: Mapping[str, float | None]) -> bool:
     try:
         return evaluate(node, known) is not UNKNOWN
-    except ZeroDivisionError:  # no other reward can save it; whoever asks for the total is told
+    except ZeroDivisionError:  # no other reward can change that; computing the total raises the error
         return True
 
 
@@ -160,7 +160,7 @@ def _quotient(numerator: Value, denominator: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Turns Python's syntax tree into ours, or says where it can't."""
+    """Converts Python's syntax tree into nodes, or marks the part that it refuses."""
 
     text: str
     names: Collection[str]
@@ -191,7 +191,7 @@ class _Reader:
         return Reward(name)
 
     def operation(self, symbol: str, tree: ast.expr, operands: Sequence[Node]) -> Operation:
-        """An operation; `a * b * c` and `a + b + c` are one each, not two."""
+        """An operation; `a * b * c` and `a + b + c` become one operation of three operands."""
         first = operands[0]
         if (
             symbol in ("+", "*")
@@ -204,7 +204,7 @@ class _Reader:
         return Operation(symbol, tuple(operands), "".join(written.split()))
 
     def in_brackets(self, tree: ast.expr) -> bool:
-        """Whether the left operand is written in parentheses of its own: then it stays a part of its own."""
+        """Whether the left operand has its own parentheses, so that it stays an operation of its own."""
         assert isinstance(tree, ast.BinOp)
         return (tree.col_offset, tree.lineno) != (tree.left.col_offset, tree.left.lineno)
 

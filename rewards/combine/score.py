@@ -1,4 +1,4 @@
-"""What a reward may say about a score besides its value: how it came about, how long it took."""
+"""A score that also carries its status and its duration."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sail_rl.contracts import CallStatus
 
 
 class Score(float):
-    """A score with a note for the metrics; a plain float to everybody else.
+    """A float that carries a note for the metrics.
 
-    `status` "timeout" or "error": the value stands for an answer that couldn't be checked, not for a checked one.
-    `seconds` is what this one took (None: the batch's time is shared out). `cached`: it was known already.
+    A `status` of "timeout" or "error" means that the answer couldn't be checked. `seconds` is the time that this score
+    took; with None, it is the batch's time divided by its size. `cached` scores were known before.
     """
 
     status: CallStatus

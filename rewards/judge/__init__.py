@@ -1,6 +1,6 @@
-"""Rewards given by a judge, a model behind an OpenAI-compatible endpoint: the answer, the thought, whether to think.
+"""Rewards by judges, models behind an OpenAI-compatible endpoint: for the answer, the thought, and whether to think.
 
-SAIL-RL's dual reward (arXiv 2511.02280) is the product of the three, `R_judge · R_think · R_answer`, with the format.
+SAIL-RL's dual reward (arXiv 2511.02280) combines their product, `R_judge · R_think · R_answer`, with the format reward.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rewards.combine.score import Score
-from sail_rl.completion import Parsed, boxes, completion_text, split_thought
+from sail_rl.completion import Parsed, Prefilled, boxes, parse_all
 from sail_rl.endpoint.client import JudgeClient
 from sail_rl.endpoint.errors import JudgeError
 from sail_rl.endpoint.images import Picture
@@ -26,23 +26,22 @@ from .verdicts import AnswerVerdict, ComplexityVerdict, ThinkVerdict
 
 logger = logging.getLogger(__name__)
 
-Prefilled = bool | Sequence[bool]
 Case = Request | float | None
-"""What is to be asked about a completion, or its score (None: doesn't apply) where that is known without a judge."""
+"""The request about a completion, or its score if that needs no judge; None if the reward doesn't apply."""
 
 
 class _Judge:
-    """What the judges share: settings, asking, scores, metrics.
+    """The base of all judges: settings, requests, scores and metrics.
 
     Args:
-        template: text file with instructions in place of the judge's own.
+        template: a text file with instructions that replace the judge's own.
         settings: the fields of `JudgeSettings`; `base_url` and `model` are required.
 
     Attributes:
-        verdicts: the verdict on each completion of the last batch; None where the judge gave none or wasn't asked.
+        verdicts: the verdict on each completion of the last batch; None if the judge returned none or wasn't asked.
 
     Raises:
-        ValueError: for settings that can't work, before anything is sent.
+        ValueError: for invalid settings, before any request is sent.
     """
 
     call_order: ClassVar[float]
@@ -60,7 +59,7 @@ class _Judge:
             self.instructions = read_template(template)
 
     def metrics(self) -> dict[str, float]:
-        """Numbers since the start: calls, retries, failures, tokens, cost, latency, the share of 1 in each verdict."""
+        """Totals since the start: calls, retries, failures, tokens, cost, latency, and each verdict's share of 1."""
         table = self.client.metrics.table(self.settings.prompt_price, self.settings.completion_price)
         if self._verdicts_given:
             names = self.verdict.model_fields
@@ -68,19 +67,13 @@ class _Judge:
         return table
 
     def close(self) -> None:
-        """Log what the judge has cost; connections are closed after every batch anyway."""
+        """Log the judge's metrics; connections are closed after every batch."""
         if self.client.metrics.requests:
             numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.metrics().items())
             logger.info("%s, model %s: %s", type(self).__name__, self.settings.model, numbers)
 
-    def _parsed(self, completions: Sequence[Any], prefilled: Prefilled) -> list[Parsed]:
-        """Completions split; `prefilled`: those that start inside the thought, as the chat template has opened it."""
-        inside = [prefilled] * len(completions) if isinstance(prefilled, bool) else prefilled
-        texts = map(completion_text, completions)
-        return [split_thought(text, prefilled=within) for text, within in zip(texts, inside, strict=True)]
-
     def _pictures(self, images: Sequence[Any] | None, count: int) -> list[tuple[Picture, ...]]:
-        """The pictures of each completion; those of completions of one prompt are digested and encoded once."""
+        """The pictures of each completion; completions of one prompt share theirs, which are encoded once."""
         known: dict[int, Picture] = {}
         rows = [row or [] for row in images] if images is not None else [[]] * count
         for row in rows:
@@ -90,7 +83,7 @@ class _Judge:
         return [tuple(known[id(image)] for image in row) for row in rows]
 
     async def _scores(self, cases: Sequence[Case], value: Callable[[int, Any], float]) -> list[float | None]:
-        """The score of each case: known, or `value(index, verdict)`, or what `on_failure` says."""
+        """The score of each case: the known one, `value(index, verdict)`, or the one that `on_failure` sets."""
         asked = [case for case in cases if isinstance(case, Request)]
         outcomes = iter(await self.client.ask(asked) if asked else [])
         scores: list[float | None] = []
@@ -108,7 +101,7 @@ class _Judge:
                 scores.append(outcome)
         if failures:
             worth = self.settings.on_failure
-            logger.warning("%d of %d completions count %s: %s", len(failures), len(cases), worth, failures[-1])
+            logger.warning("%d of %d completions score %s: %s", len(failures), len(cases), worth, failures[-1])
         for verdict in filter(None, self.verdicts):
             self._verdicts_given += 1
             self._ones.update({name: int(value) for name, value in verdict.model_dump().items()})
@@ -116,10 +109,10 @@ class _Judge:
 
 
 class AnswerJudge(_Judge):
-    r"""Is a free-form answer right? 1 or 0.
+    r"""Scores 1 if a free-form answer is right, else 0.
 
-    The judge sees the question's text, the gold answer (column `answer`) and what the last `\boxed{}` after the thought
-    holds, and none of the images. A completion without such an answer has 0 and costs no call.
+    The judge sees the question's text, the gold answer (column `answer`) and the content of the last `\boxed{}` after
+    the thought, but no images. A completion without such an answer scores 0 without a call.
     """
 
     call_order = 1.0
@@ -138,12 +131,12 @@ class AnswerJudge(_Judge):
         """Score completions against their gold answers.
 
         Raises:
-            ValueError: for a gold answer that is missing.
+            ValueError: if a gold answer is missing.
             JudgeError, JudgeRefusedError: see `JudgeClient.ask`.
         """
         cases: list[Case] = []
         for index, (parsed, prompt, gold) in enumerate(
-            zip(self._parsed(completions, prefilled), prompts, answer, strict=True)
+            zip(parse_all(completions, prefilled), prompts, answer, strict=True)
         ):
             try:
                 self.check_gold(gold)
@@ -156,19 +149,18 @@ class AnswerJudge(_Judge):
 
     @staticmethod
     def check_gold(answer: Any, **_: Any) -> None:
-        """Raise ValueError for a gold answer that a judge can't compare with."""
+        """Raise ValueError for a missing gold answer."""
         if answer is None or not str(answer).strip():
-            raise ValueError(f"{answer!r} is no gold answer: every row needs one for this reward")
+            raise ValueError(f"the gold answer is {answer!r}: every row needs a gold answer for this reward")
 
 
 class ThinkJudge(_Judge):
-    """Is the thought sound? Mean of three verdicts, each 0 or 1 (SAIL-RL's thinking reward).
+    """Scores whether the thought is sound, as the mean of three verdicts of 0 or 1 (SAIL-RL's thinking reward).
 
-    Logical coherence, factual grounding (in the images, then the text, then what is generally known) and consistency of
-    the answer with the thought, all from one call. `verdicts` and `metrics()` show them singly.
+    One call asks for logical coherence, factual grounding (in the images, the text and general knowledge) and the
+    consistency of the answer with the thought. `verdicts` and `metrics()` show each of them.
 
-    None without a thought: there is nothing to judge. 0 without a call for a thought that never ends, or that no answer
-    follows.
+    The score is None without a thought. It is 0, without a call, if the thought never ends or no answer follows it.
     """
 
     call_order = 3.0
@@ -192,7 +184,7 @@ class ThinkJudge(_Judge):
         pictures = self._pictures(images, len(completions))
         cases = [
             self._case(parsed, prompt, shown)
-            for parsed, prompt, shown in zip(self._parsed(completions, prefilled), prompts, pictures, strict=True)
+            for parsed, prompt, shown in zip(parse_all(completions, prefilled), prompts, pictures, strict=True)
         ]
         return await self._scores(cases, lambda _, verdict: verdict.mean)
 
@@ -206,11 +198,11 @@ class ThinkJudge(_Judge):
 
 
 class WhenToThinkJudge(_Judge):
-    """Was it right to think, or not to, for a question this hard? 1 or 0 (SAIL-RL's judging reward).
+    """Scores 1 if the completion thought exactly when its question needs thinking, else 0 (SAIL-RL's judging reward).
 
-    The judge says whether the question needs thinking, from its text and images alone; the score is whether the
-    completion did so (a thought that isn't empty, finished or not). So no sampled text can sway it, exactly one of the
-    two decisions is right, and a question is asked about once, however many completions it has.
+    The judge decides from the question's text and images alone whether it needs thinking. A completion has thought if
+    its thought isn't empty, finished or not. No sampled text can therefore sway the judge, exactly one of the two
+    decisions is right, and one request serves all completions of a question.
     """
 
     call_order = 2.0
@@ -235,5 +227,5 @@ class WhenToThinkJudge(_Judge):
             Request(self.instructions, {"question": question_text(prompt)}, self.verdict, shown)
             for prompt, shown in zip(prompts, self._pictures(images, len(completions)), strict=True)
         ]
-        thought = [bool(parsed.thought) for parsed in self._parsed(completions, prefilled)]
+        thought = [bool(parsed.thought) for parsed in parse_all(completions, prefilled)]
         return await self._scores(cases, lambda index, verdict: float(verdict.needs_thinking == thought[index]))

@@ -1,4 +1,4 @@
-"""The three judges' instructions, and instructions from a file in their place."""
+"""The instructions of the three judges, and reading replacements from a file."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ visible colour, count or place, small talk. Judge what the question takes, not h
 
 
 def read_template(path: str | Path) -> str:
-    """Instructions from a file, in place of a judge's own; the rule about data and the verdict's form are added.
+    """Read instructions that replace a judge's own; requests still add the data rule and the verdict's format.
 
     Raises:
-        ValueError: when it can't be read or is empty.
+        ValueError: if the file can't be read or is empty.
     """
     try:
         text = Path(path).read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""What the three judges answer."""
+"""The verdicts of the three judges."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sail_rl.endpoint.replies import Verdict
 
 
 class AnswerVerdict(Verdict):
-    """Is a free-form answer right?"""
+    """Whether a free-form answer is right."""
 
     correct: Literal[0, 1] = Field(description="1 if the answer means the same as the reference answer, else 0")
 
 
 class ThinkVerdict(Verdict):
-    """Is a thought sound? The three verdicts of SAIL-RL's thinking reward (arXiv 2511.02280)."""
+    """Whether a thought is sound: the three verdicts of SAIL-RL's thinking reward (arXiv 2511.02280)."""
 
     logical_coherence: Literal[0, 1] = Field(
         description="1 if every step follows from what comes before it, without contradiction or jump, else 0"
@@ -36,7 +36,7 @@ class ThinkVerdict(Verdict):
 
 
 class ComplexityVerdict(Verdict):
-    """Does a question need thinking before it is answered?"""
+    """Whether a question needs thinking before it is answered."""
 
     needs_thinking: Literal[0, 1] = Field(
         description="1 if the question takes several steps of reasoning, 0 if a direct answer is enough"

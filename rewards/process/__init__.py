@@ -1,1 +1,1 @@
-"""Calling rewards in processes that can be killed."""
+"""Runs rewards in killable processes."""

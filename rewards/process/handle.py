@@ -1,4 +1,4 @@
-"""One worker process as the pool sees it: its pipes, what it is doing, and how to stop it."""
+"""The pool's handle of one worker process: its pipes, its current item, and how to stop it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from typing import Any
 
 from .main import HEADER
 
-STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; not counted towards an item's limit
-REVIVAL_SECONDS = 10.0  # forking a child again
+STARTUP_SECONDS = 60.0  # importing sympy on a busy machine; doesn't count towards an item's time limit
+REVIVAL_SECONDS = 10.0  # forking a new child
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a worker calls for each item: `module:function` or `file.py:function`, or a class made with `kwargs`."""
+    """The callable of a worker: `module:function`, `file.py:function`, or a class to instantiate with `kwargs`."""
 
     path: str
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class Worker:
-    """A process that answers one item at a time. `item` is the number of the one it has; `deadline` is monotonic."""
+    """A process that computes one item at a time: `item` is its number, and `deadline` its monotonic time limit."""
 
     def __init__(self, target: Target, memory_bytes: int) -> None:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = [str(memory_bytes), str(os.getpid()), target.path, json.dumps(target.kwargs)]
         self.process = subprocess.Popen(
-            # -P: a folder named `rewards` where the user happens to stand must not be taken for this package.
+            # -P: a folder named `rewards` in the current directory must not shadow this package.
             [sys.executable, "-P", "-m", "rewards.process.main", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -58,7 +58,7 @@ class Worker:
         self._buffer = b""
 
     def give(self, number: int, arguments: tuple[Any, ...], timeout_s: float) -> bool:
-        """Send one item; False when the process is gone, or doesn't read it within its time."""
+        """Send one item; returns False if the process has ended, or doesn't read the item within its time limit."""
         self.item, self.started = number, time.monotonic()
         self.deadline = self.started + timeout_s
         payload = pickle.dumps(arguments)
@@ -75,7 +75,7 @@ class Worker:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """The next message if it is complete; EOFError when the process is gone, or garbled what it wrote."""
+        """The next message, or None if it isn't complete; EOFError if the process has ended or sent garbage."""
         chunk = os.read(self.output, 65536)
         if not chunk:
             raise EOFError
@@ -90,24 +90,24 @@ class Worker:
             raise EOFError from None
 
     def revive(self) -> bool:
-        """Kill the child that has the item; the process forks another and says so. False: it must be replaced."""
+        """Kill the child that computes the item, and let the process fork another; False if it must be replaced."""
         unread = int.from_bytes(fcntl.ioctl(self.input, termios.FIONREAD, bytes(4)), sys.byteorder)
         if unread or self._buffer or self.process.poll() is not None:
             return False
         self.process.send_signal(signal.SIGUSR1)
-        self.rest()
+        self.await_child()
         return True
 
-    def rest(self) -> None:
-        """Expect the next child."""
+    def await_child(self) -> None:
+        """Forget the item and wait until the process has forked its next child."""
         self.ready, self.item = False, None
         self.deadline = time.monotonic() + REVIVAL_SECONDS
 
     def kill(self) -> None:
-        """End the process and its child, whatever they are doing, and reap it."""
+        """Kill the process and its child, and reap the process."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            with suppress(BrokenPipeError):  # what was still to be written has no reader any more
+            with suppress(BrokenPipeError):  # unsent data has no reader any more
                 pipe.close()

@@ -1,6 +1,7 @@
-"""Isolated: a custom reward function in killable processes, one rollout at a time, with limits of time and memory.
+"""Runs a custom reward function in killable processes, one rollout at a time, with limits on time and memory.
 
-It protects the run from code that hangs, crashes or eats memory. It is no sandbox: the code has your files and network.
+This protects the run from code that hangs, crashes or exhausts memory. It is not a sandbox: the code can access your
+files and your network.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from .pool import GIBIBYTE, Result, WorkerPool
 
 
 class Isolated:
-    """A reward function with TRL's signature that calls the one at `path` elsewhere; its code isn't imported here.
+    """A reward function with TRL's signature that calls the one at `path` in worker processes only.
 
-    A rollout that takes too long has a TimeoutError for a score, one that raises, crashes or needs too much memory a
-    RuntimeError: the recipe's `on_error` says what they count as.
+    The score of a rollout that takes too long is a TimeoutError. It is a RuntimeError if the function raises, crashes
+    or needs too much memory. The recipe's `on_error` says how these are scored.
 
     Args:
-        path: `module:function` or `file.py:function`, or a class made with `kwargs`.
-        kwargs: passed to the function, or to the class.
-        timeout_s: seconds that one rollout may take.
-        batch_timeout_s: seconds that all of them may take.
-        memory_gib: address space of each process.
-        workers: processes.
+        path: `module:function`, `file.py:function`, or a class to instantiate with `kwargs`.
+        kwargs: keyword arguments of the function or the class.
+        timeout_s: the time limit for one rollout in seconds.
+        batch_timeout_s: the time limit for all rollouts of a call in seconds.
+        memory_gib: the address space of each process in GiB.
+        workers: the number of processes.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class Isolated:
         return [_score(result) for result in self.pool.run(rows)]
 
     def check_gold(self, answer: Any, **_: Any) -> None:
-        """Find out whether the function can be imported in a worker, before a model loads.
+        """Check, before a model loads, that a worker can import the function.
 
         Raises:
-            ValueError: with the real error.
+            ValueError: if it can't, with the original error.
         """
         if not self._tried:
             try:
@@ -78,7 +79,7 @@ class Isolated:
 
 
 class OneRollout:
-    """What a worker calls: the reward function, with lists of one entry."""
+    """The callable of a worker: calls the reward function with lists of one entry."""
 
     def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
         self._path = path
@@ -86,7 +87,7 @@ class OneRollout:
         self._function: Any = target(**kwargs) if inspect.isclass(target) else functools.partial(target, **kwargs)
 
     def __call__(self, row: dict[str, Any] | None) -> Any:
-        """Score one rollout; None only shows that the worker is up."""
+        """Score one rollout; a row of None only shows that the worker runs."""
         if row is None:
             return None
         arguments = chosen_arguments(self._path, self._function, {name: [value] for name, value in row.items()})

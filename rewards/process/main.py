@@ -1,7 +1,7 @@
-"""The worker process: imports its target once, then forks a child that answers items; a killed child is forked again.
+"""The worker process: imports its target once, then forks a child that computes items, and a new one after a kill.
 
-Neither limits the child's time: the pool asks for the kill (no signal handler interrupts sympy's big-integer
-arithmetic). The fork has everything imported already, so a time-out costs milliseconds and not a new start.
+The pool enforces the time limits, because no signal handler can interrupt sympy's big-integer arithmetic. A forked
+child has everything imported already, so replacing it takes milliseconds.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, NoReturn
 from sail_rl.imports import resolve
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-HEADER = 8  # bytes of an item's length
+HEADER = 8  # bytes that hold an item's length
 
 
 def main() -> None:
-    """Serve until standard input closes; `python -m rewards.process.main MEMORY_BYTES PARENT_PID TARGET KWARGS`."""
+    """Serve items until stdin closes: `python -m rewards.process.main MEMORY_BYTES PARENT_PID TARGET KWARGS`."""
     memory_bytes, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with_parent(parent)
-    # What libraries print must not mix with the answers.
+    # Output of libraries must not mix with the answers.
     answers = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _serve(target: Any, answers: int) -> NoReturn:
-    """Answer items until the pool closes the pipe; after a MemoryError leave, so that a fresh child goes on."""
+    """Compute items until the pool closes the pipe; exit after a MemoryError, so that a fresh child takes over."""
     while header := _read(HEADER):
         message: dict[str, Any]
         try:
@@ -70,14 +70,14 @@ def _serve(target: Any, answers: int) -> NoReturn:
         except MemoryError:
             _send(answers, {"error": "MemoryError: above the worker's memory limit", "leaving": True})
             os._exit(1)
-        except Exception as error:  # becomes the item's own error: the pool's caller counts and shows it
+        except Exception as error:  # becomes the item's result; the pool's caller counts and shows it
             message = {"error": f"{type(error).__name__}: {error}"[:1000]}
         _send(answers, message)
     os._exit(0)
 
 
 def _read(size: int) -> bytes:
-    """Exactly `size` bytes of standard input and not one more: the next child reads on from there; b"" at its end."""
+    """Exactly `size` bytes of standard input, since the next child continues from there; b"" at its end."""
     data = b""
     while len(data) < size:
         chunk = os.read(0, size - len(data))
@@ -94,10 +94,10 @@ def _send(answers: int, message: dict[str, Any]) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies, however it dies."""
+    """Ask Linux to kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != parent:  # the parent died before the line above
         os._exit(1)
 
 

@@ -1,6 +1,6 @@
-"""WorkerPool: worker processes that can be killed, so that nothing costs more than its time limit.
+"""A pool of killable worker processes, so that no call exceeds its time limit.
 
-Threads and signal handlers can't stop sympy in the middle of `9^{9^{9^{9}}}`; only killing its process does.
+Threads and signal handlers can't stop sympy in the middle of `9^{9^{9^{9}}}`; only killing its process can.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from .handle import Target, Worker
 
 GIBIBYTE = 1024**3
 MAX_FAILED_STARTS = 3  # in a row, before the pool gives up
+RETRY_AFTER_SECONDS = 600.0  # after which an item that timed out may be tried again
 Status = Literal["ok", "timeout", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one item: `value` unless `status` says otherwise, and then `message` says what went wrong."""
+    """The result of one item: its `value` if `status` is "ok", else a `message` that says what went wrong."""
 
     value: Any = None
     status: Status = "ok"
@@ -35,7 +36,7 @@ class Result:
 
 
 class _Batch:
-    """What is known of the items of one call: those waiting, those tried again, and the results by number."""
+    """The items of one call: those that wait, those that were retried, and the results by item number."""
 
     def __init__(self, items: Sequence[tuple[Any, ...]], seconds: float) -> None:
         self.items = items
@@ -49,16 +50,15 @@ class WorkerPool:
     """Calls one function in killable processes; safe to use from any thread, one batch at a time.
 
     Args:
-        target: what to call with each item's arguments.
-        workers: processes, started with the first item and kept.
-        timeout_s: seconds that one item may take.
-        batch_timeout_s: seconds that a whole batch may take; what isn't done then has timed out.
-        memory_bytes: address space of a worker (an idle one takes 0.06 GiB); what needs more fails its item.
-        cache_size: results remembered; the least recently asked for go first. 0: none, and arguments needn't be
-            hashable. Failures are never remembered, time-outs for `retry_after_s`: a busy machine isn't a wrong answer.
-        retry_after_s: seconds after which an item that timed out may be tried again.
+        target: the callable that gets each item's arguments.
+        workers: the number of processes, which start with the first item and stay alive.
+        timeout_s: the time limit for one item in seconds.
+        batch_timeout_s: the time limit for a batch in seconds; unfinished items then time out.
+        memory_bytes: the address space of a worker (0.06 GiB when idle); an item that needs more fails.
+        cache_size: the number of results in a least-recently-used cache; with 0, arguments needn't be hashable. Errors
+            are never cached, and time-outs only for RETRY_AFTER_SECONDS, since a busy machine may cause them.
 
-    Workers end with `close`, when the pool is collected, at exit, and when this process is killed.
+    Workers end with `close`, when the pool is garbage-collected, at exit, and when this process is killed.
     """
 
     def __init__(
@@ -70,20 +70,19 @@ class WorkerPool:
         batch_timeout_s: float = 600.0,
         memory_bytes: int = 2 * GIBIBYTE,
         cache_size: int = 100_000,
-        retry_after_s: float = 600.0,
     ) -> None:
         if min(timeout_s, batch_timeout_s) <= 0 or workers < 1:
             raise ValueError(
                 f"timeout_s is {timeout_s}, batch_timeout_s {batch_timeout_s}, workers {workers}: all must be above 0"
             )
-        self.timeout_s, self.batch_timeout_s, self.retry_after_s = timeout_s, batch_timeout_s, retry_after_s
+        self.timeout_s, self.batch_timeout_s = timeout_s, batch_timeout_s
         self._target = target
         self._size = workers
         self._memory_bytes = memory_bytes
-        self._cache: OrderedDict[tuple[Any, ...], tuple[Result, float]] = OrderedDict()  # result, time it is good until
+        self._cache: OrderedDict[tuple[Any, ...], tuple[Result, float]] = OrderedDict()  # result, expiry time
         self._cache_size = cache_size
-        self._workers: list[Worker] = []  # one list for life: the finaliser holds it
-        # Linux kills a worker when the *thread* that started it ends, so one thread of the pool's own starts them all.
+        self._workers: list[Worker] = []  # never replaced: the finaliser holds this list
+        # Linux kills a worker when the *thread* that started it ends, so one thread of the pool starts all workers.
         self._starter: ThreadPoolExecutor | None = None
         self._owner = os.getpid()
         self._failed_starts = 0
@@ -91,17 +90,17 @@ class WorkerPool:
         weakref.finalize(self, _kill_all, self._workers)
 
     def run(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
-        """Return a result for each item, in order; with a cache, equal items are computed once."""
+        """The result of each item, in order; with a cache, equal items are computed once."""
         with self._lock:
             self._leave_to_parent()
             try:
                 return self._run_cached(items) if self._cache_size else self._run(items)
-            except BaseException:  # Ctrl-C too: a worker that is still busy would answer the next batch's items
+            except BaseException:  # also Ctrl-C: a busy worker's answer would mix with the next batch
                 _kill_all(self._workers)
                 raise
 
     def close(self) -> None:
-        """End all workers. The pool starts new ones if it is used again."""
+        """Stop all workers; the pool starts new ones when it is used again."""
         with self._lock:
             self._leave_to_parent()
             _kill_all(self._workers)
@@ -109,14 +108,8 @@ class WorkerPool:
                 self._starter.shutdown()
             self._starter = None
 
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _leave_to_parent(self) -> None:
-        """In a forked child: the workers and their pipes are the parent's; the child starts its own."""
+        """After a fork, leave the workers and their pipes to the parent; this process starts its own."""
         if self._owner != os.getpid():
             self._workers.clear()
             self._starter, self._owner = None, os.getpid()
@@ -146,7 +139,7 @@ class WorkerPool:
         for item, result in results.items():
             if result.status == "error":
                 continue
-            until = now + self.retry_after_s if result.status == "timeout" else float("inf")
+            until = now + RETRY_AFTER_SECONDS if result.status == "timeout" else float("inf")
             old = self._cache.get(item)
             self._cache[item] = (result, min(until, old[1]) if old and old[1] > now else until)
             self._cache.move_to_end(item)
@@ -157,7 +150,7 @@ class WorkerPool:
         """Keep every worker busy until all items have a result."""
         batch = _Batch(items, self.batch_timeout_s)
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
-            self._discard(worker)  # killed from outside since the last batch
+            self._discard(worker)  # it was killed from outside since the last batch
         while len(batch.results) < len(items):
             if time.monotonic() > batch.deadline:
                 self._give_up(batch)
@@ -168,14 +161,14 @@ class WorkerPool:
                 if worker.ready and worker.item is None and batch.waiting:
                     number = batch.waiting.popleft()
                     if not worker.give(number, items[number], self.timeout_s):
-                        batch.waiting.appendleft(number)  # it died before it saw this item
+                        batch.waiting.appendleft(number)  # the worker died before it saw this item
                         self._discard(worker)
                         self._start_failed(f"ready, then status {worker.process.returncode}")
             self._collect(batch)
         return [batch.results[number] for number in range(len(items))]
 
     def _give_up(self, batch: _Batch) -> None:
-        """The batch has used up its time: stop what is running and time out what is left."""
+        """Stop the running items and time out all unfinished ones: the batch has reached its time limit."""
         for worker in self._workers:
             if worker.item is not None:
                 self._late(worker, batch)
@@ -184,7 +177,7 @@ class WorkerPool:
             batch.results.setdefault(number, Result(None, "timeout", message))
 
     def _collect(self, batch: _Batch) -> None:
-        """Wait for the next message or deadline; replace what is late or dead."""
+        """Wait for the next message or deadline; replace workers that are late or dead."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 if worker.item is not None or not worker.ready:
@@ -209,14 +202,14 @@ class WorkerPool:
         if message is None:
             return
         if "failed" in message:
-            raise RuntimeError(f"{self._target.path} can't be used in a worker: {message['failed']}")
+            raise RuntimeError(f"a worker can't use {self._target.path}: {message['failed']}")
         if "ready" in message:
             if worker.item is None:
                 worker.ready = True
-            else:  # its child died of the item, and another was forked
+            else:  # the item killed the child, and the process forked another
                 self._died(worker, batch)
             return
-        if worker.item is None:  # it answered at the very moment of its time-out
+        if worker.item is None:  # the answer arrived just after the time-out
             return
         self._failed_starts = 0
         seconds = time.monotonic() - worker.started
@@ -226,7 +219,7 @@ class WorkerPool:
             batch.results[worker.item] = Result(message["value"], seconds=seconds)
         worker.item = None
         if message.get("leaving"):
-            worker.rest()
+            worker.await_child()
 
     def _late(self, worker: Worker, batch: _Batch) -> None:
         number = worker.item
@@ -236,10 +229,10 @@ class WorkerPool:
             self._start_failed("not ready in time")
         else:
             seconds = time.monotonic() - worker.started
-            batch.results[number] = Result(None, "timeout", f"nothing within {self.timeout_s} s", seconds)
+            batch.results[number] = Result(None, "timeout", f"no result within {self.timeout_s} s", seconds)
 
     def _died(self, worker: Worker, batch: _Batch) -> None:
-        """Try its item once more: the item may be what killed it, or it may have died of something else."""
+        """Retry the worker's item once, since the worker may have died of something else."""
         self._discard(worker)
         if worker.item is None:
             self._start_failed(f"status {worker.process.returncode}")

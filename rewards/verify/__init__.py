@@ -1,1 +1,1 @@
-"""When an answer is right: one module for each kind of answer; `check` for gold answers, `score` for the given ones."""
+"""Verifiers, one module for each kind of answer: `check` a gold answer, and `score` a given answer against it."""

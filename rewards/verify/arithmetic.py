@@ -1,6 +1,6 @@
-r"""The value of a constant expression, `2\sqrt{3}`, `9^{9^{9}}`, `\binom{10^9}{5}`: never slow, never exact.
+r"""The approximate value of a constant expression such as `2\sqrt{3}`, `9^{9^{9}}` or `\binom{10^9}{5}`, always fast.
 
-It decides most pairs of constants before sympy sees them, the huge ones above all: sympy would compute their digits.
+It decides most pairs of constants without sympy, above all huge ones, whose digits sympy would compute.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from . import magnitude
 from .latex import braced
 from .magnitude import Huge, NotConstant, Value, compare
 
-MAX_LENGTH = 400  # characters: what is longer isn't a constant that anybody typed
+MAX_LENGTH = 400  # characters; longer texts aren't constants that a person would write
 MAX_DEPTH = 40
-REACH = 1e4  # exponents, factorials and binomials beyond it are out of sympy's reach
-POINTS = (0.731, -1.618, 2.414)  # where expressions in variables are compared; scaled for each letter
+REACH = 1e4  # sympy can't evaluate larger exponents, factorials and binomials
+POINTS = (0.731, -1.618, 2.414)  # values of variables at which expressions are compared, scaled for each letter
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|\\([A-Za-z]+)|([-+*/^!(){}\[\]%])|([A-Za-z]))", re.ASCII)
 _NOT_VARIABLES = frozenset("eifgh")  # constants, and f(x)
 _FUNCTIONS = {"ln": math.log, "log": math.log10, "sin": math.sin, "cos": math.cos, "tan": math.tan}
@@ -28,10 +28,10 @@ def constant(text: str) -> Value | None:
 
 
 def same_expression(left: str, right: str) -> bool | None:
-    """Whether two normalised expressions are equal, constant or in variables: by their values at POINTS.
+    """Whether two normalised expressions, with or without variables, have equal values at POINTS.
 
-    One point where they differ shows that they aren't equal; equal at all three, they are, but for a coincidence of
-    nine digits. None for what isn't such an expression, or isn't real at a point.
+    A difference at one point proves them unequal; equality at all three could only be a coincidence of nine digits. The
+    result is None if a text isn't such an expression, or if a value isn't real.
     """
     verdicts: list[bool | None] = []
     for point in POINTS:
@@ -80,7 +80,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 class _Parser:
-    """Recursive descent: sum, product, sign, power, postfix, atom."""
+    """A recursive-descent parser: sum, product, sign, power, postfix, atom."""
 
     def __init__(self, tokens: list[tuple[str, str]], point: float | None) -> None:
         self.point = point
@@ -119,7 +119,7 @@ class _Parser:
             elif self.take("/"):
                 value = magnitude.over(value, self.signed())
             elif self.tokens[self.place][0] in ("command", "variable") or self.tokens[self.place][1] in ("(", "{"):
-                value = magnitude.times(value, self.power())  # 2\sqrt{3}, 2(3); two numbers in a row are no product
+                value = magnitude.times(value, self.power())  # 2\sqrt{3} or 2(3); two adjacent numbers aren't a product
             else:
                 return value
 
@@ -193,11 +193,11 @@ class _Parser:
         return above / below
 
     def argument(self) -> Value:
-        r"""`{…}`, or one digit: `\frac12`."""
+        r"""A command's argument: `{…}`, or one digit as in `\frac12`."""
         kind, text = self.tokens[self.place]
         if kind == "number" and text.isdigit():
             self.place += 1
-            if len(text) > 1:  # the digits after the first are the next argument, or follow
+            if len(text) > 1:  # the remaining digits are the next argument, or follow the command
                 self.place -= 1
                 self.tokens[self.place] = ("number", text[1:])
             return float(text[0])

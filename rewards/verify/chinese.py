@@ -1,4 +1,4 @@
-"""Chinese answers: numerals, units, the words around an answer, right and wrong."""
+"""Chinese answers: numerals, units, phrases that introduce an answer, and words for right and wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERDICTS = {
 
 
 def numeral(text: str) -> str | None:
-    """The digits of a Chinese numeral ("三十五" is "35", "二点五" "2.5"), or None."""
+    """A Chinese numeral in digits ("三十五" becomes "35", "二点五" becomes "2.5"), or None."""
     if not _NUMERAL.fullmatch(text):
         return None
     sign, body = ("-", text[1:]) if text[0] == "负" else ("", text)
@@ -52,12 +52,12 @@ def numeral(text: str) -> str | None:
 
 
 def unframed(text: str) -> str:
-    """Without the words before an answer ("答案是35个" is "35个"), and 对 or 错 as yes or no."""
+    """The answer without an introduction ("答案是35个" becomes "35个"); 对 and 错 become yes and no."""
     if text in VERDICTS:
         return VERDICTS[text]
     return _FRAME.sub("", text).strip() or text
 
 
 def is_chinese(text: str) -> bool:
-    """Whether any character is a Chinese one."""
+    """Whether the text contains a Chinese character."""
     return any("\u4e00" <= character <= "\u9fff" for character in text)

@@ -1,4 +1,4 @@
-"""Multiple choice: an answer may be the letter, the option's text, or both; several letters where several are right."""
+"""Multiple choice: an answer is a letter, the option's text or both, or several letters if several are right."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def as_letters(gold: str) -> frozenset[str]:
 
 
 def options_of(row: Mapping[str, Any]) -> dict[str, str]:
-    """The options by letter, normalised: the row's `options`, a list or a mapping, or its prompt's, one a line."""
+    """The normalised options by letter: the row's `options` (a list or a mapping), or the lines of its prompt."""
     given = row.get("options")
     if isinstance(given, Mapping):
         return {str(letter).upper(): normalise(str(text)) for letter, text in given.items() if text is not None}
@@ -44,9 +44,9 @@ def options_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def letters(answer: str, options: Mapping[str, str]) -> frozenset[str]:
-    """The letters that an answer chooses; none where it isn't clear.
+    """The letters that an answer chooses; empty if the choice is unclear.
 
-    A letter with a text must not contradict the options; a text without a letter must be one option's.
+    A text beside a letter must agree with that letter's option; a text without a letter must equal one option.
     """
     text = chinese.unframed(normalise(answer)).strip("()* ")
     by_text = frozenset(letter for letter, option in options.items() if option.casefold() == text.casefold())
@@ -66,7 +66,7 @@ def letters(answer: str, options: Mapping[str, str]) -> frozenset[str]:
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer that is neither an option's letter nor its text."""
+    """Raise ValueError for a gold answer that is neither an option's letter nor its text."""
     options = options_of(row)
     if not _gold_letters(str(gold), options):
         raise ValueError(
@@ -75,7 +75,7 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for exactly the right letters, or the right option's text."""
+    """1 if the answer has exactly the right letters, or the right option's text; else 0."""
     options = options_of(row)
     return float(letters(given, options) == _gold_letters(str(gold), options))
 

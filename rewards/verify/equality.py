@@ -1,4 +1,4 @@
-"""Whether two mathematical answers are equal: cheap rules that decide most pairs, then math-verify and sympy."""
+"""Equality of mathematical answers: fast rules decide most pairs, math-verify and sympy the others."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .structure import parts_of, same_parts
 from .words import NUMBER_WORDS
 
 _CLOSE = Fraction(1, 10**5)
-_SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` counts
+_SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` matters
 _LABEL = re.compile(r"\\?[A-Za-z](?:_{?\w+}?)?'*(?:\([a-z](?:,[a-z])*\))?\s*(?:=|\\in(?![a-z]))\s*")
 
 
 def quick_equal(gold: str, answer: str) -> bool | None:
-    """Decide without sympy where possible; None when it takes more.
+    """Decide without sympy where possible; None if no rule decides.
 
-    In turn: equal text; two plain numbers (those that differ in the sixth digit, 1/3 and 0.333333, are left to
-    math-verify's rounding); quantities with units; option letters; words, which nothing symbolic equals (as products
-    of letters "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitude of constants, and
-    the values of expressions in variables at a few points.
+    The rules in order: equal texts; two plain numbers (if they differ only in the sixth digit, as 1/3 and 0.333333 do,
+    math-verify's rounding decides); quantities with units; option letters; words, which must match as text (as products
+    of letters, "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitudes of constants;
+    and the values of expressions with variables at a few points.
     """
     return _decide(_in_digits(chinese.unframed(normalise(gold))), _in_digits(chinese.unframed(normalise(answer))))
 
 
 def _in_digits(text: str) -> str:
-    """`seven` as 7; `none` is no number where there may be no solution."""
+    """`seven` becomes 7, but `none` stays a word: it may say that there is no solution."""
     word = text.casefold()
     return text if word == "none" else NUMBER_WORDS.get(word, text)
 
@@ -60,7 +60,7 @@ def _decide(left: str, right: str) -> bool | None:
 
 
 def _decide_labelled(left: str, right: str) -> bool | None:
-    r"""`x = 5` and `x \in [0, 1)` are what stands behind the sign; two different labels take sympy."""
+    r"""Compare the values behind labels such as `x =` and `x \in`; None for two different labels."""
     labels = _LABEL.match(left), _LABEL.match(right)
     if labels[0] and labels[1] and labels[0][0].split() != labels[1][0].split():
         return None
@@ -84,7 +84,7 @@ def _decide_mathematics(left: str, right: str) -> bool | None:
     values = constant(left), constant(right)
     if values[0] is not None and values[1] is not None:
         return compare(values[0], values[1])
-    if any(values) and any(parts):  # a number, and several
+    if any(values) and any(parts):  # one number against several
         return False
     if (verdict := same_expression(left, right)) is not None:
         return verdict
@@ -92,16 +92,16 @@ def _decide_mathematics(left: str, right: str) -> bool | None:
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer whose braces don't match, or that is still in its box."""
+    """Raise ValueError for a gold answer with unbalanced braces, or with its box."""
     text = str(gold)
     if text.replace("\\{", "").count("{") != text.replace("\\}", "").count("}"):
-        raise ValueError(f"the gold answer {text!r} has a brace without its partner")
+        raise ValueError(f"the gold answer {text!r} has unbalanced braces")
     if "\\boxed" in text:
-        raise ValueError(f"the gold answer {text!r} has a box; give what stands in it")
+        raise ValueError(f"the gold answer {text!r} has a box; give the box's content only")
 
 
 def understood(gold: str) -> bool:
-    """Whether the rules here can use a gold answer; what they can't is math-verify's to parse."""
+    """Whether the rules here understand a gold answer; otherwise math-verify must parse it."""
     text = chinese.unframed(normalise(gold))
     text = text[label.end() :] if (label := _LABEL.match(text)) else text
     if WORDS.fullmatch(text) or chinese.is_chinese(text) or as_quantity(text) or constant(text) is not None:
@@ -111,22 +111,22 @@ def understood(gold: str) -> bool:
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float | None:
-    """1 or 0, or None where it takes sympy."""
+    """1 or 0, or None where sympy must decide."""
     verdict = quick_equal(str(gold), given)
     return None if verdict is None else float(verdict)
 
 
 class SymbolicEquality:
-    """math-verify's verdict, without its time limit (SIGALRM, main thread only): use it in a killable process."""
+    """math-verify's verdict without its time limit, which works in a main thread only; use it in a killable process."""
 
     def __init__(self) -> None:
         from math_verify import parse, verify
 
         self._parse, self._verify = parse, verify
-        self("x", "x+0")  # the first call builds grammars; that must not count towards an item's limit
+        self("x", "x+0")  # the first call builds grammars, which must not count towards an item's time limit
 
     def __call__(self, gold: str, answer: str | None) -> bool:
-        """Whether two LaTeX expressions are equal; without an answer, whether the gold one parses as mathematics."""
+        """Whether two LaTeX expressions are equal; with no answer, whether the gold one parses as mathematics."""
         right = self._parse(f"${gold}$", parsing_timeout=None)
         if answer is None:
             return any(not isinstance(form, str) for form in right)

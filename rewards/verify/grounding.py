@@ -1,4 +1,4 @@
-"""Grounding: boxes `[x1, y1, x2, y2]`, by intersection over union."""
+"""Grounding: intersection over union (IoU) of boxes `[x1, y1, x2, y2]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THRESHOLD = 0.5
 
 
 def iou(left: Box, right: Box) -> float:
-    """Intersection over union of two boxes; 0 for boxes without an area."""
+    """Intersection over union of two boxes; 0 if they have no area."""
     width = min(left[2], right[2]) - max(left[0], right[0])
     height = min(left[3], right[3]) - max(left[1], right[1])
     common = max(0.0, width) * max(0.0, height)
@@ -24,25 +24,25 @@ def iou(left: Box, right: Box) -> float:
 
 
 def boxes_in(text: str) -> list[Box]:
-    """All boxes that a text names, `[1, 2, 30, 40]` or `(1,2),(30,40)`; those without an area are left out."""
+    """All boxes in a text, `[1, 2, 30, 40]` or `(1,2),(30,40)`, that have an area."""
     found = [tuple(map(float, match.groups())) for match in _POINTS.finditer(text)]
     return [box for box in found if _area(box) > 0]  # type: ignore[arg-type, misc]
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer without a box."""
+    """Raise ValueError for a gold answer without a box."""
     if not _gold_boxes(gold):
         raise ValueError(f"the gold answer {gold!r} has no box [x1, y1, x2, y2] with x1 < x2 and y1 < y2")
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 if the overlap is at least the row's `iou_threshold` (by default 0.5)."""
+    """1 if the mean IoU is at least the row's `iou_threshold` (0.5 by default), else 0."""
     threshold = row.get("iou_threshold")
     return float(score_overlap(gold, given, row) >= (THRESHOLD if threshold is None else threshold))
 
 
 def score_overlap(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """Mean IoU of the best one-to-one assignment, over the larger number of boxes: missing and extra ones count 0."""
+    """Mean IoU of the best one-to-one assignment; missing and extra boxes count as 0."""
     right, answer = _gold_boxes(gold), boxes_in(given)
     if not answer:
         return 0.0

@@ -1,4 +1,4 @@
-r"""Answers as they are written: one spelling for what LaTeX, Unicode and Chinese typing spell in several ways."""
+r"""Normalises the notation of answers in LaTeX, Unicode and Chinese typing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{([^{}]*)}")
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
-_SPACE = re.compile(r"(?<!\\)\\ ")  # the last backslash of a matrix row isn't one
+_SPACE = re.compile(r"(?<!\\)\\ ")  # not the second backslash that ends a matrix row
 _REPLACED = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
     "{,}": ",", "\\%": "%", "\\$": "", "$": "", "\\(": "", "\\)": "", "−": "-", "–": "-",
@@ -23,7 +23,7 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
 def normalise(answer: str) -> str:
-    r"""Strip what doesn't change an answer: dollars, `\text{}`, spacing commands, a final period; the case of words."""
+    r"""Remove what doesn't change an answer: dollars, `\text{}`, spacing, a final period and the case of words."""
     text = answer
     while (plain := _WRAPPERS.sub(r"\1", text)) != text:
         text = plain
@@ -36,7 +36,7 @@ def normalise(answer: str) -> str:
 
 
 def split_at(text: str, separators: str) -> list[str]:
-    r"""Split where one of the characters stands outside all brackets; escaped brackets count as brackets."""
+    r"""Split at separators outside all brackets; escaped brackets count as brackets."""
     parts, depth, start = [], 0, 0
     for place, character in enumerate(text):
         if character in "([{":
@@ -50,7 +50,7 @@ def split_at(text: str, separators: str) -> list[str]:
 
 
 def braced(text: str, start: int) -> str | None:
-    """What stands between the brace at `start` and its partner; None if there is no such pair."""
+    """The text between the brace at `start` and its partner; None if there is no such pair."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] == "{") - (text[place] == "}")

@@ -1,4 +1,4 @@
-"""Lists and sets of short answers: the same items, in the same order or in any."""
+"""Lists and sets of short answers, compared in order or in any order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .words import plain
 
 
 def items(answer: Any) -> list[str]:
-    """The items of a list, or of a text that separates them by commas, semicolons or "and"."""
+    """The items of a list, or of a text with commas, semicolons or "and" between them."""
     if isinstance(answer, list | tuple):
         return [str(item) for item in answer]
     text = normalise(str(answer)).removeprefix("\\{").removesuffix("\\}").strip("[](){} ")
@@ -20,18 +20,18 @@ def items(answer: Any) -> list[str]:
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer without items."""
+    """Raise ValueError for a gold answer without items."""
     if not items(gold):
         raise ValueError(f"the gold answer {gold!r} has no items")
 
 
 def score_ordered(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for the same items in the same order."""
+    """1 if both have the same items in the same order, else 0."""
     return float(bool(same_parts(("()", items(gold)), ("()", items(given)), _same)))
 
 
 def score_set(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for the same items in any order."""
+    """1 if both have the same items in any order, else 0."""
     return float(bool(same_parts(("set", items(gold)), ("set", items(given)), _same)))
 
 

@@ -1,4 +1,4 @@
-r"""Numbers of any magnitude: a float, or beyond floats the sign and log10. Arithmetic that says when it can't tell."""
+r"""Arithmetic with numbers of any magnitude: floats, or the sign and log10 of numbers beyond floats."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 HUGE = 300.0  # log10 above which a float would overflow
-EQUAL, DIFFERENT = 1e-9, 1e-6  # relative; between them it takes exact arithmetic
+EQUAL, DIFFERENT = 1e-9, 1e-6  # relative differences; between the two, only exact arithmetic can tell
 
 
 @dataclass(frozen=True, slots=True)
 class Huge:
-    """A number beyond floats: its sign and log10 (infinite: beyond floats too)."""
+    """A number beyond floats, as its sign and log10; log10 is infinite if it is beyond floats, too."""
 
     sign: int
     log10: float
@@ -21,11 +21,11 @@ Value = float | Huge
 
 
 class NotConstant(Exception):  # noqa: N818 — control flow, not an error
-    """The text isn't a constant expression, or its value can't be told safely in floats."""
+    """The text isn't a constant expression, or floats can't represent its value safely."""
 
 
 def compare(left: Value, right: Value) -> bool | None:
-    """Whether two values are equal; None where floats can't tell."""
+    """Whether two values are equal; None if floats can't tell."""
     if isinstance(left, Huge) and isinstance(right, Huge):
         if left.sign != right.sign:
             return False
@@ -59,18 +59,16 @@ def _from_log(sign: int, log10: float) -> Value:
 
 
 def add(left: Value, right: Value) -> Value:
-    """left + right; NotConstant where only rounding would be left."""
+    """left + right; raises NotConstant if the result would be rounding error only."""
     if isinstance(left, Huge) or isinstance(right, Huge):
         big, small = sorted((left, right), key=lambda value: _log10(value) if _sign(value) else -1.0, reverse=True)
-        if _sign(small) and _log10(big) - _log10(small) < 16:  # (inf - inf is nan, and not above 16 either)
-            raise NotConstant
-        if _sign(small) and not _log10(big) - _log10(small) >= 16:
+        if _sign(small) and not _log10(big) - _log10(small) >= 16:  # also true for inf - inf, which is NaN
             raise NotConstant
         return big
     total = left + right
     exact = left.is_integer() and right.is_integer() and max(abs(left), abs(right)) < 2.0**53
     if not exact and left and right and abs(total) < DIFFERENT * max(abs(left), abs(right)):
-        raise NotConstant  # what is left is rounding
+        raise NotConstant  # the total is rounding error
     return total
 
 
@@ -92,7 +90,7 @@ def over(left: Value, right: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """base^exponent for a positive base, or a small whole exponent."""
+    """base^exponent for a positive base, or for a positive integer exponent up to 99."""
     if _sign(exponent) == 0:
         return 1.0
     if _sign(base) <= 0:

@@ -1,4 +1,4 @@
-"""Reading text: average normalised Levenshtein similarity (ANLS) and edit distance."""
+"""Reading text in images: average normalised Levenshtein similarity (ANLS) and edit distance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from .words import accepted
 
-THRESHOLD = 0.5  # below it ANLS is 0: "What is in the image" isn't half right
+THRESHOLD = 0.5  # similarities below it count as 0
 
 
 def edit_distance(left: str, right: str) -> int:
-    """Levenshtein distance, by bit vectors (Myers 1999, as simplified by Hyyrö 2003): one step a character."""
+    """Levenshtein distance by bit vectors (Myers 1999, as simplified by Hyyrö 2003), in one step per character."""
     if not left or not right:
         return max(len(left), len(right))
     full = (1 << len(left)) - 1
@@ -31,22 +31,22 @@ def edit_distance(left: str, right: str) -> int:
 
 
 def similarity(gold: str, given: str) -> float:
-    """1 - edit distance / length of the longer, case and runs of spaces aside; 1 for equal texts."""
+    """1 - edit distance / length of the longer text, ignoring case and repeated spaces; 1 for equal texts."""
     left, right = " ".join(gold.casefold().split()), " ".join(given.casefold().split())
     longest = max(len(left), len(right))
     return 1.0 - edit_distance(left, right) / longest if longest else 1.0
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """Any text will do."""
+    """Accept any text."""
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """ANLS (arXiv 1907.00490): the best similarity to a gold answer, or 0 below THRESHOLD."""
+    """ANLS (arXiv 1907.00490): the best similarity to a gold answer, or 0 if it is below THRESHOLD."""
     best = score_edit(gold, given, row)
     return best if best >= THRESHOLD else 0.0
 
 
 def score_edit(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """The best similarity to a gold answer, without a threshold: for long texts."""
+    """The best similarity to a gold answer, without a threshold; suits long texts."""
     return max(similarity(text, given) for text in accepted(gold))

@@ -1,4 +1,4 @@
-"""Numbers with units: percentages, degrees, money, metric and Chinese units, with a relative tolerance."""
+"""Numbers with units, compared with a relative tolerance: percent, degrees, money, metric and Chinese units."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Quantity = tuple[Fraction, str]
 def as_number(normalised: str) -> Fraction | None:
     r"""The exact value of an integer, decimal, `1e-3`, `2 \times 10^5`, `a/b`, `\frac{a}{b}` or 三十五, or None.
 
-    All of the text has to be the number (thousands separators allowed): `1\frac{1}{2}` and `1 2` aren't decided here.
+    The number must fill the text, with or without thousands separators: `1\frac{1}{2}` and `1 2` give None.
     """
     text = normalised
     if len(text) > 60:
@@ -73,7 +73,7 @@ def as_number(normalised: str) -> Fraction | None:
 
 
 def as_quantity(normalised: str) -> Quantity | None:
-    """A number and the name of its unit ("" without one; a noun, for things that are counted), or None."""
+    """A number and its unit ("" if it has none, a noun if it counts things), or None."""
     text = chinese.unframed(normalised)
     if text[:1] in ("¥", "€", "£"):
         value = as_number(text[1:].strip())
@@ -88,10 +88,10 @@ def as_quantity(normalised: str) -> Quantity | None:
 
 
 def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fraction = 0) -> bool:
-    """Whether two quantities are equal within `tolerance` (relative to the gold one).
+    """Whether two quantities are equal within `tolerance`, relative to the gold one.
 
-    A unit that only one of them has is passed over (50 is 50 %, and so is 0.5); units of one kind are converted; others
-    have to be the same word.
+    A unit that only one of them has is ignored (both 50 and 0.5 equal 50 %). Units of one dimension are converted, and
+    other units must be the same word.
     """
     (right, unit), (value, other) = gold, given
     candidates = [value]
@@ -105,13 +105,13 @@ def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fractio
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer that is no number with or without a unit."""
+    """Raise ValueError for a gold answer that isn't a number, with or without a unit."""
     if as_quantity(normalise(str(gold))) is None:
-        raise ValueError(f"the gold answer {gold!r} is no number (with or without a unit)")
+        raise ValueError(f"the gold answer {gold!r} isn't a number, with or without a unit")
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for the same quantity within the row's `tolerance` (relative, e.g. 0.05; by default 1e-4)."""
+    """1 for the same quantity within the row's relative `tolerance` (1e-4 by default), else 0."""
     right, answer = as_quantity(normalise(str(gold))), as_quantity(normalise(given).rpartition("=")[2].strip())
     assert right is not None, "checked when the data was loaded"
     tolerance = row.get("tolerance")
@@ -121,7 +121,7 @@ def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
 
 
 def _unit(text: str) -> str | None:
-    """The standard name of a unit; a noun without its plural; None for what is neither."""
+    """The standard name of a unit, or a noun in the singular; None for any other text."""
     bare = text.strip("() ").replace("^{2}", "^2").replace("^{3}", "^3")
     for name in (bare, bare.lower()):
         if name in _SIZES or name == "":

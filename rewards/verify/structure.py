@@ -1,4 +1,4 @@
-r"""Answers with parts: tuples, intervals, sets, lists, unions, `\pm`, matrices; compared part by part."""
+r"""Compares answers with several parts: tuples, intervals, sets, lists, unions, `\pm` and matrices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Parts = tuple[str, list[str]]
 
 
 def parts_of(text: str) -> Parts | None:
-    """The kind and the parts of a normalised answer, or None if it has no parts.
+    """The kind and the parts of a normalised answer; None if it has no parts.
 
-    Kinds: a pair of brackets such as "()" or "[)", whose parts have an order; "set", whose parts have none (a list
-    without brackets is one); "matrix 2x3".
+    The kind is a pair of brackets such as "()" or "[)" for ordered parts, "set" for unordered parts and for lists
+    without brackets, or a matrix's size such as "matrix 2x3".
     """
     if match := _MATRIX.fullmatch(text):
         rows = [
@@ -38,7 +38,7 @@ def parts_of(text: str) -> Parts | None:
 
 
 def same_parts(gold: Parts, given: Parts, decide: Decide) -> bool | None:
-    """Whether two answers with parts are equal; None where a part takes more to decide."""
+    """Whether two answers with parts are equal; None if the rules can't decide a part."""
     if gold[0] != given[0] or len(gold[1]) != len(given[1]):
         return False
     if gold[0] == "set":
@@ -61,7 +61,7 @@ def _matched(gold: Sequence[str], given: Sequence[str], decide: Decide) -> bool 
 
 
 def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+    """Whether the last bracket closes the first one."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")

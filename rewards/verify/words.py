@@ -1,4 +1,4 @@
-"""Short texts: the normalised match of visual question answering, and counts."""
+"""Short texts, matched in the normal form of visual question answering (VQA), and counts."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ NUMBER_WORDS = {
 
 
 def plain(text: str) -> str:
-    """VQA's normal form: lower case, digits for number words, no articles, no punctuation (vqa-maps' evaluation)."""
+    """VQA's normal form: lower case, digits for number words, no articles and no punctuation."""
     words = _PUNCTUATION.sub(" ", _ARTICLES.sub(" ", chinese.unframed(normalise(text)).casefold())).split()
     return " ".join(NUMBER_WORDS.get(word, word) for word in words)
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer of which nothing is left in normal form."""
+    """Raise ValueError for a gold answer that is empty in normal form."""
     for text in accepted(gold):
         if not plain(text):
-            raise ValueError(f"the gold answer {text!r} has no letter and no digit")
+            raise ValueError(f"the gold answer {text!r} has neither a letter nor a digit")
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 if the answer matches any of the gold answers."""
+    """1 if the answer matches any of the gold answers, else 0."""
     return float(plain(given) in {plain(text) for text in accepted(gold)})
 
 
 def check_count(gold: Any, row: Mapping[str, Any]) -> None:
-    """ValueError for a gold answer that is no whole number."""
+    """Raise ValueError for a gold answer that isn't a whole number."""
     if count(str(gold)) is None:
-        raise ValueError(f"the gold answer {gold!r} is no count")
+        raise ValueError(f"the gold answer {gold!r} isn't a count")
 
 
 def score_count(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for the same whole number, in digits or in words, with or without a noun."""
+    """1 for the same whole number, in digits or in words, with or without a noun; else 0."""
     return float(count(given) == count(str(gold)))
 
 
 def count(text: str) -> int | None:
-    """The whole number that a text gives: "3", "three", "3 apples", "三个"; None for none, or several."""
+    """The whole number in a text such as "3", "three", "3 apples" or "三个"; None if it has none, or several."""
     bare = chinese.unframed(normalise(text)).casefold()
     first = bare.split()[0] if bare else ""
     quantity = as_quantity(bare.replace(first, NUMBER_WORDS.get(first, first), 1))
@@ -57,5 +57,5 @@ def count(text: str) -> int | None:
 
 
 def accepted(gold: Any) -> list[str]:
-    """The gold answers: one, or a list of them."""
+    """The gold answers as texts: one, or a list of them."""
     return [str(text) for text in gold] if isinstance(gold, list | tuple) else [str(gold)]

@@ -1,1 +1,1 @@
-"""Asking a model behind an OpenAI-compatible endpoint: limits, retries, cache."""
+"""The client of judges behind OpenAI-compatible endpoints, with rate limits, retries and a cache."""

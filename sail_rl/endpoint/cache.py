@@ -1,4 +1,4 @@
-"""Verdicts on disk: one SQLite file that several processes share and that survives their being killed."""
+"""A cache of verdicts on disk: one SQLite file that several processes share and that survives kills."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-BUSY_SECONDS = 30.0  # how long to wait for another process's write
+BUSY_SECONDS = 30.0  # longest wait for another process's write
 KEYS_A_QUERY = 500
 TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL, saved_at REAL NOT NULL)"
 
 
 class VerdictCache:
-    """Verdicts (JSON texts) by key. Each `put` is a transaction of its own: what was paid for isn't lost.
+    """Verdicts (JSON texts) by key. Each `put` is its own transaction, so that no paid verdict is lost.
 
-    The file must lie on a local disk: SQLite's write-ahead log doesn't work on network file systems.
+    The file must be on a local disk, because SQLite's write-ahead log doesn't work on network file systems.
 
     Raises:
-        ValueError: when the file can't be made, or is no SQLite file.
+        ValueError: if the file can't be created, or isn't an SQLite file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,11 +30,11 @@ class VerdictCache:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(TABLE)
         except (OSError, sqlite3.Error) as error:
-            raise ValueError(f"judge cache {path}: {error}; give a file on a local disk that can be written") from error
+            raise ValueError(f"judge cache {path}: {error}; give a writable file on a local disk") from error
 
     @contextmanager
     def open(self) -> Iterator[OpenCache]:
-        """The cache for one batch, in one thread."""
+        """Open the cache for one batch, in one thread."""
         try:
             with closing(self._connect()) as connection:
                 yield OpenCache(connection)
@@ -48,13 +48,13 @@ class VerdictCache:
 
 
 class OpenCache:
-    """A connection to the cache's file."""
+    """A connection to the cache file."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def get(self, keys: Sequence[str]) -> dict[str, str]:
-        """The verdicts known, by key."""
+        """The known verdicts among these, by key."""
         found: dict[str, str] = {}
         for start in range(0, len(keys), KEYS_A_QUERY):
             some = keys[start : start + KEYS_A_QUERY]
@@ -63,6 +63,6 @@ class OpenCache:
         return found
 
     def put(self, key: str, verdict: str) -> None:
-        """Save one verdict; the last one written for a key stays."""
+        """Save one verdict; it replaces an earlier one under the same key."""
         with self._connection:
             self._connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, verdict, time.time()))

@@ -1,4 +1,4 @@
-"""Asking an OpenAI-compatible endpoint for verdicts: limits, retries, time limits, cache, metrics."""
+"""Asks an OpenAI-compatible endpoint for verdicts, with rate limits, retries, time limits, a cache and metrics."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 NONCE_BYTES = 8
 WRONG_SETUP = {401: "the key (api_key_env)", 404: "the model's name or base_url"}
-RETRYABLE = {408, 409, 425}  # besides 429 and all from 500
-SHOWN = 300  # characters of a reply in an error
+RETRYABLE = {408, 409, 425}  # besides 429 and all statuses from 500
+SHOWN = 300  # characters of a reply that an error shows
 
 
 class JudgeClient:
-    """Asks one endpoint for verdicts; from one thread at a time. Limits and the circuit breaker last over batches.
+    """Asks one endpoint for verdicts, from one thread at a time; limits and the circuit breaker span batches.
 
     Raises:
-        ValueError: when the key's variable isn't set, or the cache's file can't be used.
+        ValueError: if the key's environment variable isn't set, or the cache file can't be used.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
@@ -49,11 +49,11 @@ class JudgeClient:
         self._backoff = wait_random_exponential(multiplier=2 * settings.backoff_s, max=settings.max_backoff_s)
 
     async def ask(self, requests: Sequence[Request]) -> list[Verdict | JudgeError]:
-        """The verdict of each request, in order, or why there is none; equal requests are sent once.
+        """The verdict on each request in order, or the error that prevented it; equal requests are sent once.
 
         Raises:
-            JudgeError: at the first request without a verdict, if `on_failure` is "fail"; the others are given up.
-            JudgeRefusedError: when the endpoint, key or model is wrong.
+            JudgeError: at the first request without a verdict, if `on_failure` is "fail"; cancels the other requests.
+            JudgeRefusedError: if the endpoint, key or model is wrong.
         """
         keys = [request_key(request, self._parameters(request)) for request in requests]
         unique = dict(zip(keys, requests, strict=True))
@@ -71,9 +71,9 @@ class JudgeClient:
         return [outcomes[key] for key in keys]
 
     async def _ask_all(self, todo: Mapping[str, Request], cache: OpenCache | None) -> dict[str, Verdict | JudgeError]:
-        """All at once, as far as the limits allow; what isn't done within the batch's time limit is given up."""
+        """Send all requests concurrently, within the limits; cancel unfinished ones at the batch's time limit."""
         slots = asyncio.Semaphore(self.settings.concurrency)
-        # A key that isn't set is given as a word: otherwise openai would send OPENAI_API_KEY to this endpoint.
+        # Without a key we pass a placeholder: openai would otherwise send OPENAI_API_KEY to this endpoint.
         async with openai.AsyncOpenAI(
             base_url=self.settings.base_url, api_key=self._key or "none", max_retries=0, timeout=self.settings.timeout_s
         ) as api:
@@ -105,7 +105,7 @@ class JudgeClient:
     async def _ask_one(
         self, api: openai.AsyncOpenAI, slots: asyncio.Semaphore, key: str, request: Request, cache: OpenCache | None
     ) -> Verdict | JudgeError:
-        """One request with its retries."""
+        """Send one request, with its retries."""
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.settings.max_attempts),
             retry=retry_if_exception(self._worth_retrying),
@@ -130,7 +130,7 @@ class JudgeClient:
         return verdict
 
     async def _call(self, api: openai.AsyncOpenAI, request: Request, *, again: bool) -> Verdict:
-        """One call, within its limits."""
+        """Make one call, within its limits."""
         self._breaker.check()
         urls = [picture.url for picture in request.pictures]
         content = messages(request, nonce=secrets.token_hex(NONCE_BYTES), picture_urls=urls)
@@ -141,10 +141,10 @@ class JudgeClient:
         self.metrics.retries += again
         start = time.monotonic()
         try:
-            async with asyncio.timeout(self.settings.timeout_s):  # openai's own limit is one for each chunk of a reply
+            async with asyncio.timeout(self.settings.timeout_s):  # openai's own limit applies to each chunk of a reply
                 reply = await api.chat.completions.with_raw_response.create(
                     model=self.settings.model,
-                    messages=cast(Any, content),  # their types list every kind of part
+                    messages=cast(Any, content),  # openai's types spell out every kind of part
                     extra_body=self._parameters(request),
                 )
         except openai.APIStatusError as error:
@@ -162,7 +162,7 @@ class JudgeClient:
         return _read_verdict(body.choices[0], request.verdict)
 
     def _parameters(self, request: Request) -> dict[str, Any]:
-        """Everything of a call besides its messages."""
+        """The parameters of a call besides its messages."""
         settings = self.settings
         parameters: dict[str, Any] = {"model": settings.model, **settings.extra_body}
         if settings.temperature is not None:
@@ -181,9 +181,9 @@ class JudgeClient:
         wait = _retry_after(error.response.headers.get("retry-after"))
         if wait is not None and status in (429, 503):
             if wait > self.settings.batch_timeout_s:
-                return CallFailedError(f"{message}; it asks to wait {wait:.0f} s", retryable=False)
-            self._requests.pause(wait)  # for all requests: the next one would be refused too
-        # Too many requests for so long that all attempts fail: the quota is used up, which is as good as dead.
+                return CallFailedError(f"{message}; the endpoint asks to wait {wait:.0f} s", retryable=False)
+            self._requests.pause(wait)  # all requests: the endpoint would refuse the next one, too
+        # If every attempt gets 429, the quota is used up, which is equivalent to a dead endpoint.
         dead = status >= 500 or status == 429
         return CallFailedError(message, retryable=dead or status in RETRYABLE, dead=dead, retry_after_s=wait)
 
@@ -207,7 +207,7 @@ class JudgeClient:
     def _explain(self, error: CallFailedError, attempts: int) -> str:
         return (
             f"{self._name} gave no verdict after {attempts} attempt{'s' * (attempts > 1)}; the last error: {error}. "
-            "See that it runs and what it logs; `on_failure: none` or `zero` lets a run go on without such verdicts"
+            "Check that the server runs, and read its log; `on_failure: none` or `zero` continues without such verdicts"
         )
 
     def _hide_key(self, text: str) -> str:
@@ -219,7 +219,7 @@ class JudgeClient:
 
 
 class Usage(BaseModel):
-    """The endpoint's own count of a call's tokens."""
+    """The endpoint's count of a call's tokens."""
 
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(default=0, ge=0)
@@ -235,7 +235,7 @@ class _Choice(BaseModel):
 
 
 class _Body(BaseModel):
-    """The parts of a chat completion that are read; servers differ in the others."""
+    """The fields of a chat completion that we read; servers differ in the others."""
 
     choices: list[_Choice] = Field(min_length=1)
     usage: Usage | None = None
@@ -245,17 +245,19 @@ def _read_body(text: str) -> _Body:
     try:
         return _Body.model_validate_json(text)
     except ValidationError:
-        raise CallFailedError(f"the reply is no chat completion: {text[:SHOWN]!r}", dead=True) from None
+        raise CallFailedError(f"the reply isn't a chat completion: {text[:SHOWN]!r}", dead=True) from None
 
 
 def _read_verdict(choice: _Choice, verdict: type[Verdict]) -> Verdict:
     if choice.finish_reason == "length":
-        raise CallFailedError("the judge's message was cut; raise max_tokens, or turn its thinking off with extra_body")
+        raise CallFailedError(
+            "the judge's message was cut off; raise max_tokens, or turn its thinking off with extra_body"
+        )
     return parse_verdict(choice.message.content or "", verdict)
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header, seconds or a date (RFC 9110, section 10.2.3); None if it is neither."""
+    """Seconds to wait by a Retry-After header (RFC 9110, section 10.2.3); None if it is neither seconds nor a date."""
     if value is None:
         return None
     with contextlib.suppress(ValueError):

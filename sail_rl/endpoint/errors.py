@@ -1,14 +1,14 @@
-"""What can go wrong between a request to a judge and its verdict."""
+"""The errors that can prevent a judge's verdict."""
 
 from __future__ import annotations
 
 
 class JudgeError(RuntimeError):
-    """There is no verdict for one request; `on_failure` says what that means."""
+    """One request has no verdict; `on_failure` says how to go on."""
 
 
 class JudgeRefusedError(RuntimeError):
-    """The endpoint, key or model is wrong: no request can succeed, so this stops the run whatever `on_failure` says."""
+    """The endpoint, key or model is wrong, so that no request can succeed; this stops the run despite `on_failure`."""
 
 
 class CallFailedError(JudgeError):
@@ -16,8 +16,8 @@ class CallFailedError(JudgeError):
 
     Attributes:
         retryable: whether the same call may succeed later.
-        dead: whether this is what a dead endpoint looks like (counts towards the circuit breaker).
-        retry_after_s: seconds that the endpoint asked to wait.
+        dead: whether the endpoint seems dead, which counts towards the circuit breaker.
+        retry_after_s: seconds that the endpoint asked to wait, if any.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pictures as a judge gets them: scaled down, as data: URLs, with a digest of their content."""
+"""Pictures for judges: scaled down, encoded as `data:` URLs, with a digest of their content."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ JPEG_QUALITY = 90
 
 
 class Picture:
-    """One picture. Nothing is encoded before it is sent: a cached verdict costs a digest only.
+    """One picture, which is encoded only when it is sent; a cached verdict needs its digest only.
 
     Args:
         image: any PIL image; it is sent as RGB.
-        max_side: pixels of the longer side beyond which it is scaled down.
+        max_side: the largest longer side in pixels; larger pictures are scaled down.
     """
 
     def __init__(self, image: Image.Image, max_side: int) -> None:
@@ -29,13 +29,13 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of pixels, size and the size it is sent in: equal for equal pictures, whatever they came from."""
+        """SHA-256 of the pixels, the size and the sent size; equal pictures have equal digests."""
         rgb = self._image.convert("RGB")
         return hashlib.sha256(repr((rgb.size, self.sent_size)).encode() + rgb.tobytes()).hexdigest()
 
     @cached_property
     def url(self) -> str:
-        """`data:` URL of the scaled picture: PNG, or JPEG where the PNG would exceed 1 MiB."""
+        """The `data:` URL of the scaled picture, as PNG, or as JPEG if the PNG would exceed 1 MiB."""
         rgb = self._image.convert("RGB")
         if rgb.size != self.sent_size:
             rgb = rgb.resize(self.sent_size, Image.Resampling.LANCZOS)

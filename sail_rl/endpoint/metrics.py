@@ -1,4 +1,4 @@
-"""What a judge's calls took: counts, tokens, cost, latency."""
+"""Metrics of an endpoint's calls: counts, tokens, cost and latency."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy
 
-KEPT = 10_000  # latencies
+KEPT = 10_000  # latencies kept for percentiles
 
 
 @dataclass
 class JudgeMetrics:
-    """Counts since the start; latencies of the last 10,000 answered calls.
+    """Counts since the start, and latencies of the last 10,000 answered calls.
 
-    `requests` were asked for; `duplicates` of them equalled another one of their batch, `cache_hits` were known,
-    `failures` got no verdict. `calls` were sent, `retries` of them again. Tokens are the endpoint's own count;
-    `calls_without_usage` came without one and add none.
+    Among the `requests`, `duplicates` equalled another request of their batch, `cache_hits` were answered from the
+    cache, and `failures` got no verdict. Among the `calls` sent, `retries` were repetitions. The endpoint counts the
+    tokens; `calls_without_usage` came without a count and add no tokens.
     """
 
     requests: int = 0
@@ -31,7 +31,7 @@ class JudgeMetrics:
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def table(self, prompt_price: float | None, completion_price: float | None) -> dict[str, float]:
-        """All numbers by name; `cost` where there are prices (of a million tokens), `ms_p50` and `ms_p99` if known."""
+        """All metrics by name: `cost` only with prices (per million tokens), `ms_p50` and `ms_p99` after a call."""
         numbers = {name: float(value) for name, value in vars(self).items() if name != "latencies_ms"}
         if prompt_price is not None and completion_price is not None:
             numbers["cost"] = (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6

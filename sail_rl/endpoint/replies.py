@@ -1,4 +1,4 @@
-"""A judge's reply: the schema it is asked for, and reading a verdict out of its message."""
+"""Replies of judges: the requested JSON schema, and parsing a verdict from a message."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sail_rl.completion import THINK_END
 
 from .errors import CallFailedError
 
-SHOWN = 200  # characters of a message in an error
+SHOWN = 200  # characters of a message that an error shows
 
 
 class Verdict(BaseModel):
-    """A judge's answer: fields that are 0 or 1. Their descriptions reach the judge, in the prompt and in the schema."""
+    """A judge's answer; the descriptions of its fields reach the judge in the prompt and in the schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,7 +24,7 @@ V = TypeVar("V", bound=Verdict)
 
 
 def response_format(verdict: type[Verdict]) -> dict[str, Any]:
-    """The `response_format` of a request: the verdict's JSON schema, strict."""
+    """The `response_format` of a request: the verdict's strict JSON schema."""
     schema = {"name": verdict.__name__, "strict": True, "schema": verdict.model_json_schema()}
     return {"type": "json_schema", "json_schema": schema}
 
@@ -32,18 +32,16 @@ def response_format(verdict: type[Verdict]) -> dict[str, Any]:
 def parse_verdict(message: str, verdict: type[V]) -> V:
     """The verdict in a judge's message.
 
-    The message holds exactly one JSON object that isn't empty, whatever prose is around it (not every endpoint
-    constrains its output), and the object is the verdict. A thought, up to the last `</think>`, doesn't count.
+    The verdict must be the only non-empty JSON object in the message; prose around it is ignored, because not every
+    endpoint constrains its output. A thought before the last `</think>` is ignored, too.
 
     Raises:
-        CallFailedError: otherwise; asking again may help.
+        CallFailedError: if there is no such object, or if it isn't a valid verdict; a retry may help.
     """
     spoken = message.rpartition(THINK_END)[2]
     objects = _json_objects(spoken)
     if len(objects) != 1:
-        raise CallFailedError(
-            f"{len(objects)} JSON objects in the judge's message where one is due: {spoken[:SHOWN]!r}"
-        )
+        raise CallFailedError(f"the judge's message has {len(objects)} JSON objects instead of one: {spoken[:SHOWN]!r}")
     try:
         return verdict.model_validate_json(objects[0])
     except ValidationError as error:
@@ -52,7 +50,7 @@ def parse_verdict(message: str, verdict: type[V]) -> V:
 
 
 def _json_objects(text: str) -> list[str]:
-    """JSON texts of the outermost objects, in order; empty ones and those that name a field twice don't count."""
+    """The JSON texts of the outermost objects, in order, without empty ones and those that repeat a field."""
     decoder = json.JSONDecoder(object_pairs_hook=_fields)
     found, start = [], text.find("{")
     while start >= 0:
@@ -69,5 +67,5 @@ def _json_objects(text: str) -> list[str]:
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields := dict(pairs)) != len(pairs):
-        raise ValueError("a field is given twice")
+        raise ValueError("a field appears twice")
     return fields

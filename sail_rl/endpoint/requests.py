@@ -1,4 +1,4 @@
-"""A request to a judge: instructions, and the judged texts as data that can't pass for anything else."""
+"""Requests to judges: instructions, and the judged texts as data that can't be mistaken for instructions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON_KEY = re.compile(r'"(\s*):')
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a judge: what it is told, the judged texts by name, pictures, and the form of its verdict."""
+    """One request to a judge: instructions, judged texts by name, the type of the verdict, and pictures."""
 
     instructions: str
     data: Mapping[str, str]
@@ -37,7 +37,7 @@ class Request:
 
 
 def messages(request: Request, *, nonce: str, picture_urls: Sequence[str]) -> list[dict[str, Any]]:
-    """System and user message. `nonce` ends the tags' names: text that was written before it can't close a tag."""
+    """The system and the user message; tag names end with `nonce`, so that text written earlier can't close a tag."""
     fields = "\n".join(f"- {name}: {field.description}" for name, field in request.verdict.model_fields.items())
     binary = all(field.annotation == Literal[0, 1] for field in request.verdict.model_fields.values())
     kinds = ", all of them integers, 0 or 1" if binary else ""
@@ -53,16 +53,16 @@ def messages(request: Request, *, nonce: str, picture_urls: Sequence[str]) -> li
 
 
 def request_key(request: Request, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a verdict depends on: messages (without nonce), pictures, and the call's other parameters."""
+    """SHA-256 of everything that a verdict depends on: messages without the nonce, pictures and call parameters."""
     content = messages(request, nonce="", picture_urls=[picture.digest for picture in request.pictures])
     return hashlib.sha256(json.dumps([content, parameters], sort_keys=True).encode()).hexdigest()
 
 
 def neutralise(text: str) -> str:
-    """Judged text that can imitate neither our tags, nor a chat template's tokens, nor a verdict.
+    """Judged text changed so that it can't imitate our tags, a chat template's tokens or a verdict.
 
-    Tags and special tokens get typographic brackets, JSON keys a typographic quote (so a judge that repeats them says
-    no JSON), control characters and broken Unicode become U+FFFD. People and models still read it as it was meant.
+    Tags and special tokens get typographic brackets. JSON keys get a typographic quote, so that a judge that repeats
+    them writes no JSON. Control characters and broken Unicode become U+FFFD. The text stays readable.
     """
     text = CONTROL.sub("\ufffd", text)
     text = BRACKET_TOKEN.sub("‹\\1›", TAG.sub("‹\\1›", text))
@@ -70,10 +70,10 @@ def neutralise(text: str) -> str:
 
 
 def question_text(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """The question in TRL's forms of a prompt: a string, or messages.
+    """The question in a prompt, which is a string or a list of messages, without system messages.
 
-    System messages are left out. Of several messages each starts with its role. Where there are several images, `[image
-    1]` and so on say where they stand.
+    If there are several messages, each starts with its role. If there are several images, `[image 1]` and so on mark
+    their positions.
     """
     if isinstance(prompt, str):
         return prompt
