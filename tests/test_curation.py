@@ -30,6 +30,7 @@ from sail_rl.curation.prompts import normalised, question_of, strip_prompts
 from sail_rl.curation.reading import read
 from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
+from sail_rl.endpoint.settings import JudgeSettings
 
 
 def row(name: str, prompt: Any = "How many?", **columns: Any) -> Row:
@@ -110,10 +111,10 @@ def test_system_messages_go_and_pictures_stay() -> None:
     ],
 )
 def test_completions_of_all_kinds_become_one(completion: str, thought: str, answer: str) -> None:
-    assert read(completion, boxed=final_answer) == (thought, answer)
-    unified = unify([row("a", completion=completion)], boxed=final_answer).rows[0]["completion"]
+    assert read(completion) == (thought, answer)
+    unified = unify([row("a", completion=completion)]).rows[0]["completion"]
     assert unified == written(thought, answer) == f"<think>\n{thought}\n</think>\n\n{answer}"
-    assert unify([row("a", completion=unified)], boxed=final_answer).changed == 0, "unified ones stay as they are"
+    assert unify([row("a", completion=unified)]).changed == 0, "unified ones stay as they are"
     assert final_answer(unified) is not None
 
 
@@ -156,7 +157,7 @@ def test_completions_of_all_kinds_become_one(completion: str, thought: str, answ
 def test_as_much_of_a_sentence_is_the_answer_as_the_gold_one_says(
     completion: str, gold: str | None, thought: str, answer: str
 ) -> None:
-    assert read(completion, boxed=final_answer, gold=gold) == (thought, f"\\boxed{{{answer}}}")
+    assert read(completion, gold=gold) == (thought, f"\\boxed{{{answer}}}")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_as_much_of_a_sentence_is_the_answer_as_the_gold_one_says(
     ],
 )
 def test_what_can_t_be_told_apart_is_dropped_with_the_reason(completion: str, reason: str) -> None:
-    assert unify([row("a", completion=completion)], boxed=final_answer).dropped == [("a", reason)]
+    assert unify([row("a", completion=completion)]).dropped == [("a", reason)]
 
 
 def test_an_answer_that_repeats_its_thought_is_redundant() -> None:
@@ -196,11 +197,11 @@ def test_an_answer_that_repeats_its_thought_is_redundant() -> None:
 
 @pytest.mark.parametrize("text", ["**Answer" + " " * 20_000 + "x", "\n" * 2_000, "answer is " * 1_000, "#" * 20_000])
 def test_no_text_takes_long(text: str) -> None:
-    start = time.perf_counter()
-    unify([row("a", completion=text)], boxed=final_answer)
+    start = time.process_time()
+    unify([row("a", completion=text)])
     strip_prompts([row("a", text)])
     options_of(text)
-    assert time.perf_counter() - start < 10, "a second at most; the machine may be busy"
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ class TestJudged:
             row("c", answer="7", images=[]),
         ]
         with serving(self.script) as server:
-            outcome = distill_answers(rows, Curator(base_url=server.url, model="m").shorten)
+            outcome = distill_answers(rows, Curator(JudgeSettings(base_url=server.url, model="m")).shorten)
             assert len(server.bodies) == 2, "a short answer costs no call"
         assert [kept["answer"] for kept in outcome.rows] == ["7 cats", "7"]
         assert outcome.dropped == [("b", "answer still verbose")]
@@ -360,7 +361,7 @@ class TestJudged:
             row(str(n), "Describe.", completion=text, images=[picture(0)]) for n, text in enumerate(["a thing", "cats"])
         ]
         with serving(self.script) as server:
-            outcome = caption_quality(rows, Curator(base_url=server.url, model="m").rate)
+            outcome = caption_quality(rows, Curator(JudgeSettings(base_url=server.url, model="m")).rate)
             content = server.bodies[0]["messages"][1]["content"]
             assert any(part["type"] == "image_url" for part in content), "the judge sees the picture"
             assert "Its fields:\n- richness: visual" in server.bodies[0]["messages"][0]["content"]
@@ -369,7 +370,7 @@ class TestJudged:
 
     def test_thoughts_lead_to_the_answer_and_don_t_give_it_away(self, rows: list[Row]) -> None:
         with serving(self.script) as server:
-            outcome = guide(rows, Curator(base_url=server.url, model="m").think)
+            outcome = guide(rows, Curator(JudgeSettings(base_url=server.url, model="m")).think)
         assert [kept["completion"] for kept in outcome.rows] == [
             "<think>\nThree and four make seven.\n</think>\n\n\\boxed{7}"
         ]
@@ -382,11 +383,11 @@ class TestJudged:
             return Reply("no", status=400)
 
         with serving(down) as server:
-            lenient = Curator(base_url=server.url, model="m", on_failure="none", max_attempts=1)
+            lenient = Curator(JudgeSettings(base_url=server.url, model="m", on_failure="none", max_attempts=1))
             captioned = [{**rows[0], "completion": "cats"}, *rows[1:]]
             assert caption_quality(captioned, lenient.rate).reasons == {"not rated": 1, "no caption": 2}
             with pytest.raises(RuntimeError, match="gave no verdict after 1 attempt"):
-                Curator(base_url=server.url, model="m", max_attempts=1).rate(captioned[:1])
+                Curator(JudgeSettings(base_url=server.url, model="m", max_attempts=1)).rate(captioned[:1])
 
     def test_a_whole_recipe_with_its_counts_and_a_second_run_asks_nothing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

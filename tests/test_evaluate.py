@@ -56,18 +56,22 @@ def test_one_sample_has_no_pass_at_k_and_a_score_that_is_nowhere_no_mean() -> No
     assert powers(6) == [1, 2, 4, 6]
 
 
+def box(text: str) -> str:
+    return rf"\boxed{{{text}}}"
+
+
 class Parrot:
-    """An engine that answers each prompt with its own text, then with nonsense."""
+    """An engine that answers each prompt with its own text in a box, then with nonsense."""
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
-        texts = ([prompt.text, "nonsense"][: sampling.samples_per_prompt] for prompt in prompts)
+        texts = ([box(prompt.text), box("nonsense")][: sampling.samples_per_prompt] for prompt in prompts)
         return [[Rollout(p.id, n, [1, 2], [0, 0], text, "stop", 1) for n, text in enumerate(own)]
                 for p, own in zip(prompts, texts, strict=True)]  # fmt: skip
 
 
 class Exact:
     def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
-        right = [float(r.text == p.columns["answer"]) for p, r in zip(prompts, rollouts, strict=True)]
+        right = [float(r.text == box(p.columns["answer"])) for p, r in zip(prompts, rollouts, strict=True)]
         return Scores(right, {"accuracy": right})
 
 
@@ -76,7 +80,7 @@ def test_several_sets_are_told_apart_and_the_first_is_the_summary_s() -> None:
         return [Prompt(str(n), [], text, [], {"answer": gold}) for n, (text, gold) in enumerate(pairs)]
 
     sets = {"hard": prompts("ab", "cc", "de"), "easy": prompts("xx", "yy")}
-    evaluator = Evaluator(Parrot(), Exact(), sets, lambda text: text, Sampling(2, 8, 1.0))  # type: ignore[arg-type]
+    evaluator = Evaluator(Parrot(), Exact(), sets, Sampling(2, 8, 1.0))  # type: ignore[arg-type]
     metrics = evaluator()
     assert evaluator.accuracy_name == "eval/hard/accuracy"
     assert metrics["eval/hard/accuracy"] == pytest.approx(1 / 6)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from sail_rl.endpoint.settings import JudgeSettings
+
 from .sections import SourceConfig, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -123,8 +125,8 @@ class Curation(Strict):
     data: Path | SourceConfig
     steps: Annotated[list[Step], Field(min_length=1)]
     """Each `kind`, or `kind: {settings}`."""
-    judge: dict[str, Any] | None = None
-    """`JudgeSettings` of the endpoint that judged steps ask; verdicts are cached beside `out` unless it says where."""
+    judge: JudgeSettings | None = None
+    """The endpoint that judged steps ask; its verdicts are cached beside `out` unless `cache` names another file."""
     video_frames: PositiveInt = 8
     seed: NonNegativeInt = 0
 

@@ -19,7 +19,6 @@ from pydantic import (
 DEFAULT_SCORER = "rewards.combine.compose:Composition"
 DEFAULT_GUARDS = "rewards.guards:GUARDS"
 ISOLATION = "rewards.process.isolated:Isolated"
-FINAL_ANSWER = "sail_rl.completion:final_answer"
 
 
 class Strict(BaseModel):

@@ -9,10 +9,10 @@ from itertools import pairwise
 from sail_rl.completion import THINK_END, THINK_START
 
 from .outcome import Outcome, Row, each
-from .reading import Boxed, read, tokens_of
+from .reading import read, tokens_of
 
 
-def unify(rows: Iterable[Row], *, boxed: Boxed) -> Outcome:
+def unify(rows: Iterable[Row]) -> Outcome:
     r"""Bring every completion into the form `<think>\nthought\n</think>\n\n…\boxed{answer}`.
 
     Known are thoughts in the tags that models use, answers in `<answer>` or after "the answer is", "####" and the like,
@@ -22,7 +22,7 @@ def unify(rows: Iterable[Row], *, boxed: Boxed) -> Outcome:
 
     def change(row: Row) -> Row | str:
         gold = row.get("answer")
-        found = read(row.get("completion") or "", boxed=boxed, gold=None if gold is None else str(gold))
+        found = read(row.get("completion") or "", gold=None if gold is None else str(gold))
         return row | {"completion": written(*found)} if isinstance(found, tuple) else found
 
     return each(rows, change)

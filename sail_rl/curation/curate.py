@@ -26,15 +26,15 @@ from sail_rl.config.curation import (
     StripPrompts,
     Unify,
 )
-from sail_rl.config.sections import FINAL_ANSWER, SourceConfig
+from sail_rl.config.sections import SourceConfig
 from sail_rl.data.dataset import Rows
 from sail_rl.data.hub import fetched
 from sail_rl.data.saving import save_rows
 from sail_rl.files import atomic_write
-from sail_rl.imports import resolve
 
 from .choices import by_rule, free_form
 from .completions import drop_redundant, unify
+from .curator import Curator
 from .duplicates import Hashes, decontaminate, dedupe
 from .guided import EngineWriter
 from .judged import caption_quality, distill_answers, guide
@@ -43,7 +43,6 @@ from .outcome import Outcome, Row
 from .prompts import HINTS, question_of, strip_prompts
 
 logger = logging.getLogger(__name__)
-CURATOR = "sail_rl.curation.curator:Curator"
 CHUNK = 256
 """Rows whose pictures are in memory at once."""
 PICTURES = ("image", "images", "video")
@@ -106,7 +105,7 @@ class _Curation:
             case StripPrompts():
                 return strip_prompts(rows, hints=HINTS if step.hints is None else step.hints)
             case Unify():
-                return unify(rows, boxed=resolve(FINAL_ANSWER))
+                return unify(rows)
             case Dedupe():
                 return dedupe(rows, look=self._look, distance=step.distance)
             case Decontaminate():
@@ -138,11 +137,13 @@ class _Curation:
         return self._opened[key]
 
     @cached_property
-    def curator(self) -> Any:
-        """The judge."""
+    def curator(self) -> Curator:
+        """The judge that judged steps ask; its verdicts are cached beside `out` unless the recipe says where."""
+        assert self.recipe.judge is not None
         cache = self.recipe.out.with_suffix(".judge.sqlite")
         cache.parent.mkdir(parents=True, exist_ok=True)
-        return resolve(CURATOR)(**{"cache": cache, **(self.recipe.judge or {})})
+        judge = self.recipe.judge
+        return Curator(judge if "cache" in judge.model_fields_set else judge.model_copy(update={"cache": cache}))
 
     def _guide(self, step: GuidedCoT, rows: list[Row]) -> Outcome:
         if step.model is None:

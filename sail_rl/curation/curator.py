@@ -70,12 +70,12 @@ class Curator:
     """Asks one endpoint about rows: dicts with `prompt`, `answer`, `completion` and PIL `images`.
 
     Args:
-        settings: the fields of `JudgeSettings`; `base_url` and `model` are required.
+        settings: of the endpoint.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = JudgeSettings(**settings)
-        self.client = JudgeClient(self.settings)
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.settings = settings
+        self.client = JudgeClient(settings)
 
     def shorten(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """Short forms of the rows' answers."""

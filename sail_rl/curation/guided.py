@@ -11,9 +11,8 @@ from typing import Any, Self
 import torch
 from transformers import AutoProcessor
 
-from sail_rl.completion import THINK_END, THINK_START
+from sail_rl.completion import THINK_END, THINK_START, final_answer
 from sail_rl.config.curation import GuidedCoT
-from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import sampled_hash, short_hash
@@ -50,7 +49,6 @@ class EngineWriter:
         model = load_model(config.model, dtype=getattr(torch, config.dtype))
         self._engine.push_weights(1, model.named_parameters())
         self._sampling = Sampling(1, config.max_tokens, config.temperature, seed)
-        self._final_answer = resolve(FINAL_ANSWER)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +86,7 @@ class EngineWriter:
 
     def _thought(self, text: str, answer: str) -> str | None:
         thought, end, rest = text.partition(THINK_END)
-        said = self._final_answer(rest) if end else None
+        said = final_answer(rest) if end else None
         if not end or (said is not None and normalised(said) != normalised(answer)):
             return None
         return thought.lstrip().removeprefix(THINK_START).strip() or None

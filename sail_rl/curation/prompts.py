@@ -89,4 +89,4 @@ def _changed(content: str | Sequence[dict[str, Any]], change: Callable[[str], st
 
 def _tidy(text: str) -> str:
     """Without the blanks that something taken out leaves behind."""
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n|$)", "", text)).strip()
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<![ \t])[ \t]+(?=\n|$)", "", text)).strip()

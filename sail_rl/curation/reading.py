@@ -3,12 +3,8 @@ r"""Reading a completion of any kind: what is thought, and what is the answer.""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-from sail_rl.completion import THINK_END, THINK_START
-
-Boxed = Callable[[str], str | None]
-r"""From an answer's text to what its last `\boxed{…}` holds."""
+from sail_rl.completion import THINK_END, THINK_START, final_answer
 
 _THOUGHT = re.compile(
     r"<(?P<tag>think|thinking|thought|reasoning|reason)>(?P<thought>.*?)</(?P=tag)>"
@@ -38,18 +34,17 @@ LONGEST = 8
 """Tokens of an answer that is taken out of a sentence."""
 
 
-def read(completion: str, *, boxed: Boxed, gold: str | None = None) -> tuple[str, str] | str:
+def read(completion: str, *, gold: str | None = None) -> tuple[str, str] | str:
     r"""Thought and answer (its text, with one `\boxed{}` at least), or the reason why they can't be told.
 
     Args:
         completion: with thought tags, or without: then the last line says the answer.
-        boxed: finds a box.
         gold: the row's answer, which tells how much of a sentence such as "the answer is 5 because …" is the answer.
     """
     text = _HEADING.sub("Answer: ", completion)
     if sections := _SECTIONS.fullmatch(text):
         reasoning = re.sub(r"</?(?:SUMMARY|CAPTION|REASONING)>", "", sections["thought"]).strip()
-        return _whole(reasoning, _answer(sections["answer"].strip(), boxed, gold, longest=12))
+        return _whole(reasoning, _answer(sections["answer"].strip(), gold, longest=12))
     found = list(_THOUGHT.finditer(text))
     if len(found) > 1:
         return "two thoughts"
@@ -64,8 +59,8 @@ def read(completion: str, *, boxed: Boxed, gold: str | None = None) -> tuple[str
     if _OPEN_ANSWER.search(rest):
         return "an answer that isn't closed"
     if thought is None:
-        return _whole(*_without_tags(rest, boxed, gold))
-    return _whole(thought.strip(), _answer(rest, boxed, gold, longest=12 if wrapped else 4))
+        return _whole(*_without_tags(rest, gold))
+    return _whole(thought.strip(), _answer(rest, gold, longest=12 if wrapped else 4))
 
 
 def tokens_of(text: str) -> list[str]:
@@ -79,9 +74,9 @@ def _whole(thought: str, answer: str) -> tuple[str, str] | str:
     return (thought, answer) if answer else "no answer"
 
 
-def _answer(text: str, boxed: Boxed, gold: str | None, *, longest: int) -> str:
+def _answer(text: str, gold: str | None, *, longest: int) -> str:
     """The answer after a thought: as it is if it has a box, what it says, or all of it if it is as short as a value."""
-    if boxed(text):
+    if final_answer(text):
         return text
     if said := _said(text, gold):
         return said
@@ -89,12 +84,12 @@ def _answer(text: str, boxed: Boxed, gold: str | None, *, longest: int) -> str:
     return _box(text, gold) if short else ""
 
 
-def _without_tags(text: str, boxed: Boxed, gold: str | None) -> tuple[str, str]:
+def _without_tags(text: str, gold: str | None) -> tuple[str, str]:
     """Text without tags: what comes before the last line that says the answer, or before its words, is the thought."""
     lines = text.splitlines()
     for number in range(len(lines) - 1, -1, -1):
         line, match = lines[number], _SAID.search(lines[number])
-        if boxed(line):
+        if final_answer(line):
             if number and lines[number - 1].strip() in ("\\[", "$$"):  # a display of its own
                 return _joined(lines[: number - 1]), "\n".join(lines[number - 1 : number + 2]).strip()
             start = match.start() if match else _sentence_start(line)

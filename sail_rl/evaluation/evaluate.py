@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
 
-from sail_rl.completion import THINK_END
+from sail_rl.completion import THINK_END, final_answer
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
 from sail_rl.maths.passk import majority, pass_at_k
 from sail_rl.trainer.distributed import gather_objects
@@ -46,8 +46,6 @@ class Evaluator:
     scorer: Scorer
     sets: Mapping[str, Sequence[Prompt]]
     """Prompts by dataset; the first one's accuracy is the summary's."""
-    final_answer: Callable[[str], str | None]
-    """What a completion's text says, for the majority."""
     sampling: Sampling
 
     @property
@@ -78,7 +76,7 @@ class Evaluator:
             dataset=name,
             prompt=prompt.id,
             source=source_of(prompt.columns),
-            answer=self.final_answer(rollout.text),
+            answer=final_answer(rollout.text),
             thought=THINK_END in rollout.text,
             length=len(rollout.token_ids),
             scores={part: values[number] for part, values in scores.parts.items()},

@@ -13,9 +13,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoProcessor
 
-from sail_rl.completion import THINK_END
+from sail_rl.completion import THINK_END, final_answer
 from sail_rl.config import RewardConfig
-from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
@@ -84,7 +83,6 @@ def summary(rollouts: Sequence[dict[str, Any]], sources: Mapping[str, str | None
         rollouts: as `read_rollouts` gives them.
         sources: of the rows, by id.
     """
-    final_answer = resolve(FINAL_ANSWER)
     answers = [
         Answered(
             dataset="",

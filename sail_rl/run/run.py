@@ -14,7 +14,6 @@ from torch import distributed
 from transformers import AutoProcessor
 
 from sail_rl.config import ExportStage, FilterStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
-from sail_rl.config.sections import FINAL_ANSWER
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
@@ -191,4 +190,4 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
     sets = {name: [encoder.prompt(row) for row in plan.datasets[name]][rank() :: world_size()] for name in config.sets}
     sampling = Sampling(config.samples, config.max_tokens, config.temperature)
-    return Evaluator(engine, evaluation_scorer(config), sets, resolve(FINAL_ANSWER), sampling)
+    return Evaluator(engine, evaluation_scorer(config), sets, sampling)
