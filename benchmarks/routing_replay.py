@@ -62,7 +62,7 @@ def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: i
         mismatch = []
         for sample in sampled:
             scores = score(model, encoder, sample, replayed)
-            mismatch.append((scores.logprobs - sample.token_fields["rollout_logprobs"]).abs())
+            mismatch.append((scores.logprobs - sample.token_fields.rollout_logprobs).abs())
             if not replayed:
                 missed = elsewhere(scores.router_logits, sample)
                 different, places = different + int(missed.sum()), places + missed.numel()

@@ -18,6 +18,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
 from sail_rl.data.packing import IGNORE, assign_rows, collate, pack
 from sail_rl.imports import resolve
+from sail_rl.maths.token_fields import TokenFields
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -27,7 +28,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def sample(length: int, prompt_length: int, pixels: int = 1, **fields: torch.Tensor) -> Sample:
     images = torch.full((4 * pixels, 12), length), torch.tensor([[1, 2, 2]] * pixels)
-    return Sample(torch.arange(length) + 100, prompt_length, *images, fields)
+    return Sample(torch.arange(length) + 100, prompt_length, *images, TokenFields(**fields))
 
 
 FILLER = Sample(torch.tensor([7, 7]), 2, torch.zeros(4, 12), torch.tensor([[1, 2, 2]]))
@@ -183,7 +184,17 @@ class TestPacking:
 
     def test_token_fields_follow_the_labelled_tokens(self) -> None:
         parts = [sample(4, 2, advantages=torch.tensor([1.0, 2.0])), sample(2, 1, advantages=torch.tensor([3.0]))]
-        assert collate(parts, filler=FILLER).token_fields["advantages"].tolist() == [1, 2, 3]
+        assert collate(parts, filler=FILLER).token_fields.advantages.tolist() == [1, 2, 3]
+
+    def test_a_field_that_only_some_samples_have_is_named(self) -> None:
+        parts = [sample(4, 2), sample(2, 1, advantages=torch.tensor([3.0])), sample(3, 1)]
+        with pytest.raises(ValueError, match=r"token field advantages: only 1 of 3 samples .* have it"):
+            collate(parts, filler=FILLER)
+
+    def test_samples_without_labelled_tokens_need_no_fields(self) -> None:
+        with_padding = collate([FILLER, sample(2, 1, advantages=torch.tensor([3.0]))], filler=FILLER)
+        assert with_padding.token_fields.advantages.tolist() == [3]
+        assert collate([FILLER], filler=FILLER).token_fields == TokenFields()
 
     def test_a_row_without_images_gets_the_filler_unlabelled(self) -> None:
         text = Sample(torch.tensor([1, 2, 3]), 1)

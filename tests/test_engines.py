@@ -44,7 +44,7 @@ def gap(
     row = collate(samples, filler=encoder.filler())
     banned = tuple(encoder.processor.image_token_ids)
     scores = model(**row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned)
-    return (scores.logprobs - row.token_fields["rollout_logprobs"]).abs().max().item()
+    return (scores.logprobs - row.token_fields.rollout_logprobs).abs().max().item()
 
 
 def prompts_of_every_kind(encoder: Encoder) -> dict[str, Prompt]:

@@ -21,19 +21,25 @@ from sail_rl.maths.losses import (
     TokenLoss,
     cross_entropy,
 )
+from sail_rl.maths.token_fields import TokenFields
 
 
 def scored(logprobs: torch.Tensor, values: torch.Tensor | None = None) -> Any:
     return SimpleNamespace(logprobs=logprobs, entropies=torch.zeros_like(logprobs), values=values)
 
 
-def on_policy(logprobs: torch.Tensor, advantages: torch.Tensor) -> dict[str, torch.Tensor]:
-    zeros = torch.zeros(len(logprobs))
-    return {"advantages": advantages, "rollout_logprobs": zeros, "segments": zeros.long()}
+def on_policy(advantages: torch.Tensor, **fields: torch.Tensor) -> TokenFields:
+    zeros = torch.zeros(len(advantages))
+    return TokenFields(**{"advantages": advantages, "rollout_logprobs": zeros} | fields)
+
+
+def one_segment(tokens: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(tokens), dtype=torch.long)
 
 
 def test_cross_entropy_is_the_negative_logprob() -> None:
-    assert cross_entropy(scored(torch.tensor([-0.5, -2.0])), {}).values.tolist() == [0.5, 2.0]
+    logprobs = torch.tensor([-0.5, -2.0])
+    assert cross_entropy(scored(logprobs), TokenFields(), one_segment(logprobs)).values.tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ def test_cross_entropy_is_the_negative_logprob() -> None:
 def test_clipped_policy_loss_by_hand(ratio: float, advantage: float, loss: float, slope: float) -> None:
     logprob = torch.tensor([math.log(ratio)], requires_grad=True)
     result = PolicyLoss(ClippedSurrogate(clip_low=0.20, clip_high=0.28))(
-        scored(logprob), on_policy(logprob, torch.tensor([advantage]))
+        scored(logprob), on_policy(torch.tensor([advantage])), one_segment(logprob)
     )
     assert result.values.item() == pytest.approx(loss)
     result.values.sum().backward()
@@ -60,7 +66,8 @@ def test_clipped_policy_loss_by_hand(ratio: float, advantage: float, loss: float
 
 def test_clip_metrics_count_tokens_whose_gradient_is_cut() -> None:
     logprobs = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]).log()
-    metrics = PolicyLoss()(scored(logprobs), on_policy(logprobs, torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0]))).metrics
+    fields = on_policy(torch.tensor([1.0, -1.0, -1.0, 1.0, 1.0]))
+    metrics = PolicyLoss()(scored(logprobs), fields, one_segment(logprobs)).metrics
     assert metrics["ratio/clip_high_fraction"].tolist() == [1, 0, 0, 0, 0]
     assert metrics["ratio/clip_low_fraction"].tolist() == [0, 0, 1, 0, 0]
     assert metrics["ratio/mean"].tolist() == pytest.approx([1.5, 1.5, 0.5, 0.5, 1.0])
@@ -69,8 +76,8 @@ def test_clip_metrics_count_tokens_whose_gradient_is_cut() -> None:
 
 def test_gspo_uses_the_geometric_mean_of_a_completion_s_ratios() -> None:
     logprobs = torch.tensor([2.0, 0.5, 1.1, 1.1]).log().requires_grad_()
-    fields = on_policy(logprobs, torch.tensor([1.0, 1.0, 1.0, 1.0])) | {"segments": torch.tensor([0, 0, 1, 1])}
-    result = PolicyLoss(ClippedSurrogate(0.05, 0.05, "sequence"))(scored(logprobs), fields)
+    loss = PolicyLoss(ClippedSurrogate(0.05, 0.05, "sequence"))
+    result = loss(scored(logprobs), on_policy(torch.ones(4)), torch.tensor([0, 0, 1, 1]))
     assert result.values.tolist() == pytest.approx([-1.0, -1.0, -1.05, -1.05])
     result.values.sum().backward()
     assert logprobs.grad is not None
@@ -85,8 +92,8 @@ def test_gspo_token_has_gspo_s_gradient_when_a_completion_s_advantages_are_equal
     gradients = []
     for level in ("sequence", "sequence_token"):
         logprobs = (0.1 * torch.tensor([1.0, -2.0, 0.5, 0.3, 0.2])).requires_grad_()
-        fields = on_policy(logprobs, advantages) | {"segments": segments}
-        PolicyLoss(ClippedSurrogate(level=level))(scored(logprobs), fields).values.sum().backward()  # type: ignore[arg-type]
+        loss = PolicyLoss(ClippedSurrogate(level=level))  # type: ignore[arg-type]
+        loss(scored(logprobs), on_policy(advantages), segments).values.sum().backward()
         gradients.append(logprobs.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
 
@@ -94,7 +101,7 @@ def test_gspo_token_has_gspo_s_gradient_when_a_completion_s_advantages_are_equal
 def test_cispo_never_cuts_a_token_s_gradient() -> None:
     logprobs = torch.tensor([1.5, 0.5]).log().requires_grad_()
     result = PolicyLoss(CispoSurrogate(clip_low=1.0, clip_high=0.28))(
-        scored(logprobs), on_policy(logprobs, torch.ones(2))
+        scored(logprobs), on_policy(torch.ones(2)), one_segment(logprobs)
     )
     result.values.sum().backward()
     assert logprobs.grad is not None
@@ -103,14 +110,15 @@ def test_cispo_never_cuts_a_token_s_gradient() -> None:
 
 def test_importance_weights_kl_and_entropy_are_added_by_hand() -> None:
     logprobs = torch.tensor([-1.0])
-    fields = on_policy(logprobs, torch.tensor([2.0])) | {
-        "old_logprobs": torch.tensor([-1.0]),
-        "rollout_logprobs": torch.tensor([-1.5]),
-        "importance_weights": torch.tensor([0.5]),
-        "reference_logprobs": torch.tensor([-1.0 + math.log(2)]),
-    }
+    fields = on_policy(
+        torch.tensor([2.0]),
+        old_logprobs=torch.tensor([-1.0]),
+        rollout_logprobs=torch.tensor([-1.5]),
+        importance_weights=torch.tensor([0.5]),
+        reference_logprobs=torch.tensor([-1.0 + math.log(2)]),
+    )
     scores = SimpleNamespace(logprobs=logprobs, entropies=torch.tensor([3.0]), values=None)
-    loss = PolicyLoss(kl_coef=0.1, kl_kind="k3", entropy_coef=0.01)(scores, fields)  # type: ignore[arg-type]
+    loss = PolicyLoss(kl_coef=0.1, kl_kind="k3", entropy_coef=0.01)(scores, fields, one_segment(logprobs))  # type: ignore[arg-type]
     # ratio to old_logprobs is 1: -2 * 0.5; k3 = 2 - 1 - log 2; entropy 3
     assert loss.values.item() == pytest.approx(-1.0 + 0.1 * (1 - math.log(2)) - 0.01 * 3)
 
@@ -125,22 +133,27 @@ def test_importance_weights_kl_and_entropy_are_added_by_hand() -> None:
 )
 def test_value_loss_by_hand(value: float, old: float, target: float, error: float) -> None:
     logprobs, values = torch.zeros(1), torch.tensor([value], requires_grad=True)
-    fields = on_policy(logprobs, torch.zeros(1)) | {
-        "old_values": torch.tensor([old]),
-        "returns": torch.tensor([target]),
-    }
-    loss = ActorCriticLoss(PolicyLoss(), value_coef=1.0, value_clip=0.2)(scored(logprobs, values), fields)
+    fields = on_policy(
+        torch.zeros(1),
+        old_values=torch.tensor([old]),
+        returns=torch.tensor([target]),
+    )
+    loss = ActorCriticLoss(PolicyLoss(), value_coef=1.0, value_clip=0.2)(
+        scored(logprobs, values), fields, one_segment(logprobs)
+    )
     assert loss.values.item() == pytest.approx(error)
 
 
 def test_during_the_critic_s_warm_up_the_policy_gets_no_gradient() -> None:
     logprobs, values = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    fields = on_policy(logprobs, torch.ones(1)) | {
-        "old_values": torch.zeros(1),
-        "returns": torch.ones(1),
-        "actor": torch.zeros(1),
-    }
-    ActorCriticLoss(PolicyLoss())(scored(logprobs, values), fields).values.sum().backward()
+    fields = on_policy(
+        torch.ones(1),
+        old_values=torch.zeros(1),
+        returns=torch.ones(1),
+        actor=torch.zeros(1),
+    )
+    loss = ActorCriticLoss(PolicyLoss())(scored(logprobs, values), fields, one_segment(logprobs))
+    loss.values.sum().backward()
     assert logprobs.grad is not None
     assert values.grad is not None
     assert logprobs.grad.item() == 0
@@ -190,14 +203,16 @@ def our_loss(
     """The trainer's arithmetic on the same padded tensors, unpadded and joined into one row."""
     mask = batch["completion_mask"].bool()
     lengths = mask.sum(1).tolist()
-    names = {"old_per_token_logps": "old_logprobs", "ref_per_token_logps": "reference_logprobs"}
-    fields = {ours: batch[theirs][mask] for theirs, ours in names.items() if theirs in batch}
-    fields["advantages"] = batch["advantages"].repeat_interleave(torch.tensor(lengths))
-    fields["segments"] = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    fields["rollout_logprobs"] = fields["old_logprobs"]
-    if "importance_sampling_ratio" in batch:
-        fields["importance_weights"] = batch["importance_sampling_ratio"][mask]
-    values: TokenLoss = loss(scored(logprobs[mask]), fields)
+    names = {
+        "old_per_token_logps": "old_logprobs",
+        "ref_per_token_logps": "reference_logprobs",
+        "importance_sampling_ratio": "importance_weights",
+    }
+    given = {ours: batch[theirs][mask] for theirs, ours in names.items() if theirs in batch}
+    advantages = batch["advantages"].repeat_interleave(torch.tensor(lengths))
+    fields = TokenFields(advantages=advantages, rollout_logprobs=given["old_logprobs"], **given)
+    segments = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    values: TokenLoss = loss(scored(logprobs[mask]), fields, segments)
     weights = torch.tensor([aggregation.token_weight(n) for n in lengths for _ in range(n)])
     return (values.values * weights).sum() / sum(aggregation.mass(n) for n in lengths)
 

@@ -24,6 +24,7 @@ from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
 from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, RolloutSample
@@ -358,13 +359,21 @@ def batches(**settings: Any) -> RolloutBatches:
     return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
 
 
+def sampled(rollout: Rollout) -> TokenFields:
+    return TokenFields(rollout_logprobs=torch.tensor(rollout.logprobs))
+
+
 def drawn(groups: Sequence[Group]) -> list[RolloutSample]:
     """Every rollout of the groups as a sample of a three-token prompt."""
     return [
         RolloutSample(
             position,
             index,
-            Sample(torch.arange(3 + len(r.token_ids)), 3, token_fields={"rollout_logprobs": torch.tensor(r.logprobs)}),
+            Sample(
+                torch.arange(3 + len(r.token_ids)),
+                3,
+                token_fields=TokenFields(rollout_logprobs=torch.tensor(r.logprobs)),
+            ),
         )
         for position, g in enumerate(groups)
         for index, r in enumerate(g.rollouts)
@@ -378,7 +387,7 @@ def test_a_group_without_signal_is_not_computed_but_counts_in_the_mean_over_sequ
     batch = batches()._step_batch(trainer(), groups, samples)
     assert [len(sample) for sample in batch.samples] == [5, 7]
     assert batch.mass == 4
-    assert batch.samples[1].token_fields["weights"].tolist() == [0.25] * 4
+    assert batch.samples[1].token_fields.weights.tolist() == [0.25] * 4
     whole = batches(skip_zero_advantage=False)._step_batch(trainer(), groups, samples)
     assert len(whole.samples) == 4
     assert whole.mass == 4
@@ -405,10 +414,10 @@ def test_a_kl_penalty_in_the_reward_moves_the_advantages() -> None:
     groups = [group([1.0, 1.0], [2, 1])]
     samples = drawn(groups)
     for d, reference in zip(samples, (-0.5, -1.5), strict=True):
-        d.sample.token_fields["reference_logprobs"] = torch.full((d.sample.completion_length,), reference)
+        d.sample.token_fields.reference_logprobs = torch.full((d.sample.completion_length,), reference)
     CompletionAdvantages("dr_grpo", kl_coef=0.1)(groups, samples)
     # k1 = log policy - log reference: 0 for the first, 1 for the second; rewards 1 and 0.9, mean 0.95
-    values = [d.sample.token_fields["advantages"].tolist() for d in samples]
+    values = [d.sample.token_fields.advantages.tolist() for d in samples]
     assert values[0] == pytest.approx([0.05, 0.05])
     assert values[1] == pytest.approx([-0.05])
 
@@ -416,13 +425,13 @@ def test_a_kl_penalty_in_the_reward_moves_the_advantages() -> None:
 def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
     groups = [group([1.0, 0.0], [2, 1])]
     samples = drawn(groups)
-    samples[0].sample.token_fields["old_values"] = torch.tensor([0.5, 0.8])
-    samples[1].sample.token_fields["old_values"] = torch.tensor([0.4])
+    samples[0].sample.token_fields.old_values = torch.tensor([0.5, 0.8])
+    samples[1].sample.token_fields.old_values = torch.tensor([0.4])
     CriticAdvantages(gamma=1.0, lam=1.0)(groups, samples)
-    assert samples[0].sample.token_fields["returns"].tolist() == pytest.approx([1.0, 1.0])
-    assert samples[1].sample.token_fields["returns"].tolist() == pytest.approx([0.0])
+    assert samples[0].sample.token_fields.returns.tolist() == pytest.approx([1.0, 1.0])
+    assert samples[1].sample.token_fields.returns.tolist() == pytest.approx([0.0])
     # raw advantages 0.5, 0.2, -0.4: mean 0.1, deviation sqrt(0.14)
-    whitened = torch.cat([d.sample.token_fields["advantages"] for d in samples])
+    whitened = torch.cat([d.sample.token_fields.advantages for d in samples])
     expected = (torch.tensor([0.5, 0.2, -0.4]) - 0.1) / 0.14**0.5
     torch.testing.assert_close(whitened, expected, atol=1e-5, rtol=0)
 

@@ -90,7 +90,7 @@ def test_in_bfloat16_replay_takes_away_the_gaps_that_come_from_other_experts(
             row = collate(samples, filler=encoder.filler())
             inputs = row.model_inputs(CPU) | ({} if replayed else {"routes": None})
             scores = model(**inputs, banned_token_ids=tuple(encoder.processor.image_token_ids))
-            gaps[replayed] = (scores.logprobs - row.token_fields["rollout_logprobs"]).abs()
+            gaps[replayed] = (scores.logprobs - row.token_fields.rollout_logprobs).abs()
     assert gaps[True].max() < 0.06
     assert gaps[True].max() < 0.5 * gaps[False].max()
     assert gaps[True].mean() < 0.7 * gaps[False].mean()

@@ -17,6 +17,7 @@ from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
+from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models import SailVLConfig
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
@@ -46,7 +47,7 @@ class FixedBatches:
         self.score_options: dict[str, Any] = {}
         for sample in samples:
             weight = aggregation.token_weight(sample.completion_length)
-            sample.token_fields["weights"] = torch.full((sample.completion_length,), weight)
+            sample.token_fields.weights = torch.full((sample.completion_length,), weight)
         self.batch = StepBatch(samples, sum(aggregation.mass(sample.completion_length) for sample in samples))
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
@@ -64,7 +65,7 @@ def samples(encoder: Encoder) -> list[Sample]:
         tokens = torch.randint(20, 200, (3 + 5 * number % 11,), generator=generator).tolist()
         rollout = Rollout("p", 0, tokens, [-5.0] * len(tokens), "", "stop", 1)
         (sample,) = encoder.rollout_samples(question(encoder, str(number), images), [rollout])
-        sample.token_fields["advantages"] = torch.full((len(tokens),), float(number - 3))
+        sample.token_fields.advantages = torch.full((len(tokens),), float(number - 3))
         made.append(sample)
     return made
 
@@ -222,7 +223,7 @@ class NaNInSomeSteps:
         self.bad = bad
         self.calls = 0
 
-    def __call__(self, scores: Scored, fields: Any) -> TokenLoss:
+    def __call__(self, scores: Scored, fields: TokenFields, segments: torch.Tensor) -> TokenLoss:
         self.calls += 1
         return TokenLoss(-scores.logprobs * (float("nan") if self.calls in self.bad else 1.0))
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.contracts import Prompt, Rollout
+from sail_rl.maths.token_fields import TokenFields
 from sail_rl.messages import texts_of
 from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
 
@@ -25,8 +26,8 @@ class Sample:
     """One sequence to train on: a prompt of `prompt_length` tokens, then the completion that is scored.
 
     `input_ids` [T]; `pixel_values` [P, 3 x patch²] and `image_grid_thw` [images, 3]
-    (see `models.vision`) or None; `token_fields` maps a name to a float tensor with one
-    value for each completion token [T - prompt_length] (RL: "advantages", "rollout_logprobs"); `routes`
+    (see `models.vision`) or None; `token_fields` have one value for each
+    completion token [T - prompt_length]; `routes`
     [T, layers, k] are the experts to replay (see `models.routing`) or None.
     """
 
@@ -34,7 +35,7 @@ class Sample:
     prompt_length: int
     pixel_values: torch.Tensor | None = None
     image_grid_thw: torch.Tensor | None = None
-    token_fields: dict[str, torch.Tensor] = field(default_factory=dict)
+    token_fields: TokenFields = field(default_factory=TokenFields)
     routes: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class Encoder:
         inputs = self.prompt_inputs(prompt)
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
-            sample.token_fields["rollout_logprobs"] = torch.tensor(rollout.logprobs)
+            sample.token_fields.rollout_logprobs = torch.tensor(rollout.logprobs)
             if rollout.routed_experts is not None:  # the last token was never fed to the sampler's model
                 experts = np.pad(rollout.routed_experts, ((0, 1), (0, 0), (0, 0)), constant_values=-1)
                 sample.routes = torch.from_numpy(experts)

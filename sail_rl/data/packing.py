@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from sail_rl.maths.token_fields import TokenFields
+
 from .encoding import Sample
 
 IGNORE = -100
@@ -33,7 +35,7 @@ class PackedRow:
     cu_seq_lens: torch.Tensor
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
-    token_fields: dict[str, torch.Tensor]
+    token_fields: TokenFields
     segments: torch.Tensor
     routes: torch.Tensor | None = None
 
@@ -70,7 +72,7 @@ class PackedRow:
         return replace(
             self,
             targets=torch.full_like(self.targets, IGNORE),
-            token_fields={name: values[:0] for name, values in self.token_fields.items()},
+            token_fields=self.token_fields.map(lambda values: values[:0]),
             segments=self.segments[:0],
         )
 
@@ -111,7 +113,6 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         targets.append(shifted)
         segments.append(torch.full((sample.completion_length,), number))
     lengths = torch.tensor([0] + [len(sample) for sample in parts])
-    fields = parts[0].token_fields
     return PackedRow(
         input_ids=torch.cat([sample.input_ids for sample in parts])[None],
         position_ids=torch.cat([torch.arange(len(sample)) for sample in parts])[None],
@@ -119,7 +120,7 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         cu_seq_lens=lengths.cumsum(0).to(torch.int32),
         pixel_values=torch.cat([sample.pixel_values for sample in parts if sample.pixel_values is not None]),
         image_grid_thw=torch.cat([sample.image_grid_thw for sample in parts if sample.image_grid_thw is not None]),
-        token_fields={name: torch.cat([sample.token_fields[name] for sample in samples]) for name in fields},
+        token_fields=TokenFields.joined([sample.token_fields for sample in parts if sample.completion_length]),
         segments=torch.cat(segments),
         routes=_routes(parts),
     )

@@ -1,11 +1,11 @@
 """Losses per labelled token. They return values [L] and per-token metrics [L]; the trainer owns the one denominator.
 
-Every loss takes the model's scores of a packed row's labelled tokens and that row's token fields, each [L].
+Every loss takes the model's output for the L labelled tokens of a micro-batch, their token fields, each [L], and the
+`segments` [L] that say which sample a token belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .kl import KLKind, kl_estimate
 from .segments import segment_means
+from .token_fields import TokenFields, present
 
 
 class Scored(Protocol):
@@ -35,11 +36,11 @@ class TokenLoss:
 class LossFunction(Protocol):
     """Scores the labelled tokens of one packed row."""
 
-    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss: ...
+    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss: ...
 
 
-def cross_entropy(scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
-    """Next-token loss over thought and answer, -log P(T∘A | I) (SAIL-VL2 report, section 4.1); `fields` is not read."""
+def cross_entropy(scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
+    """Next-token loss over thought and answer, -log P(T∘A | I) (SAIL-VL2 report, section 4.1); reads no fields."""
     return TokenLoss(-scores.logprobs)
 
 
@@ -94,9 +95,8 @@ class CispoSurrogate:
 class PolicyLoss:
     """A surrogate with what may be added to it: importance weights, a KL penalty, an entropy bonus.
 
-    Fields (each [L]): "advantages"; "rollout_logprobs" of the sampling policy; "segments". Where given: "old_logprobs"
-    of the policy before the step's first update (otherwise the sampler's stand in for them), "importance_weights" (see
-    `importance`), "reference_logprobs" (needed when `kl_coef` is not 0).
+    Needs the fields `advantages` and `rollout_logprobs`, and `reference_logprobs` if `kl_coef` is not 0. Uses
+    `old_logprobs` and `importance_weights` where they are set.
 
     Args:
         surrogate: the policy objective.
@@ -109,17 +109,16 @@ class PolicyLoss:
     kl_kind: KLKind = "k3"
     entropy_coef: float = 0.0
 
-    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
-        logprobs, rollout = scores.logprobs, fields["rollout_logprobs"]
-        log_ratio = logprobs - fields.get("old_logprobs", rollout)
-        loss = self.surrogate(log_ratio, fields["advantages"], logprobs, fields["segments"])
+    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
+        logprobs, rollout = scores.logprobs, present(fields.rollout_logprobs)
+        loss = self.surrogate(logprobs - fields.ratio_logprobs, present(fields.advantages), logprobs, segments)
         # How far the trainer has moved from what sampled: k3 with the roles swapped, since the sampler drew the tokens.
         loss.metrics["kl/rollout"] = kl_estimate(rollout, logprobs.detach(), "k3")
-        if "importance_weights" in fields:
-            loss.values = loss.values * fields["importance_weights"]
-            loss.metrics["importance/mean"] = fields["importance_weights"]
-        if "reference_logprobs" in fields:
-            divergence = kl_estimate(logprobs, fields["reference_logprobs"], self.kl_kind)
+        if fields.importance_weights is not None:
+            loss.values = loss.values * fields.importance_weights
+            loss.metrics["importance/mean"] = fields.importance_weights
+        if fields.reference_logprobs is not None:
+            divergence = kl_estimate(logprobs, fields.reference_logprobs, self.kl_kind)
             loss.metrics["kl/reference"] = divergence.detach()
             loss.values = loss.values + self.kl_coef * divergence
         if self.entropy_coef:
@@ -133,8 +132,8 @@ class ActorCriticLoss:
 
     value_coef · max((V - R)², (clip(V, V_old - value_clip, V_old + value_clip) - R)²) / 2, the clipping as in PPO2.
 
-    Fields: those of `PolicyLoss`, "returns" R and "old_values" V_old, each [L]; "actor" [L], where given, is 0 during
-    the critic's warm-up, when the policy isn't trained yet.
+    Needs the fields of `PolicyLoss`, `returns` R and `old_values` V_old. Where `actor` is set it multiplies the policy
+    loss: it is 0 during the critic's warm-up, when the policy is not trained.
 
     Args:
         policy: the actor's loss.
@@ -146,13 +145,13 @@ class ActorCriticLoss:
     value_coef: float = 0.5
     value_clip: float = 0.2
 
-    def __call__(self, scores: Scored, fields: Mapping[str, Tensor]) -> TokenLoss:
+    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
         assert scores.values is not None, "the model has no value head"
-        loss = self.policy(scores, fields)
-        returns, old = fields["returns"], fields["old_values"]
+        loss = self.policy(scores, fields, segments)
+        returns, old = present(fields.returns), present(fields.old_values)
         clipped = old + (scores.values - old).clamp(-self.value_clip, self.value_clip)
         error = torch.maximum((scores.values - returns).square(), (clipped - returns).square()) / 2
-        actor = loss.values * fields["actor"] if "actor" in fields else loss.values
+        actor = loss.values if fields.actor is None else loss.values * fields.actor
         metrics = {
             "value/loss": error.detach(),
             "value/mean": scores.values.detach(),

@@ -53,7 +53,7 @@ class Learner(Protocol):
 class StepBatch:
     """This rank's part of one optimiser step.
 
-    Each sample has the token field "weights"; the loss is the sum of weight x token loss over all ranks' samples,
+    Each sample has the token field `weights`; the loss is the sum of weight x token loss over all ranks' samples,
     divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
     `samples` and still count in `mass`. `places` says which samples share a row; None: as few rows as they need.
     """
@@ -66,7 +66,7 @@ class StepBatch:
     def token_mean(cls, samples: list[Sample], *, places: list[list[int]] | None = None) -> StepBatch:
         """Samples whose labelled tokens all count alike."""
         for sample in samples:
-            sample.token_fields["weights"] = torch.ones(sample.completion_length)
+            sample.token_fields.weights = torch.ones(sample.completion_length)
         return cls(samples, float(sum(sample.completion_length for sample in samples)), places)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.advantages import ADVANTAGES, generalised_advantages
 from sail_rl.maths.kl import kl_estimate
+from sail_rl.maths.token_fields import present
 
 from .distributed import gather_objects
 from .groups import Group
@@ -27,7 +28,7 @@ class RolloutSample:
 
 
 class AdvantageEstimator(Protocol):
-    """Adds the token field "advantages" to this rank's samples; every rank calls it with the same groups."""
+    """Sets the token field `advantages` to this rank's samples; every rank calls it with the same groups."""
 
     def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None: ...
 
@@ -55,14 +56,14 @@ class CompletionAdvantages:
                 rewards[position, index] -= self.kl_coef * penalty
         advantages = ADVANTAGES[self.name](rewards)
         for d in drawn:
-            d.sample.token_fields["advantages"] = advantages[d.position, d.index].expand(d.sample.completion_length)
+            d.sample.token_fields.advantages = advantages[d.position, d.index].expand(d.sample.completion_length)
 
 
 @dataclass(frozen=True, slots=True)
 class CriticAdvantages:
-    """GAE with the critic's "old_values"; the reward comes with the last token (PPO, arXiv 1707.06347, eq. 11-12).
+    """GAE with the critic's `old_values`; the reward comes with the last token (PPO, arXiv 1707.06347, eq. 11-12).
 
-    Also adds "returns". Advantages are whitened over all tokens of all ranks.
+    Also sets `returns`. Advantages are whitened over all tokens of all ranks.
 
     Args:
         gamma, lam: discount and λ.
@@ -79,7 +80,7 @@ class CriticAdvantages:
         rewards, values = torch.zeros(len(drawn), longest), torch.zeros(len(drawn), longest)
         for row, d in enumerate(drawn):
             length, fields = d.sample.completion_length, d.sample.token_fields
-            values[row, :length] = fields["old_values"]
+            values[row, :length] = present(fields.old_values)
             rewards[row, length - 1] = groups[d.position].rewards[d.index]
             if self.kl_coef:
                 rewards[row, :length] -= self.kl_coef * _penalties(d.sample)
@@ -87,15 +88,14 @@ class CriticAdvantages:
         lengths = [d.sample.completion_length for d in drawn]
         mean, deviation = _moments([advantages[row, :length] for row, length in enumerate(lengths)])
         for row, (d, length) in enumerate(zip(drawn, lengths, strict=True)):
-            d.sample.token_fields["advantages"] = (advantages[row, :length] - mean) / (deviation + 1e-8)
-            d.sample.token_fields["returns"] = returns[row, :length]
+            d.sample.token_fields.advantages = (advantages[row, :length] - mean) / (deviation + 1e-8)
+            d.sample.token_fields.returns = returns[row, :length]
 
 
 def _penalties(sample: Sample) -> Tensor:
     """k1 of each token: the policy's log-probs before the step's first update against the reference's."""
     fields = sample.token_fields
-    policy = fields.get("old_logprobs", fields["rollout_logprobs"])
-    return kl_estimate(policy, fields["reference_logprobs"], "k1")
+    return kl_estimate(fields.ratio_logprobs, present(fields.reference_logprobs), "k1")
 
 
 def _moments(parts: Sequence[Tensor]) -> tuple[float, float]:

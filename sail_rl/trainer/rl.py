@@ -13,6 +13,7 @@ import torch
 from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.token_fields import present
 
 from .annotate import Annotator
 from .batches import Learner, StepBatch
@@ -101,14 +102,15 @@ class RolloutBatches:
             fresh = fresh[::stride][: self.probe_rollouts]
         with learner.stopwatch.measure("time/probe"):
             if self.annotator.recompute:
-                ours = [sample.token_fields["old_logprobs"] for sample in fresh]
+                ours = [present(sample.token_fields.old_logprobs) for sample in fresh]
             else:
                 ours = [scores.logprobs for scores in learner.compute_logprobs(fresh)]
-            differences = [(own - s.token_fields["rollout_logprobs"]).abs() for own, s in zip(ours, fresh, strict=True)]
-            learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_mismatch)
+            theirs = [present(sample.token_fields.rollout_logprobs) for sample in fresh]
+            differences = (torch.cat([*ours, torch.zeros(0)]) - torch.cat([*theirs, torch.zeros(0)])).abs()
+            learner.check_mismatch(differences, limit=self.max_mismatch)
 
     def _record(self, learner: Learner, drawn: Sequence[RolloutSample]) -> None:
-        means = gather_objects([d.sample.token_fields["advantages"].mean().item() for d in drawn])
+        means = gather_objects([present(d.sample.token_fields.advantages).mean().item() for d in drawn])
         learner.record({"advantage/std": pstdev(means) if means else 0.0})
 
     def _step_batch(self, learner: Learner, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> StepBatch:
@@ -120,9 +122,8 @@ class RolloutBatches:
             if self.overlong_filtering and groups[d.position].rollouts[d.index].stop_reason == "length":
                 continue
             mass += self.aggregation.mass(tokens)
-            fields["weights"] = fields["advantages"].new_full((tokens,), self.aggregation.token_weight(tokens))
-            if learner.step < self.critic_warmup:
-                fields["actor"] = fields["weights"].new_zeros(tokens)
-            if not (self.skip_zero_advantage and bool((fields["advantages"] == 0).all())):
+            fields.weights = torch.full((tokens,), self.aggregation.token_weight(tokens))
+            fields.actor = torch.zeros(tokens) if learner.step < self.critic_warmup else None
+            if not (self.skip_zero_advantage and bool((present(fields.advantages) == 0).all())):
                 samples.append(d.sample)
         return StepBatch(samples, mass)

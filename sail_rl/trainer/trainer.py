@@ -17,6 +17,7 @@ from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import PackedRow, assign_rows, collate
 from sail_rl.maths.losses import LossFunction
+from sail_rl.maths.token_fields import present
 from sail_rl.models import SailVLForConditionalGeneration, TokenScores
 
 from .balance import ExpertBalance, RouterCoefficients
@@ -108,12 +109,11 @@ class Trainer(transformers.Trainer):
         """Weighted sum of a row's token losses; adds its part of the step's metrics, means over tokens, to `sums`."""
         if not row.labelled:  # takes part in the collectives, and in nothing else
             return scores.logprobs.sum() + (0 if scores.values is None else scores.values.sum())
-        fields = {name: values.to(self.args.device) for name, values in row.token_fields.items()}
-        fields["segments"] = row.segments.to(self.args.device)
-        token_loss = self.loss(scores, fields)
+        fields = row.token_fields.map(lambda values: values.to(self.args.device))
+        token_loss = self.loss(scores, fields, row.segments.to(self.args.device))
         for name, values in (token_loss.metrics | {"entropy": scores.entropies.detach()}).items():
             sums[name] = sums.get(name, 0) + values.sum() / tokens
-        return (token_loss.values * fields["weights"]).sum()
+        return (token_loss.values * present(fields.weights)).sum()
 
     def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
         """Pack this rank's samples; returns its rows, and of all ranks the mass, labelled tokens and positions."""
