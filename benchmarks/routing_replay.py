@@ -24,6 +24,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
+from sail_rl.models import Distribution
 from sail_rl.models.loading import load_model
 from sail_rl.models.tiny import build_tiny
 
@@ -78,7 +79,7 @@ def score(model: Any, encoder: Encoder, sample: Sample, replayed: bool) -> Any:
     if not replayed:
         row = replace(row, routes=None)
     banned = tuple(encoder.processor.image_token_ids)
-    return model(**row.model_inputs(torch.device("cpu")), banned_token_ids=banned)
+    return model(**row.model_inputs(torch.device("cpu")), distribution=Distribution(banned_token_ids=banned))
 
 
 def elsewhere(router_logits: tuple[torch.Tensor, ...], sample: Sample) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from test_moe import samples_of
@@ -14,6 +13,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe
 from sail_rl.data.encoding import Encoder
 from sail_rl.maths.losses import cross_entropy
+from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import RouterCoefficients
@@ -27,7 +27,7 @@ from sail_rl.trainer.weights import gathered_weights
 class Batches:
     """Six samples a step, dealt to the ranks unevenly: of two, one gets four."""
 
-    score_options: dict[str, Any] = {}  # noqa: RUF012
+    distribution = MODEL_DISTRIBUTION
 
     def __init__(self, encoder: Encoder) -> None:
         samples = samples_of(encoder, 6)

@@ -16,6 +16,7 @@ from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder
 from sail_rl.maths.adalrs import LineSearch, descent
 from sail_rl.maths.losses import cross_entropy
+from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.batches import Learner, StepBatch
@@ -79,7 +80,7 @@ def test_the_search_ends_when_its_steps_have_shrunk_to_nothing() -> None:
 
 
 class OneBatch:
-    score_options: dict[str, Any] = {}  # noqa: RUF012
+    distribution = MODEL_DISTRIBUTION
 
     def __init__(self, batch: StepBatch) -> None:
         self.batch = batch

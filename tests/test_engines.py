@@ -18,7 +18,7 @@ from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.packing import collate
 from sail_rl.data.video import with_frames
-from sail_rl.models import SailVLForConditionalGeneration
+from sail_rl.models import Distribution, SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
 
 SAMPLING = Sampling(samples_per_prompt=3, max_tokens=12, temperature=0.8, seed=5)
@@ -43,7 +43,7 @@ def gap(
     ]
     row = collate(samples, filler=encoder.filler())
     banned = tuple(encoder.processor.image_token_ids)
-    scores = model(**row.model_inputs(torch.device("cpu")), temperature=SAMPLING.temperature, banned_token_ids=banned)
+    scores = model(**row.model_inputs(torch.device("cpu")), distribution=Distribution(SAMPLING.temperature, banned))
     return (scores.logprobs - row.token_fields.rollout_logprobs).abs().max().item()
 
 

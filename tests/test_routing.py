@@ -14,7 +14,7 @@ from rollouts.vllm_engine import VLLMEngine
 from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
-from sail_rl.models import SailVLForConditionalGeneration
+from sail_rl.models import Distribution, SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
 from sail_rl.models.routing import set_routes
 from sail_rl.trainer.groups import Group
@@ -89,7 +89,9 @@ def test_in_bfloat16_replay_takes_away_the_gaps_that_come_from_other_experts(
         for replayed in (False, True):
             row = collate(samples, filler=encoder.filler())
             inputs = row.model_inputs(CPU) | ({} if replayed else {"routes": None})
-            scores = model(**inputs, banned_token_ids=tuple(encoder.processor.image_token_ids))
+            scores = model(
+                **inputs, distribution=Distribution(banned_token_ids=tuple(encoder.processor.image_token_ids))
+            )
             gaps[replayed] = (scores.logprobs - row.token_fields.rollout_logprobs).abs()
     assert gaps[True].max() < 0.06
     assert gaps[True].max() < 0.5 * gaps[False].max()

@@ -26,6 +26,7 @@ from sail_rl.data.digits import build_digits
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.data.stream import Size, StreamPacker, deal, fill_row, imbalance
+from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.sft import StreamedBatches
 
@@ -127,7 +128,7 @@ class Once:
     """A batch source of one step."""
 
     def __init__(self, batch: StepBatch) -> None:
-        self.score_options: dict[str, Any] = {}
+        self.distribution = MODEL_DISTRIBUTION
         self.batch = batch
 
     def batches(self, trainer: Any, *, start_step: int) -> Iterator[StepBatch]:

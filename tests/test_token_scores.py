@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sail_rl.maths.losses import PolicyLoss
-from sail_rl.models import TokenScores
+from sail_rl.maths.token_fields import TokenFields
+from sail_rl.models import Distribution, TokenScores
 from sail_rl.models.token_scores import CHUNK, token_scores
 
 
@@ -33,7 +34,7 @@ def test_values_and_gradients_equal_the_naive_computation(
     tokens: int, temperature: float, banned: tuple[int, ...]
 ) -> None:
     states, weight, targets = make(tokens)
-    logprobs, entropies = token_scores(states, weight, targets, temperature=temperature, banned_token_ids=banned)
+    logprobs, entropies = token_scores(states, weight, targets, Distribution(temperature, banned))
     expected, expected_entropies = naive(states, weight, targets, temperature, banned)
     torch.testing.assert_close(logprobs, expected)
     torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=1e-5)
@@ -58,7 +59,7 @@ def mixed(
 def test_the_entropy_s_gradient_by_hand() -> None:
     """Two tokens, p = (0.8, 0.2): H = 0.500402, dH/dz = -p (log p + H) = (-0.221807, 0.221807); halved by T = 2."""
     states, weight = torch.tensor([[2 * 1.3862944]], requires_grad=True), torch.tensor([[1.0], [0.0]])
-    _, entropies = token_scores(states, weight, torch.tensor([0]), temperature=2.0)
+    _, entropies = token_scores(states, weight, torch.tensor([0]), Distribution(temperature=2.0))
     entropies.sum().backward()
     assert entropies.item() == pytest.approx(0.5004024)
     assert states.grad is not None
@@ -88,12 +89,14 @@ def test_the_entropy_bonus_raises_the_entropy() -> None:
     """`entropy_coef` alone (no advantage): a few steps of plain gradient descent on the head."""
     states, weight, targets = make(8)
     weight = weight.detach().requires_grad_()
-    fields = {"advantages": torch.zeros(8), "rollout_logprobs": torch.zeros(8), "segments": torch.zeros(8).long()}
+    fields = TokenFields(advantages=torch.zeros(8), rollout_logprobs=torch.zeros(8))
     seen = []
     for _ in range(5):
-        logprobs, entropies = token_scores(states.detach(), weight, targets, temperature=0.8, banned_token_ids=(3,))
+        logprobs, entropies = token_scores(states.detach(), weight, targets, Distribution(0.8, (3,)))
         seen.append(entropies.mean().item())
-        loss = PolicyLoss(entropy_coef=1.0)(TokenScores(logprobs, entropies), fields).values.mean()
+        loss = PolicyLoss(entropy_coef=1.0)(
+            TokenScores(logprobs, entropies), fields, torch.zeros(8).long()
+        ).values.mean()
         (gradient,) = torch.autograd.grad(loss, weight)
         weight = (weight - gradient).detach().requires_grad_()
     assert seen == sorted(seen)
@@ -116,6 +119,5 @@ def test_no_labelled_token_gives_an_empty_score_that_still_has_a_gradient() -> N
 
 
 def test_greedy_temperature_is_refused() -> None:
-    states, weight, targets = make(1)
     with pytest.raises(ValueError, match="temperature is 0"):
-        token_scores(states, weight, targets, temperature=0.0)
+        Distribution(temperature=0.0)

@@ -18,7 +18,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
 from sail_rl.maths.token_fields import TokenFields
-from sail_rl.models import SailVLConfig
+from sail_rl.models import MODEL_DISTRIBUTION, SailVLConfig
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import router_coefficients
@@ -44,7 +44,7 @@ class FixedBatches:
     """The same samples in every step."""
 
     def __init__(self, samples: list[Sample], aggregation: Aggregation) -> None:
-        self.score_options: dict[str, Any] = {}
+        self.distribution = MODEL_DISTRIBUTION
         for sample in samples:
             weight = aggregation.token_weight(sample.completion_length)
             sample.token_fields.weights = torch.full((sample.completion_length,), weight)

@@ -16,6 +16,7 @@ from sail_rl.config import Recipe, SFTStage
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.losses import LossFunction, cross_entropy
+from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.plan.policy import load_policy
 from sail_rl.stages import arguments
 from sail_rl.trainer.balance import router_coefficients
@@ -58,7 +59,7 @@ class SameBatch:
     """The same samples in every step."""
 
     def __init__(self, samples: list[Sample]) -> None:
-        self.score_options: dict[str, Any] = {}
+        self.distribution = MODEL_DISTRIBUTION
         self.batch = StepBatch.token_mean(samples)
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:

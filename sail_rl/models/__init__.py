@@ -11,6 +11,7 @@ from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenScores
 from .packed_attention import PACKED_ATTENTION
 from .processing import SailVLProcessor
 from .tensor_names import register_published_names
+from .token_scores import MODEL_DISTRIBUTION, Distribution
 
 AutoConfig.register(SailVLConfig.model_type, SailVLConfig)
 AutoModel.register(SailVLConfig, SailVLModel)
@@ -21,7 +22,9 @@ AutoProcessor.register(SailVLConfig, SailVLProcessor)
 register_published_names(SailVLConfig.model_type)
 
 __all__ = [
+    "MODEL_DISTRIBUTION",
     "PACKED_ATTENTION",
+    "Distribution",
     "SailVLConfig",
     "SailVLForConditionalGeneration",
     "SailVLImageProcessor",

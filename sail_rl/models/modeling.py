@@ -21,7 +21,7 @@ from .packed_attention import PACKED_ATTENTION
 from .published import to_published
 from .routing import make_replayable, set_routes
 from .tensor_names import saving_names
-from .token_scores import token_scores
+from .token_scores import MODEL_DISTRIBUTION, Distribution, token_scores
 from .vision import SailViT, encode_images, repeat_images
 
 
@@ -52,11 +52,16 @@ class LanguageModelHead(nn.Linear):
     Scores are computed inside this module's forward so that ZeRO-3's gathering hooks see the weight's use.
     """
 
-    def forward(self, hidden: torch.Tensor, targets: torch.Tensor | None = None, **score_kwargs: Any) -> Any:  # type: ignore[override]
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        distribution: Distribution = MODEL_DISTRIBUTION,
+    ) -> Any:
         """Return logits [..., V], or with `targets` [N] the pair of `token_scores` for hidden states [N, H]."""
         if targets is None:
             return super().forward(hidden)
-        return token_scores(hidden, self.weight, targets, **score_kwargs)
+        return token_scores(hidden, self.weight, targets, distribution)
 
 
 class SailVLPreTrainedModel(PreTrainedModel):
@@ -183,8 +188,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         targets: torch.LongTensor | None = None,
-        temperature: float = 1.0,
-        banned_token_ids: tuple[int, ...] = (),
+        distribution: Distribution = MODEL_DISTRIBUTION,
         routes: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
@@ -196,7 +200,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             labels: [B, T] as everywhere in transformers (shifted inside); the loss includes the MoE auxiliary loss.
             targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
                 -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
-            temperature, banned_token_ids: of the scored distribution, see `token_scores`.
+            distribution: the distribution whose log-probs are returned.
             routes: [T, layers, k] experts to replay in an MoE, see `routing`.
             logits_to_keep: compute logits only for the last so many positions (0: all), or those indices.
         """
@@ -207,7 +211,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             kwargs.pop("output_router_logits")
         if targets is not None:
             images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
-            return self._score(input_ids, targets, temperature, banned_token_ids, **images, **kwargs)
+            return self._score(input_ids, targets, distribution, **images, **kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -256,8 +260,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor | None,
         targets: torch.LongTensor,
-        temperature: float,
-        banned_token_ids: tuple[int, ...],
+        distribution: Distribution,
         **kwargs: Any,
     ) -> TokenScores:
         """Score the labelled positions of one packed row."""
@@ -271,8 +274,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         logprobs, entropies = self.lm_head(
             outputs.last_hidden_state[0, labelled],
             targets[0, labelled],
-            temperature=temperature,
-            banned_token_ids=banned_token_ids,
+            distribution=distribution,
         )
         return TokenScores(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
 

@@ -6,11 +6,36 @@ CHUNK x vocabulary instead of N x vocabulary (at 151,936 tokens the difference d
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The distribution that tokens are sampled from: softmax(logits / temperature) without the banned tokens.
+
+    Args:
+        temperature: above 0.
+        banned_token_ids: tokens that are never sampled (image placeholders); they get probability 0.
+
+    Raises:
+        ValueError: if the temperature is not above 0.
+    """
+
+    temperature: float = 1.0
+    banned_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; log-probs need a temperature above 0 (1.0 for SFT)")
+
+
+MODEL_DISTRIBUTION = Distribution()
+"""The model's own distribution: temperature 1 and no banned tokens."""
 
 
 def _chunk_logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float, banned: torch.Tensor) -> torch.Tensor:
@@ -91,21 +116,18 @@ def token_scores(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    banned_token_ids: tuple[int, ...] = (),
+    distribution: Distribution = MODEL_DISTRIBUTION,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score target tokens under softmax(hidden @ weight.T / temperature) without the banned tokens.
+    """Log-probs of target tokens and entropies of their distributions.
 
     Args:
-        hidden: [N, H] final hidden states; `weight`: [V, H] of the language-model head; `targets`: [N] token ids.
-        temperature: of the distribution that tokens were sampled from (above 0).
-        banned_token_ids: tokens that can't be sampled (image placeholders); they get probability 0.
+        hidden: [N, H] final hidden states.
+        weight: [V, H] of the language-model head.
+        targets: [N] token ids.
+        distribution: the distribution that the tokens were sampled from.
 
     Returns:
         Log-probabilities [N] and entropies [N] in nats, both float32 and differentiable.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; log-probs need a temperature above 0 (1.0 for SFT)")
-    banned = torch.tensor(banned_token_ids, dtype=torch.long, device=hidden.device)
-    return _TokenScores.apply(hidden, weight, targets, temperature, banned)
+    banned = torch.tensor(distribution.banned_token_ids, dtype=torch.long, device=hidden.device)
+    return _TokenScores.apply(hidden, weight, targets, distribution.temperature, banned)

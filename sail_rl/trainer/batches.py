@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.importance import effective_sample_share
-from sail_rl.models import TokenScores
+from sail_rl.models import Distribution, TokenScores
 
 from .stopwatch import Stopwatch
 
@@ -74,8 +74,8 @@ class BatchSource(Protocol):
     """Where the samples of each optimiser step come from."""
 
     @property
-    def score_options(self) -> dict[str, Any]:
-        """`temperature` and `banned_token_ids` of the distribution whose log-probs the loss takes."""
+    def distribution(self) -> Distribution:
+        """The distribution whose log-probs the loss takes."""
         ...
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from statistics import pstdev
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.token_fields import present
+from sail_rl.models import Distribution
 
 from .annotate import Annotator
 from .batches import Learner, StepBatch
@@ -53,12 +53,10 @@ class RolloutBatches:
     max_mismatch: float
 
     @property
-    def score_options(self) -> dict[str, Any]:
-        """The trainer scores the very distribution that the engine samples from."""
-        return {
-            "temperature": self.sampler.sampling.temperature,
-            "banned_token_ids": tuple(self.sampler.encoder.processor.image_token_ids),
-        }
+    def distribution(self) -> Distribution:
+        """The distribution that the engine samples from."""
+        banned = tuple(self.sampler.encoder.processor.image_token_ids)
+        return Distribution(self.sampler.sampling.temperature, banned)
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the mini-batches of each batch of rollouts; `start_step` begins a batch of rollouts."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.data.stream import StreamPacker
+from sail_rl.models import MODEL_DISTRIBUTION, Distribution
 
 from .batches import Learner, StepBatch
 
@@ -20,7 +21,7 @@ class SupervisedBatches:
 
     stream: RowStream
     encoder: Encoder
-    score_options: dict[str, Any] = field(default_factory=dict)
+    distribution: Distribution = MODEL_DISTRIBUTION
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield the samples of each optimiser step from `start_step` on."""
@@ -36,7 +37,7 @@ class StreamedBatches:
     rows: Sequence[dict[str, Any]]
     encoder: Encoder
     rank: int
-    score_options: dict[str, Any] = field(default_factory=dict)
+    distribution: Distribution = MODEL_DISTRIBUTION
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's rows of each optimiser step; the packer's state says where the stream stands."""

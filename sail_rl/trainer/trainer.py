@@ -91,7 +91,7 @@ class Trainer(transformers.Trainer):
             sums: dict[str, torch.Tensor] = {}
             for index, row in enumerate(rows):
                 self.accelerator.gradient_state._set_sync_gradients(index == len(rows) - 1)
-                scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
+                scores: TokenScores = model(**row.model_inputs(self.args.device), distribution=self.source.distribution)
                 loss = self._policy_loss(row, scores, sums, tokens) / mass
                 if balance:
                     loss = loss + balance.loss(row, scores)
@@ -179,7 +179,7 @@ class Trainer(transformers.Trainer):
             rows = [replace(row, routes=None) for row in rows]
         scored: dict[int, TokenScores] = {}
         for number, row in enumerate(self._equally_many(rows)):
-            scores: TokenScores = model(**row.model_inputs(self.args.device), **self.source.score_options)
+            scores: TokenScores = model(**row.model_inputs(self.args.device), distribution=self.source.distribution)
             if number < len(rows):
                 lengths = [samples[index].completion_length for index in places[number]]
                 scored |= dict(zip(places[number], scores.split(lengths), strict=True))
