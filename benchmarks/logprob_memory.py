@@ -29,7 +29,7 @@ def run_head(variant: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
     import trl.trainer.utils  # noqa: F401  # before memory is measured
 
-    from sail_rl.models.token_scores import token_scores
+    from sail_rl.models.token_logprobs import token_logprobs
 
     device, dtype = _place()
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def run_head(variant: str, options: argparse.Namespace) -> dict[str, float]:
             return logprobs.sum()
         if variant == "trl":
             return _trl_head(hidden, weight, targets)
-        logprobs, entropies = token_scores(hidden, weight, targets)
+        logprobs, entropies = token_logprobs(hidden, weight, targets)
         return logprobs.sum() + (entropies.sum() if variant.endswith("bonus") else 0)
 
     return _measure(step)

@@ -23,7 +23,7 @@ from transformers import AutoProcessor
 
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
-from sail_rl.data.packing import assign_rows, collate
+from sail_rl.data.packing import collate, first_fit_layout
 from sail_rl.data.stream import Size, StreamPacker, imbalance
 from sail_rl.models.loading import load_model
 from sail_rl.models.tiny import build_tiny
@@ -70,9 +70,9 @@ def shares() -> None:
     padded = [list(range(start, start + 8)) for start in range(0, len(sizes) - 7, 8)]
     show("padded batches of 8", useful_share(sizes, padded, padded=True), waiting(padded))
     first_fit = [
-        [start + place for place in row]
+        [start + index for index in row]
         for start in range(0, len(sizes) - batch + 1, batch)
-        for row in assign_rows([tokens for tokens, _ in sizes[start : start + batch]], pack_length=ROW)
+        for row in first_fit_layout([tokens for tokens, _ in sizes[start : start + batch]], pack_length=ROW)
     ]
     show(f"first fit within batches of {batch}", useful_share(sizes, first_fit, padded=False), waiting(first_fit))
     packer = StreamPacker(RowStream(sizes, 1, 0), sizes.__getitem__, ROW, ROWS, 256, RANKS)  # type: ignore[arg-type]
@@ -105,9 +105,9 @@ def speed(rounds: int) -> None:
         "packed batch by batch": (
             lambda row: _packed_loss(model, [samples[number] for number in row], filler),
             [
-                [start + place for place in row]
+                [start + index for index in row]
                 for start in range(0, len(samples), 4 * batch)
-                for row in assign_rows(lengths[start : start + 4 * batch], pack_length=pack_length)
+                for row in first_fit_layout(lengths[start : start + 4 * batch], pack_length=pack_length)
             ],
         ),
         "stream-packed": (lambda row: _packed_loss(model, [samples[n] for n in row], filler), streamed),

@@ -77,15 +77,15 @@ def score(model: Any, encoder: Encoder, sample: Sample, replayed: bool) -> Any:
     """One sample's scores, by the trainer's forward."""
     row = collate([sample], filler=encoder.filler())
     if not replayed:
-        row = replace(row, routes=None)
+        row = replace(row, routed_experts=None)
     banned = tuple(encoder.processor.image_token_ids)
     return model(**row.model_inputs(torch.device("cpu")), distribution=Distribution(banned_token_ids=banned))
 
 
 def elsewhere(router_logits: tuple[torch.Tensor, ...], sample: Sample) -> torch.Tensor:
     """[T - 1, layers], true where the trainer's router chooses other experts than the sampler's."""
-    assert sample.routes is not None
-    theirs = sample.routes[:-1].long().sort().values
+    assert sample.routed_experts is not None
+    theirs = sample.routed_experts[:-1].long().sort().values
     ours = torch.stack([logits.topk(theirs.shape[-1]).indices for logits in router_logits], dim=1)
     return (ours[: len(theirs)].sort().values != theirs).any(-1)
 

@@ -32,7 +32,7 @@ def test_the_newest_whole_checkpoint_is_used(stage: Path) -> None:
     [
         (lambda folder: (folder / "global_step/states.pt").write_bytes(b"st"), "states.pt has 2 bytes instead of 6"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda folder: (folder / "COMPLETE").write_text(""), "it was not written to its end"),
+        (lambda folder: (folder / "COMPLETE").write_text(""), "it is incomplete"),
     ],
 )
 def test_a_damaged_one_is_reported_deleted_and_the_one_before_it_used(

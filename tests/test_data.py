@@ -16,7 +16,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import QUESTIONS, build_digits, split_scans
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
-from sail_rl.data.packing import IGNORE, assign_rows, collate, pack
+from sail_rl.data.packing import IGNORE, collate, first_fit_layout, pack
 from sail_rl.imports import resolve
 from sail_rl.maths.token_fields import TokenFields
 
@@ -169,10 +169,10 @@ class TestOrder:
 
 class TestPacking:
     def test_first_fit_decreasing_by_hand(self) -> None:
-        assert assign_rows([3, 8, 5, 2, 4], pack_length=10) == [[1, 3], [2, 4], [0]]
+        assert first_fit_layout([3, 8, 5, 2, 4], pack_length=10) == [[1, 3], [2, 4], [0]]
 
     def test_a_sample_longer_than_a_row_gets_its_own(self) -> None:
-        assert assign_rows([12, 3], pack_length=10) == [[0], [1]]
+        assert first_fit_layout([12, 3], pack_length=10) == [[0], [1]]
 
     def test_targets_are_shifted_within_each_segment(self) -> None:
         row = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
@@ -206,7 +206,7 @@ class TestPacking:
 
     def test_packing_loses_nothing(self) -> None:
         samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]
-        rows = pack(samples, pack_length=10, filler=FILLER)
+        _, rows = pack(samples, pack_length=10, filler=FILLER)
         assert sum(row.labelled for row in rows) == sum(s.completion_length for s in samples)
         assert all(row.input_ids.numel() <= 10 for row in rows)
         assert len(rows) == 3

@@ -11,7 +11,7 @@ from conftest import picture
 from sail_rl.cli.data_show import pieces
 from sail_rl.data.encoding import EmptyThought, Encoder, Sample
 from sail_rl.data.packing import IGNORE, collate
-from sail_rl.models.processing import TURN_END, SailVLProcessor
+from sail_rl.models.processing import EOS, SailVLProcessor
 
 COT, DIRECT = "<think>3+4=7</think>\\boxed{7}", "\\boxed{7}"
 
@@ -37,7 +37,7 @@ def test_the_completion_and_its_end_are_trained_and_nothing_before(
     completion: str, images: int, encoder: Encoder
 ) -> None:
     sample = encoder.sft_sample(row("a", completion, images))
-    assert trained(sample, encoder) == completion + TURN_END.strip()
+    assert trained(sample, encoder) == completion + EOS.strip()
     assert sample.input_ids[-1] == encoder.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert given(sample, encoder).endswith("<|im_start|>assistant\n")
     assert encoder.processor.image_token_id not in sample.input_ids[sample.prompt_length :]
@@ -57,8 +57,8 @@ def test_the_empty_thought_is_what_the_stage_says(
     encoder = Encoder(processor, max_length=256, empty_thought=policy)
     direct, thoughtful = encoder.sft_sample(row("a", DIRECT)), encoder.sft_sample(row("b", COT))
     assert given(direct, encoder).endswith(before)
-    assert trained(direct, encoder) == after + TURN_END.strip()
-    assert trained(thoughtful, encoder) == COT + TURN_END.strip(), "a thought is left alone"
+    assert trained(direct, encoder) == after + EOS.strip()
+    assert trained(thoughtful, encoder) == COT + EOS.strip(), "a thought is left alone"
     outline = row("a", DIRECT) | {"images": [(56, 56)]}
     assert encoder.length(outline, completion=True) == len(direct)
 

@@ -214,7 +214,7 @@ def our_loss(
     segments = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     values: TokenLoss = loss(scored(logprobs[mask]), fields, segments)
     weights = torch.tensor([aggregation.token_weight(n) for n in lengths for _ in range(n)])
-    return (values.values * weights).sum() / sum(aggregation.mass(n) for n in lengths)
+    return (values.values * weights).sum() / sum(aggregation.denominator(n) for n in lengths)
 
 
 def batch_of(logprobs: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -138,7 +138,7 @@ def test_aggregations_by_hand(kind: str, expected: float) -> None:
     aggregation = Aggregation(kind, length=5)  # type: ignore[arg-type]
     losses = [[1.0, 2.0, 3.0], [10.0]]
     total = sum(aggregation.token_weight(len(tokens)) * sum(tokens) for tokens in losses)
-    assert total / sum(aggregation.mass(len(tokens)) for tokens in losses) == pytest.approx(expected)
+    assert total / sum(aggregation.denominator(len(tokens)) for tokens in losses) == pytest.approx(expected)
 
 
 def test_kl_estimates_by_hand() -> None:

@@ -119,9 +119,9 @@ def test_load_statistics_by_hand() -> None:
 def test_only_positions_of_samples_with_labels_are_scored(encoder: Encoder) -> None:
     text, *_ = samples_of(encoder, 3)
     filler = encoder.filler()
-    row = collate([text], filler=filler)
-    assert row.scored.tolist() == [True] * len(text) + [False] * len(filler)
-    assert not row.fully_masked().scored.any()
+    batch = collate([text], filler=filler)
+    assert batch.trained_positions.tolist() == [True] * len(text) + [False] * len(filler)
+    assert not batch.unlabelled().trained_positions.any()
 
 
 def test_losses_of_a_packed_step_equal_transformers_on_all_its_tokens(
@@ -139,11 +139,11 @@ def test_losses_of_a_packed_step_equal_transformers_on_all_its_tokens(
     tokens = sum(len(sample) for sample in samples)
     assert len(layers[0]) == tokens
     for pack_length in (60, 120, 1000):
-        rows = pack(samples, pack_length=pack_length, filler=encoder.filler())
-        rows.append(rows[0].fully_masked())
+        _, batches = pack(samples, pack_length=pack_length, filler=encoder.filler())
+        batches.append(batches[0].unlabelled())
         step = ExpertBalance(RouterCoefficients(0.5, 0.25), experts_per_token=2, tokens=tokens, all_sum=no_ranks)
-        step.count_ahead(moe, rows, CPU)
-        total = sum(step.loss(row, moe(**row.model_inputs(CPU))).item() for row in rows)
+        step.count_ahead(moe, batches, CPU)
+        total = sum(step.loss(batch, moe(**batch.model_inputs(CPU))).item() for batch in batches)
         assert total == pytest.approx(0.5 * aux.mean().item() + 0.25 * z.mean().item(), abs=2e-6)
         metrics = step.metrics()
         assert [metrics[f"moe/aux_loss/{n}"] for n in range(4)] == pytest.approx(aux.tolist(), abs=2e-6)
@@ -156,11 +156,14 @@ def test_only_rows_after_the_first_are_counted_ahead_and_none_without_the_loss(
 ) -> None:
     forwards = []
     moe.register_forward_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
-    rows = pack(samples_of(encoder), pack_length=60, filler=encoder.filler())
-    for coefficients, expected in ((RouterCoefficients(0.1, 0.1), len(rows) - 1), (RouterCoefficients(0.0, 0.1), 0)):
+    _, batches = pack(samples_of(encoder), pack_length=60, filler=encoder.filler())
+    for coefficients, expected in (
+        (RouterCoefficients(0.1, 0.1), len(batches) - 1),
+        (RouterCoefficients(0.0, 0.1), 0),
+    ):
         forwards.clear()
         step = ExpertBalance(coefficients, experts_per_token=2, tokens=1, all_sum=no_ranks)
-        step.count_ahead(moe, rows, CPU)
+        step.count_ahead(moe, batches, CPU)
         assert forwards == [False] * expected
 
 
@@ -168,16 +171,16 @@ def test_only_rows_after_the_first_are_counted_ahead_and_none_without_the_loss(
 def test_each_loss_alone_reaches_every_router_through_checkpointing(
     coefficients: RouterCoefficients, tiny_dir: Callable[..., Path], encoder: Encoder
 ) -> None:
-    rows = pack(samples_of(encoder), pack_length=120, filler=encoder.filler())
+    _, batches = pack(samples_of(encoder), pack_length=120, filler=encoder.filler())
     gradients = []
     for checkpointing in (False, True):
         model = load_model(tiny_dir("qwen3_moe")).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": True})
         step = ExpertBalance(coefficients, experts_per_token=2, tokens=100, all_sum=no_ranks)
-        step.count_ahead(model, rows, CPU)
-        for row in rows:
-            step.loss(row, model(**row.model_inputs(CPU))).backward()
+        step.count_ahead(model, batches, CPU)
+        for batch in batches:
+            step.loss(batch, model(**batch.model_inputs(CPU))).backward()
         gradients.append([weight.grad for weight in router_of(model)])
     assert all(gradient.abs().max() > 1e-5 for gradient in gradients[0])
     torch.testing.assert_close(gradients[0], gradients[1])

@@ -49,23 +49,23 @@ def group(rewards: Sequence[float], lengths: Sequence[int] = (2, 2), **options: 
     st.lists(st.tuples(st.integers(1, 500), st.integers(0, 100)), max_size=60),
     st.integers(1, 8),
 )
-def test_every_sample_goes_to_exactly_one_rank(costs: list[tuple[int, int]], shares: int) -> None:
-    assigned = balanced_shares(costs, shares=shares)
+def test_every_sample_goes_to_exactly_one_rank(sizes: list[tuple[int, int]], shares: int) -> None:
+    assigned = balanced_shares(sizes, shares=shares)
     assert len(assigned) == shares
-    assert sorted(index for share in assigned for index in share) == list(range(len(costs)))
+    assert sorted(index for share in assigned for index in share) == list(range(len(sizes)))
 
 
 def test_tokens_and_visual_tokens_are_both_balanced() -> None:
     # Four long texts and four short questions with large images.
-    costs = [(100, 0)] * 4 + [(60, 50)] * 4
-    for share in balanced_shares(costs, shares=2):
-        assert sum(costs[index][0] for index in share) == 320
-        assert sum(costs[index][1] for index in share) == 100
+    sizes = [(100, 0)] * 4 + [(60, 50)] * 4
+    for share in balanced_shares(sizes, shares=2):
+        assert sum(sizes[index][0] for index in share) == 320
+        assert sum(sizes[index][1] for index in share) == 100
 
 
 def test_a_long_tail_is_spread_evenly() -> None:
-    costs = [(max(1, 2000 // (n + 1)), 0) for n in range(200)]
-    loads = [sum(costs[index][0] for index in share) for share in balanced_shares(costs, shares=4)]
+    sizes = [(max(1, 2000 // (n + 1)), 0) for n in range(200)]
+    loads = [sum(sizes[index][0] for index in share) for share in balanced_shares(sizes, shares=4)]
     assert max(loads) / min(loads) < 1.05
 
 
@@ -386,11 +386,11 @@ def test_a_group_without_signal_is_not_computed_but_counts_in_the_mean_over_sequ
     CompletionAdvantages("grpo")(groups, samples)
     batch = batches()._step_batch(trainer(), groups, samples)
     assert [len(sample) for sample in batch.samples] == [5, 7]
-    assert batch.mass == 4
+    assert batch.loss_denominator == 4
     assert batch.samples[1].token_fields.weights.tolist() == [0.25] * 4
     whole = batches(skip_zero_advantage=False)._step_batch(trainer(), groups, samples)
     assert len(whole.samples) == 4
-    assert whole.mass == 4
+    assert whole.loss_denominator == 4
 
 
 def test_overlong_filtering_leaves_cut_completions_out_of_sum_and_denominator() -> None:
@@ -401,7 +401,7 @@ def test_overlong_filtering_leaves_cut_completions_out_of_sum_and_denominator() 
         trainer(), groups, samples
     )
     assert [len(sample) for sample in batch.samples] == [5]
-    assert batch.mass == 2
+    assert batch.loss_denominator == 2
 
 
 def test_mini_batches_are_the_same_groups_however_many_came() -> None:

@@ -16,7 +16,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
 from sail_rl.models import Distribution, SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
-from sail_rl.models.routing import set_routes
+from sail_rl.models.routing import set_routed_experts
 from sail_rl.trainer.groups import Group
 
 SAMPLING = Sampling(samples_per_prompt=3, max_tokens=10, temperature=1.0, seed=5, routed_experts=True)
@@ -45,10 +45,10 @@ def samples_of(encoder: Encoder, prompts: list[Prompt], groups: list[list[Rollou
     return [s for p, group in zip(prompts, groups, strict=True) for s in encoder.rollout_samples(p, group)]
 
 
-def own_routes(model: SailVLForConditionalGeneration, encoder: Encoder, sample: Sample) -> torch.Tensor:
+def own_experts(model: SailVLForConditionalGeneration, encoder: Encoder, sample: Sample) -> torch.Tensor:
     """The experts [T, layers, k] that the model itself chooses, in order of their probability."""
     with torch.no_grad():
-        scores = model(**collate([sample], filler=encoder.filler()).model_inputs(CPU) | {"routes": None})
+        scores = model(**collate([sample], filler=encoder.filler()).model_inputs(CPU) | {"routed_experts": None})
     k = model.config.text_config.num_experts_per_tok
     return torch.stack([logits.topk(k).indices for logits in scores.router_logits], dim=1)[: len(sample)]
 
@@ -61,11 +61,11 @@ def test_vllm_notes_the_experts_that_transformers_chooses_for_every_position(
     for sampling in (SAMPLING, Sampling(samples_per_prompt=1, max_tokens=6, seed=1, routed_experts=True)):
         groups = engine.generate(prompts, sampling)
         for sample in samples_of(encoder, prompts, groups):
-            assert sample.routes is not None
-            assert sample.routes.shape == (len(sample), model.config.text_config.num_hidden_layers, 2)
-            ours, theirs = own_routes(model, encoder, sample)[:-1], sample.routes[:-1].long()
+            assert sample.routed_experts is not None
+            assert sample.routed_experts.shape == (len(sample), model.config.text_config.num_hidden_layers, 2)
+            ours, theirs = own_experts(model, encoder, sample)[:-1], sample.routed_experts[:-1].long()
             assert torch.equal(ours.sort().values, theirs.sort().values)
-            assert (sample.routes[-1] == -1).all(), "the last token was never fed"
+            assert (sample.routed_experts[-1] == -1).all(), "the last token was never fed"
     assert not engine._recorder._seen, "nothing is kept of requests that are over"
 
 
@@ -88,7 +88,7 @@ def test_in_bfloat16_replay_takes_away_the_gaps_that_come_from_other_experts(
     with torch.no_grad():
         for replayed in (False, True):
             row = collate(samples, filler=encoder.filler())
-            inputs = row.model_inputs(CPU) | ({} if replayed else {"routes": None})
+            inputs = row.model_inputs(CPU) | ({} if replayed else {"routed_experts": None})
             scores = model(
                 **inputs, distribution=Distribution(banned_token_ids=tuple(encoder.processor.image_token_ids))
             )
@@ -105,11 +105,11 @@ def test_replaying_a_models_own_choice_changes_nothing_and_another_choice_does(
     (sample,) = encoder.rollout_samples(prompt, [Rollout("p", 0, [5, 6, 7, 8], [0.0] * 4, "", "length", 1)])
     row = collate([sample], filler=sample)
     free = moe(**row.model_inputs(CPU))
-    sample.routes = own_routes(moe, encoder, sample).to(torch.int16)
+    sample.routed_experts = own_experts(moe, encoder, sample).to(torch.int16)
     replayed = moe(**collate([sample], filler=sample).model_inputs(CPU))
     torch.testing.assert_close(replayed.logprobs, free.logprobs)
     experts = moe.config.text_config.num_experts
-    sample.routes = (sample.routes + 1) % experts
+    sample.routed_experts = (sample.routed_experts + 1) % experts
     shifted = moe(**collate([sample], filler=sample).model_inputs(CPU))
     assert (shifted.logprobs - free.logprobs).abs().max() > 1e-4
     again = moe(**row.model_inputs(CPU))
@@ -121,7 +121,9 @@ def test_the_router_learns_under_replay_with_and_without_gradient_checkpointing(
 ) -> None:
     prompt = question(encoder, "p", [picture(1)])
     (sample,) = encoder.rollout_samples(prompt, [Rollout("p", 0, [5, 6, 7, 8], [0.0] * 4, "", "length", 1)])
-    sample.routes = ((own_routes(moe, encoder, sample) + 1) % moe.config.text_config.num_experts).to(torch.int16)
+    sample.routed_experts = ((own_experts(moe, encoder, sample) + 1) % moe.config.text_config.num_experts).to(
+        torch.int16
+    )
     inputs = collate([sample], filler=sample).model_inputs(CPU)
     router = moe.model.language_model.layers[0].mlp.gate.weight
     gradients = []
@@ -140,15 +142,15 @@ def test_samples_with_and_without_routes_share_a_row(moe: SailVLForConditionalGe
     prompt = question(encoder, "p", [picture(1)])
     rollouts = [Rollout("p", n, [5, 6 + n, 7], [0.0] * 3, "", "length", 1) for n in range(2)]
     first, second = encoder.rollout_samples(prompt, rollouts)
-    first.routes = ((own_routes(moe, encoder, first) + 1) % moe.config.text_config.num_experts).to(torch.int16)
+    first.routed_experts = ((own_experts(moe, encoder, first) + 1) % moe.config.text_config.num_experts).to(torch.int16)
     together = moe(**collate([first, second], filler=first).model_inputs(CPU)).logprobs
     alone = [moe(**collate([sample], filler=first).model_inputs(CPU)).logprobs for sample in (first, second)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_routes_of_another_model_are_refused(moe: SailVLForConditionalGeneration) -> None:
-    with pytest.raises(ValueError, match="routes of 7 layers came to a model with"):
-        set_routes(moe.model.language_model, torch.zeros(4, 7, 2))
+    with pytest.raises(ValueError, match="routed_experts has 7 layers, but the model has"):
+        set_routed_experts(moe.model.language_model, torch.zeros(4, 7, 2))
 
 
 def test_groups_keep_their_routes_through_json() -> None:

@@ -1,4 +1,4 @@
-"""Stream packing: rows full of whole samples, nobody waits for ever, ranks see as many visual tokens, resumable."""
+"""Stream packing: full micro-batches of uncut samples, bounded waiting, balanced visual tokens, exact resumption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import build_digits
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
-from sail_rl.data.stream import Size, StreamPacker, deal, fill_row, imbalance
+from sail_rl.data.stream import Size, StreamPacker, deal, fill, imbalance
 from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.trainer.batches import StepBatch
 from sail_rl.trainer.sft import StreamedBatches
@@ -44,7 +44,7 @@ def long_tail(count: int, seed: int) -> list[Size]:
 
 
 def packer(sizes: list[Size], *, seed: int = 0, **changes: Any) -> StreamPacker:
-    options = {"pack_length": 16384, "rows": 64, "buffer": 256, "world_size": 8} | changes
+    options = {"pack_length": 16384, "micro_batches": 64, "buffer": 256, "world_size": 8} | changes
     return StreamPacker(RowStream(sizes, 1, seed), sizes.__getitem__, **options)  # type: ignore[arg-type]
 
 
@@ -58,15 +58,15 @@ def test_a_row_is_as_full_as_any_set_with_the_first_sample_makes_it(seed: int) -
         for count in range(9)
         for others in itertools.combinations(range(1, 9), count)
     ]
-    chosen = fill_row(sizes, room=room)
+    chosen = fill(sizes, room=room)
     assert chosen[0] == 0
     assert chosen == sorted(set(chosen))
-    assert sum(sizes[place][0] for place in chosen) == max(total for total in sums if total <= room)
+    assert sum(sizes[index][0] for index in chosen) == max(total for total in sums if total <= room)
 
 
-def test_of_sets_that_fill_it_alike_one_with_the_buffer_s_share_of_visual_tokens_is_taken() -> None:
-    assert fill_row([(10, 0), (10, 10), (10, 10), (10, 0), (10, 0)], room=20) == [0, 3]  # 8 of 20 would be the share
-    assert fill_row([(10, 0), (10, 5), (10, 10), (10, 0), (10, 0)], room=20) == [0, 1]
+def test_among_equally_full_sets_one_with_the_buffer_s_share_of_visual_tokens_is_chosen() -> None:
+    assert fill([(10, 0), (10, 10), (10, 10), (10, 0), (10, 0)], room=20) == [0, 3]  # 8 of 20 would be the share
+    assert fill([(10, 0), (10, 5), (10, 10), (10, 0), (10, 0)], room=20) == [0, 1]
 
 
 class TestAStream:
@@ -76,28 +76,30 @@ class TestAStream:
         used: Counter[int] = Counter()
         while stream.position < 6000:
             shares, _ = stream.step()
-            for row in itertools.chain(*shares):
-                used.update(row)
-                assert sum(sizes[number][0] for number in row) <= 16384
+            for numbers in itertools.chain(*shares):
+                used.update(numbers)
+                assert sum(sizes[number][0] for number in numbers) <= 16384
         waiting = Counter(number for number, _ in stream.waiting)
         assert sum(used.values()) + len(stream.waiting) == stream.position
         assert all(used[number] + waiting[number] in (2, 3) for number in range(3000)), "two or three passes"
 
-    def test_lets_no_sample_wait_longer_than_the_buffer_has_places(self) -> None:
+    def test_lets_no_sample_wait_for_more_steps_than_the_buffer_holds_samples(self) -> None:
         sizes = long_tail(5000, seed=2)
-        sizes[100] = (16384, 16000)  # needs a row of its own
-        stream = packer(sizes, rows=1, world_size=1, buffer=64)
+        sizes[100] = (16384, 16000)  # needs its own micro-batch
+        stream = packer(sizes, micro_batches=1, world_size=1, buffer=64)
         entered: dict[int, int] = {}
         for step in range(600):
-            ((row,),), _ = stream.step()
-            for number in row:
+            ((numbers,),), _ = stream.step()
+            for number in numbers:
                 assert step - entered.pop(number, step) <= 64
             for number, _ in stream.waiting:
                 entered.setdefault(number, step)
 
-    @pytest.mark.parametrize(("world_size", "rows", "allowed"), [(1, 4, 0.0), (2, 8, 0.05), (8, 64, 0.05)])
-    def test_fills_its_rows_and_balances_visual_tokens(self, world_size: int, rows: int, allowed: float) -> None:
-        stream = packer(long_tail(20000, seed=3), world_size=world_size, rows=rows)
+    @pytest.mark.parametrize(("world_size", "micro_batches", "allowed"), [(1, 4, 0.0), (2, 8, 0.05), (8, 64, 0.05)])
+    def test_fills_micro_batches_and_balances_visual_tokens(
+        self, world_size: int, micro_batches: int, allowed: float
+    ) -> None:
+        stream = packer(long_tail(20000, seed=3), world_size=world_size, micro_batches=micro_batches)
         found = [stream.step()[1] for _ in range(20)]
         assert min(metrics["packing/fill"] for metrics in found) >= 0.98
         assert sum(metrics["packing/visual_imbalance"] for metrics in found) / 20 <= allowed
@@ -117,7 +119,7 @@ class TestAStream:
         assert packer(sizes).step() != packer(sizes, seed=1).step()
 
 
-def test_rows_of_like_visual_tokens_are_dealt_at_the_same_time() -> None:
+def test_micro_batches_of_similar_visual_tokens_are_dealt_at_the_same_time() -> None:
     shares = deal([0, 9, 4, 8, 1, 5], ranks=2)
     assert shares == [[1, 2, 4], [3, 5, 0]] or shares == [[1, 2, 0], [3, 5, 4]]
     assert imbalance([[9, 4, 1], [8, 5, 0]]) == pytest.approx((9 + 5 + 1) / 13.5 - 1)
@@ -148,14 +150,14 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
         RowStream(rows, 1, 0),
         measure=lambda number: encoder.size(rows.outline(number), completion=True),
         pack_length=200,
-        rows=2,
+        micro_batches=2,
         buffer=40,
     )
     batch = next(iter(StreamedBatches(stream, rows, encoder, rank=0).batches(Silent(), start_step=0)))  # type: ignore[arg-type]
-    assert batch.places is not None
-    assert len(batch.places) == 2
-    assert all(180 < sum(len(batch.samples[place]) for place in row) <= 200 for row in batch.places)
-    alone = StepBatch(batch.samples, batch.mass, [[place] for place in range(len(batch.samples))])
+    assert batch.layout is not None
+    assert len(batch.layout) == 2
+    assert all(180 < sum(len(batch.samples[index]) for index in indices) <= 200 for indices in batch.layout)
+    alone = StepBatch(batch.samples, batch.loss_denominator, [[index] for index in range(len(batch.samples))])
     recipe = recipe_of(tmp_path / "a", path=tiny_dir())
     packed, unpacked = (train(recipe, tiny_dir(), source=Once(given)) for given in (batch, alone))
     assert packed.state.log_history[0]["loss"] == pytest.approx(unpacked.state.log_history[0]["loss"], abs=1e-6)

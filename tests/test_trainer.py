@@ -48,7 +48,7 @@ class FixedBatches:
         for sample in samples:
             weight = aggregation.token_weight(sample.completion_length)
             sample.token_fields.weights = torch.full((sample.completion_length,), weight)
-        self.batch = StepBatch(samples, sum(aggregation.mass(sample.completion_length) for sample in samples))
+        self.batch = StepBatch(samples, sum(aggregation.denominator(sample.completion_length) for sample in samples))
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         for _ in count(start_step):

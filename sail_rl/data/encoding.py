@@ -1,4 +1,4 @@
-"""From rows and rollouts to token sequences: the one place that applies the processor for training."""
+"""Token sequences from dataset rows and rollouts: the only module that applies the processor for training."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.contracts import Prompt, Rollout
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.messages import texts_of
-from sail_rl.models.processing import IMAGE_TOKEN, TURN_END, SailVLProcessor, image_tokens_in
+from sail_rl.models.processing import EOS, IMAGE_TOKEN, SailVLProcessor, image_tokens_in
 
 EmptyThought = Literal["none", "trained", "masked"]
 EMPTY_THOUGHT = f"{THINK_START}\n\n{THINK_END}\n\n"
-"""How Qwen3 writes that it doesn't think."""
+"""Qwen3's spelling of an empty thought."""
 
 
 @dataclass(slots=True)
 class Sample:
-    """One sequence to train on: a prompt of `prompt_length` tokens, then the completion that is scored.
+    """One sequence to train on: a prompt of `prompt_length` tokens, then the labelled tokens of the completion.
 
-    `input_ids` [T]; `pixel_values` [P, 3 x patch²] and `image_grid_thw` [images, 3]
-    (see `models.vision`) or None; `token_fields` have one value for each
-    completion token [T - prompt_length]; `routes`
-    [T, layers, k] are the experts to replay (see `models.routing`) or None.
+    Attributes:
+        input_ids: [T].
+        prompt_length: number of prompt tokens.
+        pixel_values: [P, 3 x patch²] and `image_grid_thw` [images, 3] (see `models.vision`), or None.
+        token_fields: one value for each completion token [T - prompt_length].
+        routed_experts: [T, layers, k] experts to replay (see `models.routing`), or None.
     """
 
     input_ids: torch.Tensor
@@ -36,14 +38,14 @@ class Sample:
     pixel_values: torch.Tensor | None = None
     image_grid_thw: torch.Tensor | None = None
     token_fields: TokenFields = field(default_factory=TokenFields)
-    routes: torch.Tensor | None = None
+    routed_experts: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
     def completion_length(self) -> int:
-        """Number of scored tokens."""
+        """Number of labelled tokens."""
         return len(self.input_ids) - self.prompt_length
 
 
@@ -52,9 +54,9 @@ class Encoder:
 
     Args:
         processor: the model's processor.
-        max_length: longest sequence (tokens) that may be built.
-        empty_thought: what stands before a completion without a thought: nothing, or EMPTY_THOUGHT, which is trained,
-            or masked (part of the prompt).
+        max_length: longest allowed sequence, in tokens.
+        empty_thought: "none" leaves a completion without a thought as it is; "trained" and "masked" prepend
+            EMPTY_THOUGHT, as a part of the completion or of the prompt.
     """
 
     def __init__(self, processor: SailVLProcessor, *, max_length: int, empty_thought: EmptyThought = "none") -> None:
@@ -63,7 +65,7 @@ class Encoder:
         self.empty_thought = empty_thought
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
-        """The prompt of a dataset row (see `data.dataset.Rows`); the frames of a video become images of one tile."""
+        """The prompt of a dataset row (see `data.dataset.Rows`). Each video frame becomes an image of one tile."""
         images = [self._frame(frame) for frame in row.get("video") or ()] or row["images"]
         columns = {
             name: value for name, value in row.items() if name not in ("prompt", "images", "video", "completion")
@@ -71,11 +73,11 @@ class Encoder:
         return Prompt(id=row["id"], messages=row["prompt"], text=self._text(row), images=images, columns=columns)
 
     def length(self, outline: dict[str, Any], *, completion: bool) -> int:
-        """Tokens of a row's prompt (and `completion`) from its `Rows.outline`: no pixel is touched."""
+        """Tokens of a row's prompt (and `completion`) from its `Rows.outline`, without decoding images."""
         return self.size(outline, completion=completion)[0]
 
     def size(self, outline: dict[str, Any], *, completion: bool) -> tuple[int, int]:
-        """The same, and how many of the tokens are visual."""
+        """(tokens, visual tokens) of the same; tokens include visual tokens."""
         image_processor = self.processor.image_processor
         sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
         text = self._text(outline) + ("".join(self._answered(outline["completion"])) if completion else "")
@@ -84,8 +86,8 @@ class Encoder:
     def sft_sample(self, row: dict[str, Any]) -> Sample:
         """Prompt and reference completion; the loss covers the completion and its end-of-turn token.
 
-        Of a row with a thought that is the thought and the answer, of a direct one the answer (the report's conditional
-        loss, section 4.2).
+        The completion is thought and answer, or the answer alone in a row without a thought (the conditional loss of
+        the SAIL-VL2 report, section 4.2).
         """
         given, completion = (
             self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -96,43 +98,43 @@ class Encoder:
         return self._sample(prompt.id, (torch.cat([ids, torch.tensor(given, dtype=torch.long)]), images), completion)
 
     def rollout_samples(self, prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Sample]:
-        """The prompt with each rollout's tokens and, as a token field, the sampler's log-probs."""
+        """A sample for each rollout of the prompt, with the field `rollout_logprobs`."""
         inputs = self.prompt_inputs(prompt)
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             sample.token_fields.rollout_logprobs = torch.tensor(rollout.logprobs)
             if rollout.routed_experts is not None:  # the last token was never fed to the sampler's model
                 experts = np.pad(rollout.routed_experts, ((0, 1), (0, 0), (0, 0)), constant_values=-1)
-                sample.routes = torch.from_numpy(experts)
+                sample.routed_experts = torch.from_numpy(experts)
         return samples
 
     def prompt_size(self, prompt: Prompt) -> tuple[int, int]:
-        """Tokens of the expanded prompt, and how many of them are visual; no pixel is touched."""
+        """(tokens, visual tokens) of the expanded prompt, without decoding images."""
         return self._size(prompt.text, [self.processor.image_tokens(im.height, im.width) for im in prompt.images])
 
     def prompt_inputs(self, prompt: Prompt) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Expanded token ids [T] of a prompt, and its images by the names of the model's arguments (maybe none)."""
+        """Expanded token ids [T] of a prompt, and its images by the model's argument names ({} without images)."""
         inputs = self.processor(images=prompt.images or None, text=prompt.text, return_tensors="pt")
         names = self.processor.image_processor.model_input_names
         return inputs["input_ids"][0], {name: inputs[name] for name in names if name in inputs}
 
     def filler(self) -> Sample:
-        """A small black image without anything to score, for rows that have no image (see `packing.collate`)."""
+        """A small black image without labels, for micro-batches without an image (see `packing.collate`)."""
         side = self.processor.image_processor.patch_size * self.processor.image_processor.merge_size
         inputs = self.processor(images=[Image.new("RGB", (side, side))], text=IMAGE_TOKEN, return_tensors="pt")
         ids = inputs["input_ids"][0]
         return Sample(ids, len(ids), inputs["pixel_values"], inputs["image_grid_thw"])
 
     def _answered(self, completion: str) -> tuple[str, str]:
-        """What is given of the assistant's turn, and what is trained."""
+        """The masked and the trained part of the assistant's turn."""
         if self.empty_thought == "none" or THINK_END in completion:
-            return "", completion + TURN_END
+            return "", completion + EOS
         if self.empty_thought == "masked":
-            return EMPTY_THOUGHT, completion + TURN_END
-        return "", EMPTY_THOUGHT + completion + TURN_END
+            return EMPTY_THOUGHT, completion + EOS
+        return "", EMPTY_THOUGHT + completion + EOS
 
     def _size(self, text: str, images: Sequence[int]) -> tuple[int, int]:
-        """Tokens of a text with placeholders for images of so many tokens, and how many of them are visual."""
+        """(tokens, visual tokens) of a text whose image placeholders expand to `images` tokens each."""
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         # An image's tokens stand for one placeholder, and two of them are its start and end.
         return len(tokens) + sum(images) - len(images), sum(images) - 2 * len(images)

@@ -1,4 +1,4 @@
-"""The order in which rows are used: a function of the seed and the batch number, so resuming needs no stored state."""
+"""The order of dataset rows: a function of the seed and the batch number, so resuming needs no stored state."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sail_rl.seeding import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class RowStream:
-    """An endless, reshuffled pass over `rows`, cut into batches of which each rank gets an equal, contiguous share.
+    """Endless passes over `rows`, each shuffled anew, in batches of which each rank gets an equal, contiguous share.
 
     Args:
         rows: the dataset.
         batch_size: rows of a batch over all ranks; a multiple of `world_size`.
-        seed: of the shuffles, one for each epoch.
-        rank, world_size: this process's place in the job.
+        seed: seed of the shuffles, one for each epoch.
+        rank: number of this process; `world_size`: number of processes.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -30,14 +30,16 @@ class RowStream:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
-            raise ValueError(f"batch of {self.batch_size} rows over {self.world_size} ranks: not a whole number each")
+            raise ValueError(
+                f"batch of {self.batch_size} rows over {self.world_size} ranks: give a multiple of {self.world_size}"
+            )
 
     def indices(self, batch: int) -> list[int]:
         """Row numbers of the whole batch, all ranks."""
         return self.stretch(batch * self.batch_size, self.batch_size)
 
     def stretch(self, start: int, count: int) -> list[int]:
-        """Row numbers of the `count` positions from `start` on, in an order that never ends."""
+        """Row numbers at `count` positions of the endless order, from `start` on."""
         positions = range(start, start + count)
         epochs = {position // len(self.rows) for position in positions}
         orders = {epoch: _order(len(self.rows), self.seed, epoch) for epoch in epochs}

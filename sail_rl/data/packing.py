@@ -1,7 +1,6 @@
-"""Packing: samples share rows of bounded length, each with its own attention and positions; nothing is cut.
+"""Packing: several samples share a micro-batch of bounded length, each with its own attention and positions.
 
-A row is one micro-batch. All arithmetic of the loss is over labelled tokens, so how samples fall into rows changes
-nothing but speed.
+No sample is ever cut. The loss is a sum over labelled tokens, so the layout of samples changes nothing but speed.
 """
 
 from __future__ import annotations
@@ -19,14 +18,18 @@ IGNORE = -100
 
 
 @dataclass(slots=True)
-class PackedRow:
-    """One micro-batch: S segments in a row of T tokens, L of them labelled.
+class MicroBatch:
+    """S samples packed into one sequence of T tokens, L of them labelled.
 
-    `input_ids`, `position_ids` and `targets` are [1, T]; `targets` are shifted within each segment (`targets[0, t]`
-    follows `input_ids[0, t]`, IGNORE where nothing is scored); `cu_seq_lens` [S + 1] are the segments' boundaries;
-    `pixel_values` [P, 3 x patch²], `image_grid_thw` [images, 3] as in `models.vision`; each of `token_fields` is [L],
-    in the order of the labelled tokens; `segments` [L] says which of the row's samples a labelled token belongs to;
-    `routes` [T, layers, k] are experts to replay (-1: none), or None.
+    Attributes:
+        input_ids: [1, T].
+        position_ids: [1, T], counted from 0 within each sample.
+        targets: [1, T], shifted within each sample: `targets[0, t]` follows `input_ids[0, t]`; IGNORE if unlabelled.
+        cu_seq_lens: [S + 1], the boundaries of the samples (int32).
+        pixel_values: [P, 3 x patch²] and `image_grid_thw` [images, 3], as in `models.vision`.
+        token_fields: one value for each labelled token, in order.
+        segments: [L], the sample that a labelled token belongs to.
+        routed_experts: [T, layers, k] experts to replay (-1: the router's own choice), or None.
     """
 
     input_ids: torch.Tensor
@@ -37,21 +40,21 @@ class PackedRow:
     image_grid_thw: torch.Tensor
     token_fields: TokenFields
     segments: torch.Tensor
-    routes: torch.Tensor | None = None
+    routed_experts: torch.Tensor | None = None
 
     @property
     def labelled(self) -> int:
-        """L, the number of scored tokens."""
+        """L, the number of labelled tokens."""
         return len(self.segments)
 
     @property
-    def scored(self) -> torch.Tensor:
-        """[T], true at the positions of samples that have labelled tokens: whatever else is there only fills up."""
+    def trained_positions(self) -> torch.Tensor:
+        """[T], true at every position of a sample with labelled tokens, false in padding."""
         lengths = self.cu_seq_lens.diff()
         return torch.isin(torch.repeat_interleave(torch.arange(len(lengths)), lengths), self.segments)
 
     def model_inputs(self, device: torch.device) -> dict[str, torch.Tensor | int | None]:
-        """Keyword arguments of the model's forward (FlashAttention's varlen names for the boundaries)."""
+        """Keyword arguments of the model's forward; the boundaries have FlashAttention's varlen names."""
         boundaries = self.cu_seq_lens.to(device)
         longest = int(self.cu_seq_lens.diff().max())
         return {
@@ -64,11 +67,11 @@ class PackedRow:
             "cu_seq_lens_k": boundaries,
             "max_length_q": longest,
             "max_length_k": longest,
-            "routes": None if self.routes is None else self.routes.to(device),
+            "routed_experts": None if self.routed_experts is None else self.routed_experts.to(device),
         }
 
-    def fully_masked(self) -> PackedRow:
-        """The same row with nothing to score."""
+    def unlabelled(self) -> MicroBatch:
+        """The same micro-batch without labels."""
         return replace(
             self,
             targets=torch.full_like(self.targets, IGNORE),
@@ -77,31 +80,53 @@ class PackedRow:
         )
 
 
-def assign_rows(lengths: Sequence[int], *, pack_length: int) -> list[list[int]]:
-    """Distribute samples over rows of at most `pack_length` tokens: first-fit decreasing, ties in order.
+def first_fit_layout(lengths: Sequence[int], *, pack_length: int) -> list[list[int]]:
+    """Assign samples to micro-batches of at most `pack_length` tokens: first-fit decreasing, ties in order.
 
-    Returns the sample indices of each row. A sample longer than `pack_length` gets a row to itself.
+    Returns:
+        The ascending sample indices of each micro-batch. A sample longer than `pack_length` gets its own micro-batch.
     """
-    rows: list[list[int]] = []
+    layout: list[list[int]] = []
     free: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fitting = next((row for row, space in enumerate(free) if space >= lengths[index]), None)
+        fitting = next((number for number, space in enumerate(free) if space >= lengths[index]), None)
         if fitting is None:
-            rows.append([])
+            layout.append([])
             free.append(pack_length)
-            fitting = len(rows) - 1
-        rows[fitting].append(index)
+            fitting = len(layout) - 1
+        layout[fitting].append(index)
         free[fitting] -= lengths[index]
-    return [sorted(row) for row in rows]
+    return [sorted(indices) for indices in layout]
 
 
-def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
-    """Join samples into one row.
+def pack(
+    samples: Sequence[Sample], *, pack_length: int, filler: Sample, layout: list[list[int]] | None = None
+) -> tuple[list[list[int]], list[MicroBatch]]:
+    """Pack samples into micro-batches.
 
     Args:
-        samples: at least one.
-        filler: one unlabelled image, appended when no sample has one, because ZeRO's collectives need the vision
-            tower in every rank's forward.
+        samples: any number of them.
+        pack_length: tokens of a micro-batch.
+        filler: see `collate`.
+        layout: sample indices of each micro-batch; None: `first_fit_layout`.
+
+    Returns:
+        The layout and its micro-batches.
+    """
+    layout = layout or first_fit_layout([len(sample) for sample in samples], pack_length=pack_length)
+    return layout, [collate([samples[index] for index in indices], filler=filler) for indices in layout]
+
+
+def collate(samples: Sequence[Sample], *, filler: Sample) -> MicroBatch:
+    """Join samples into one micro-batch.
+
+    Args:
+        samples: at least one. Those without labelled tokens (padding) need no token fields.
+        filler: an unlabelled image. It is appended if no sample has an image, because ZeRO's collectives need the
+            vision tower in every rank's forward.
+
+    Raises:
+        ValueError: if only some of the labelled samples have a token field.
     """
     parts = list(samples)
     if all(sample.pixel_values is None for sample in parts):
@@ -113,7 +138,7 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         targets.append(shifted)
         segments.append(torch.full((sample.completion_length,), number))
     lengths = torch.tensor([0] + [len(sample) for sample in parts])
-    return PackedRow(
+    return MicroBatch(
         input_ids=torch.cat([sample.input_ids for sample in parts])[None],
         position_ids=torch.cat([torch.arange(len(sample)) for sample in parts])[None],
         targets=torch.cat(targets)[None],
@@ -122,22 +147,21 @@ def collate(samples: Sequence[Sample], *, filler: Sample) -> PackedRow:
         image_grid_thw=torch.cat([sample.image_grid_thw for sample in parts if sample.image_grid_thw is not None]),
         token_fields=TokenFields.joined([sample.token_fields for sample in parts if sample.completion_length]),
         segments=torch.cat(segments),
-        routes=_routes(parts),
+        routed_experts=_routed_experts(parts),
     )
 
 
-def _routes(parts: Sequence[Sample]) -> torch.Tensor | None:
-    """The row's experts to replay; -1 for the parts that have none."""
-    shapes = {sample.routes.shape[1:] for sample in parts if sample.routes is not None}
+def _routed_experts(parts: Sequence[Sample]) -> torch.Tensor | None:
+    """The experts to replay [T, layers, k], -1 for samples that have none; None if no sample has any."""
+    shapes = {sample.routed_experts.shape[1:] for sample in parts if sample.routed_experts is not None}
     if not shapes:
         return None
     (shape,) = shapes
     return torch.cat(
-        [s.routes if s.routes is not None else torch.full((len(s), *shape), -1, dtype=torch.int16) for s in parts]
+        [
+            torch.full((len(sample), *shape), -1, dtype=torch.int16)
+            if sample.routed_experts is None
+            else sample.routed_experts
+            for sample in parts
+        ]
     )
-
-
-def pack(samples: Sequence[Sample], *, pack_length: int, filler: Sample) -> list[PackedRow]:
-    """Pack samples into as few rows of `pack_length` tokens as first-fit decreasing needs."""
-    rows = assign_rows([len(sample) for sample in samples], pack_length=pack_length)
-    return [collate([samples[index] for index in row], filler=filler) for row in rows]

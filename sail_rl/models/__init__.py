@@ -7,11 +7,11 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration import SailVLConfig
 from .images import SailVLImageProcessor
-from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenScores
+from .modeling import SailVLForConditionalGeneration, SailVLModel, TokenLogprobs
 from .packed_attention import PACKED_ATTENTION
 from .processing import SailVLProcessor
 from .tensor_names import register_published_names
-from .token_scores import MODEL_DISTRIBUTION, Distribution
+from .token_logprobs import MODEL_DISTRIBUTION, Distribution
 
 AutoConfig.register(SailVLConfig.model_type, SailVLConfig)
 AutoModel.register(SailVLConfig, SailVLModel)
@@ -30,5 +30,5 @@ __all__ = [
     "SailVLImageProcessor",
     "SailVLModel",
     "SailVLProcessor",
-    "TokenScores",
+    "TokenLogprobs",
 ]

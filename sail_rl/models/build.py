@@ -19,12 +19,12 @@ from .loading import check_loaded, load_model
 from .modeling import SailVLForConditionalGeneration, SailVLModel
 from .processing import (
     CHAT_TEMPLATE,
+    EOS,
     IMAGE_END,
     IMAGE_START,
     IMAGE_TOKEN,
     PAD,
     THINKING_TOKENS,
-    TURN_END,
     TURN_START,
     SailVLProcessor,
 )
@@ -90,7 +90,7 @@ def load_tokenizer(llm_dir: Path) -> Any:
     """The language model's tokenizer with the image tokens, thinking tags if it lacks them, and ChatML's end as EOS."""
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (TURN_START, TURN_END) if token not in vocabulary]
+    missing = [token for token in (TURN_START, EOS) if token not in vocabulary]
     if missing:
         raise ValueError(
             f"{llm_dir}: its tokenizer lacks {', '.join(missing)}; a Qwen3 tokenizer with ChatML is wanted"
@@ -98,8 +98,8 @@ def load_tokenizer(llm_dir: Path) -> Any:
     image_tokens = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
     tokenizer.add_special_tokens({"extra_special_tokens": image_tokens}, replace_extra_special_tokens=False)
     tokenizer.add_tokens([token for token in THINKING_TOKENS if token not in vocabulary])
-    tokenizer.eos_token = TURN_END
-    if tokenizer.pad_token in (None, TURN_END):
+    tokenizer.eos_token = EOS
+    if tokenizer.pad_token in (None, EOS):
         tokenizer.pad_token = PAD
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"

@@ -19,14 +19,14 @@ from .configuration import SailVLConfig
 from .critic import Critic
 from .packed_attention import PACKED_ATTENTION
 from .published import to_published
-from .routing import make_replayable, set_routes
+from .routing import make_replayable, set_routed_experts
 from .tensor_names import saving_names
-from .token_scores import MODEL_DISTRIBUTION, Distribution, token_scores
+from .token_logprobs import MODEL_DISTRIBUTION, Distribution, token_logprobs
 from .vision import SailViT, encode_images, repeat_images
 
 
 @dataclass  # without slots: ZeRO-3 looks for tensors in an output's __dict__
-class TokenScores:
+class TokenLogprobs:
     """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
 
     `logprobs` [N] and `entropies` [N] in nats, differentiable; with a critic: `values` [N], its estimates of the
@@ -39,11 +39,11 @@ class TokenScores:
     values: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
 
-    def split(self, lengths: list[int]) -> list[TokenScores]:
+    def split(self, lengths: list[int]) -> list[TokenLogprobs]:
         """Log-probs, entropies and values of each of a row's samples (with `lengths` labelled tokens), on the CPU."""
         values = [None] * len(lengths) if self.values is None else self.values.cpu().split(lengths)
         parts = zip(self.logprobs.cpu().split(lengths), self.entropies.cpu().split(lengths), values, strict=True)
-        return [TokenScores(*part) for part in parts]
+        return [TokenLogprobs(*part) for part in parts]
 
 
 class LanguageModelHead(nn.Linear):
@@ -58,10 +58,10 @@ class LanguageModelHead(nn.Linear):
         targets: torch.Tensor | None = None,
         distribution: Distribution = MODEL_DISTRIBUTION,
     ) -> Any:
-        """Return logits [..., V], or with `targets` [N] the pair of `token_scores` for hidden states [N, H]."""
+        """Return logits [..., V], or with `targets` [N] the pair of `token_logprobs` for hidden states [N, H]."""
         if targets is None:
             return super().forward(hidden)
-        return token_scores(hidden, self.weight, targets, distribution)
+        return token_logprobs(hidden, self.weight, targets, distribution)
 
 
 class SailVLPreTrainedModel(PreTrainedModel):
@@ -189,10 +189,10 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         targets: torch.LongTensor | None = None,
         distribution: Distribution = MODEL_DISTRIBUTION,
-        routes: torch.Tensor | None = None,
+        routed_experts: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> MoeCausalLMOutputWithPast | TokenScores:
+    ) -> MoeCausalLMOutputWithPast | TokenLogprobs:
         """Return logits (and a loss with `labels`), or the scores of a packed row's labelled tokens with `targets`.
 
         Args:
@@ -201,12 +201,12 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
                 -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
             distribution: the distribution whose log-probs are returned.
-            routes: [T, layers, k] experts to replay in an MoE, see `routing`.
+            routed_experts: [T, layers, k] experts to replay in an MoE, see `routing`.
             logits_to_keep: compute logits only for the last so many positions (0: all), or those indices.
         """
         kwargs.setdefault("output_router_logits", self.config.is_moe and (labels is not None or targets is not None))
         if self.config.is_moe:
-            set_routes(self.model.language_model, routes)
+            set_routed_experts(self.model.language_model, routed_experts)
         else:
             kwargs.pop("output_router_logits")
         if targets is not None:
@@ -262,7 +262,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         targets: torch.LongTensor,
         distribution: Distribution,
         **kwargs: Any,
-    ) -> TokenScores:
+    ) -> TokenLogprobs:
         """Score the labelled positions of one packed row."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
             # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
@@ -276,7 +276,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             targets[0, labelled],
             distribution=distribution,
         )
-        return TokenScores(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
+        return TokenLogprobs(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
 
     def _load_balancing_loss(
         self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None

@@ -12,7 +12,7 @@ from .images import SailVLImageProcessor
 from .published import image_options
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+TURN_START, EOS = "<|im_start|>", "<|im_end|>"
 PAD = "<|endoftext|>"
 THINKING_TOKENS = ["<think>", "</think>"]
 

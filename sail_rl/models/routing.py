@@ -1,8 +1,8 @@
-"""Rollout routing replay (R3): an MoE forward that uses the experts which the sampler used.
+"""Rollout routing replay (R3): an MoE's forward pass uses the experts that the rollout engine used.
 
-Two engines whose hidden states differ by rounding may choose different experts, and then a token's log-prob differs by
-far more than rounding (Ma et al., arXiv 2510.11370). Replaying the sampler's choice removes this; the router's logits,
-and so its gradient, stay the trainer's.
+Two engines whose hidden states differ by rounding may choose different experts, and then a token's log-probs differ by
+far more than rounding (Ma et al., arXiv 2510.11370). Replaying the engine's choice removes this difference. Router
+logits, and therefore the router's gradient, remain the trainer's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,32 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 
 def make_replayable(language_model: nn.Module) -> None:
-    """Let every router of a Qwen3-MoE heed `set_routes`."""
+    """Make every router of a Qwen3-MoE obey `set_routed_experts`."""
     for router in _routers(language_model):
-        router.routes = None
+        router.routed_experts = None
         router.register_forward_hook(_replay)
 
 
-def set_routes(language_model: nn.Module, routes: torch.Tensor | None) -> None:
-    """Replay `routes` [T, layers, experts per token] from now on (-1: the router's own choice), or nothing (None).
+def set_routed_experts(language_model: nn.Module, routed_experts: torch.Tensor | None) -> None:
+    """Set the experts that the next forward passes use, until the next call.
 
-    They stay until the next call, because gradient checkpointing runs the forward again in the backward pass.
+    They persist because gradient checkpointing repeats the forward pass during the backward pass.
+
+    Args:
+        language_model: a Qwen3-MoE after `make_replayable`.
+        routed_experts: [T, layers, k] expert indices (-1: the router's own choice), or None for no replay.
+
+    Raises:
+        ValueError: if the number of layers is not that of the model.
     """
     routers = _routers(language_model)
-    if routes is not None and routes.shape[1] != len(routers):
-        raise ValueError(f"routes of {routes.shape[1]} layers came to a model with {len(routers)} MoE layers")
+    if routed_experts is not None and routed_experts.shape[1] != len(routers):
+        raise ValueError(
+            f"routed_experts has {routed_experts.shape[1]} layers, but the model has {len(routers)} MoE layers; "
+            "rollouts and trainer must use the same model"
+        )
     for layer, router in enumerate(routers):
-        router.routes = None if routes is None else routes[:, layer].long()
+        router.routed_experts = None if routed_experts is None else routed_experts[:, layer].long()
 
 
 def _routers(language_model: nn.Module) -> list[Any]:
@@ -38,11 +48,11 @@ def _routers(language_model: nn.Module) -> list[Any]:
 
 
 def _replay(router: Any, _: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """The router's output with the experts of `router.routes`, weighted by the router's own probabilities."""
+    """The router's output with `router.routed_experts` as its choice, weighted by the router's own probabilities."""
     logits, scores, own = output
-    if router.routes is None:
+    if router.routed_experts is None:
         return output
-    experts = torch.where(router.routes < 0, own, router.routes)
+    experts = torch.where(router.routed_experts < 0, own, router.routed_experts)
     weights = logits.softmax(-1, dtype=torch.float).gather(-1, experts)
     if router.norm_topk_prob:
         weights = weights / weights.sum(-1, keepdim=True)

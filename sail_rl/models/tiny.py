@@ -13,11 +13,11 @@ from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from .configuration import SailVLConfig
 from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
-from .processing import IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_END, TURN_START, SailVLProcessor
+from .processing import EOS, IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_START, SailVLProcessor
 
 # Wider than the usual 0.02, which is meant for wide layers: the tiny model learns to look at its image sooner.
 INITIALIZER_RANGE = 0.05
-SPECIAL_TOKENS = [PAD, TURN_START, TURN_END, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
+SPECIAL_TOKENS = [PAD, TURN_START, EOS, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -41,7 +41,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
     tokenizer.add_tokens(THINKING_TOKENS)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=TURN_END,
+        eos_token=EOS,
         pad_token=PAD,
         additional_special_tokens=[TURN_START, IMAGE_START, IMAGE_TOKEN, IMAGE_END],
         padding_side="left",

@@ -92,11 +92,11 @@ def activation(
     with _progress(name, len(order)) as progress:
         task = progress.add_task(name, total=len(order))
         for samples in _batches((_whole(encoder, rows[index]) for index in order), limits=limits):
-            row = collate(samples, filler=filler)
-            scores = model(**row.fully_masked().model_inputs(model.device))
-            assert scores.router_logits is not None
-            mask = row.scored.to(model.device)
-            counts += router_sums(scores.router_logits, mask, experts_per_token=text.num_experts_per_tok).counts.cpu()
+            micro_batch = collate(samples, filler=filler)
+            output = model(**micro_batch.unlabelled().model_inputs(model.device))
+            assert output.router_logits is not None
+            mask = micro_batch.trained_positions.to(model.device)
+            counts += router_sums(output.router_logits, mask, experts_per_token=text.num_experts_per_tok).counts.cpu()
             used, tokens = used + len(samples), tokens + int(mask.sum())
             pictured += sum(sample.pixel_values is not None for sample in samples)
             progress.update(task, completed=used)

@@ -15,7 +15,7 @@ from .policy import prepare_parameters
 
 GIB = 2**30
 CONTEXT = 1.5 * GIB  # CUDA context, NCCL, fragments
-CHUNK = 256  # tokens whose logits are there at once, see models.token_scores
+CHUNK = 256  # tokens whose logits are there at once, see models.token_logprobs
 SAME_PROCESS = "rollouts.vllm_engine:VLLMEngine"
 SAME_GPU = (SAME_PROCESS, "rollouts.workers:WorkerEngine")
 

@@ -172,8 +172,8 @@ class Stage:
             self.best_models.keep_only(self.progress.best, *self._bests())
 
     def _bests(self) -> Iterator[Best | None]:
-        """The best models that whole checkpoints speak of."""
-        for folder, _ in checkpoints.whole_checkpoints(self.folder):
+        """The best models that complete checkpoints refer to."""
+        for folder, _ in checkpoints.complete_checkpoints(self.folder):
             best = json.loads((folder / "stage.json").read_text())["progress"]["best"]
             yield Best(**best) if best else None
 
@@ -231,7 +231,7 @@ class Stage:
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
             measure=lambda number: encoder.size(rows.outline(number), completion=True),
             pack_length=config.pack_length,
-            rows=config.packing.rows,
+            micro_batches=config.packing.rows,
             buffer=config.packing.buffer,
             world_size=world_size(),
         )

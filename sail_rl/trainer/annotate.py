@@ -1,4 +1,4 @@
-"""What a rollout's tokens need before they can be trained on: trainer log-probs, reference log-probs, values."""
+"""Token fields that need a forward pass of the trainer: old and reference log-probs, importance weights, values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .batches import Learner
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """Adds token fields to samples by forward passes without gradient, before the step's first update.
+    """Sets token fields by forward passes without gradient, before the step's first update.
 
     Args:
-        recompute: add `old_logprobs`, the trainer's own, instead of taking the sampler's for them.
-        importance: add `importance_weights`, from `old_logprobs` and the sampler's (needs `recompute`).
-        values: add `old_values` (the model has a critic).
-        reference: add `reference_logprobs`, those of this frozen model.
+        recompute: set `old_logprobs`, the trainer's own; otherwise the engine's log-probs take their role.
+        importance: set `importance_weights` from the trainer's and the engine's log-probs; requires `recompute`.
+        values: set `old_values`; requires a model with a critic.
+        reference: set `reference_logprobs`, the log-probs under this frozen model.
     """
 
     recompute: bool = False
@@ -32,14 +32,14 @@ class Annotator:
     reference: nn.Module | None = None
 
     def __call__(self, learner: Learner, samples: Sequence[Sample]) -> None:
-        """Annotate this rank's samples; every rank must call it, with any number of samples."""
+        """Set the fields of this rank's samples, of which there may be none (collective)."""
         if self.recompute or self.values:
-            for sample, scores in zip(samples, learner.compute_logprobs(samples), strict=True):
+            for sample, output in zip(samples, learner.compute_logprobs(samples), strict=True):
                 if self.recompute:
-                    sample.token_fields.old_logprobs = scores.logprobs
+                    sample.token_fields.old_logprobs = output.logprobs
                 if self.values:
-                    assert scores.values is not None
-                    sample.token_fields.old_values = scores.values
+                    assert output.values is not None
+                    sample.token_fields.old_values = output.values
         if self.importance:
             for sample in samples:
                 fields = sample.token_fields
@@ -48,5 +48,5 @@ class Annotator:
                     present(fields.old_logprobs), present(fields.rollout_logprobs), one_segment
                 )
         if self.reference is not None:
-            for sample, scores in zip(samples, learner.compute_logprobs(samples, model=self.reference), strict=True):
-                sample.token_fields.reference_logprobs = scores.logprobs
+            for sample, output in zip(samples, learner.compute_logprobs(samples, model=self.reference), strict=True):
+                sample.token_fields.reference_logprobs = output.logprobs

@@ -1,4 +1,4 @@
-"""Balance of the experts over one optimiser step: all its packed rows, all ranks, nothing that only fills up."""
+"""Router losses and expert balance over one optimiser step: all micro-batches of all ranks, without padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sail_rl.data.packing import PackedRow
+from sail_rl.data.packing import MicroBatch
 from sail_rl.maths.balance import (
     RouterSums,
     dead_experts,
@@ -18,19 +18,19 @@ from sail_rl.maths.balance import (
     router_sums,
     router_z_loss,
 )
-from sail_rl.models import SailVLConfig, TokenScores
+from sail_rl.models import SailVLConfig, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class RouterCoefficients:
-    """Weights of the load-balancing loss and of the router z-loss in the loss that is trained on."""
+    """Coefficients of the load-balancing loss and of the router z-loss in the training loss."""
 
     aux: float
     z: float
 
 
 def router_coefficients(config: SailVLConfig, *, aux: float | None, z: float) -> RouterCoefficients | None:
-    """Coefficients for a model; None for a dense one. `aux` None: the model's own `router_aux_loss_coef`."""
+    """Coefficients for a model, None for a dense one; `aux` None stands for the model's `router_aux_loss_coef`."""
     if not config.is_moe:
         return None
     return RouterCoefficients(config.text_config.router_aux_loss_coef if aux is None else aux, z)
@@ -39,15 +39,15 @@ def router_coefficients(config: SailVLConfig, *, aux: float | None, z: float) ->
 class ExpertBalance:
     """Router losses and statistics of one step of an MoE.
 
-    The load-balancing loss needs each expert's share of the *whole step* before the first backward pass. So all rows
-    but the first are counted ahead, without gradients; the first row's counts come from its training forward. One row
-    a rank then needs no pass ahead. Every rank must have as many rows.
+    The load-balancing loss needs each expert's share of the *whole step* before the first backward pass. All
+    micro-batches but the first are therefore counted ahead, without gradients; the first is counted in its training
+    forward pass. With one micro-batch per rank no extra pass is needed. All ranks must have equally many.
 
     Args:
-        coefficients: of the two losses; with `aux` 0 nothing is counted ahead.
+        coefficients: coefficients of the two losses; with `aux` 0 nothing is counted ahead.
         experts_per_token: k.
-        tokens: positions of the step that count (`PackedRow.scored`), all ranks.
-        all_sum: sums a tensor over the ranks (a collective).
+        tokens: trained positions of the step (`MicroBatch.trained_positions`), over all ranks.
+        all_sum: sums a tensor over the ranks (collective).
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class ExpertBalance:
         self._seen: RouterSums | None = None
 
     @torch.no_grad()
-    def count_ahead(self, model: torch.nn.Module, rows: Sequence[PackedRow], device: torch.device) -> None:
-        """Count the routing of all rows but the first, with nothing for the language-model head to score."""
+    def count_ahead(self, model: torch.nn.Module, micro_batches: Sequence[MicroBatch], device: torch.device) -> None:
+        """Count the routing of all micro-batches but the first, without labels: the language-model head has no work."""
         if not self.coefficients.aux:
             return
-        for row in rows[1:]:
-            scores = model(**row.fully_masked().model_inputs(device))
-            self._ahead = self._ahead + self._sums(row, scores).counts
+        for micro_batch in micro_batches[1:]:
+            output = model(**micro_batch.unlabelled().model_inputs(device))
+            self._ahead = self._ahead + self._sums(micro_batch, output).counts
 
-    def loss(self, row: PackedRow, scores: TokenScores) -> torch.Tensor:
-        """The part of one row in both losses, weighted; the parts of all rows of all ranks add up to the step's."""
-        sums = self._sums(row, scores)
+    def loss(self, micro_batch: MicroBatch, output: TokenLogprobs) -> torch.Tensor:
+        """One micro-batch's part of both losses, weighted; the sum over micro-batches and ranks is the step's loss."""
+        sums = self._sums(micro_batch, output)
         self._seen = sums.detached() if self._seen is None else self._seen + sums.detached()
         loss = self.coefficients.z * router_z_loss(sums.squares, tokens=self.tokens).mean()
         if self.coefficients.aux:
@@ -88,12 +88,12 @@ class ExpertBalance:
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """Losses and load of the step by layer and over layers (see docs/metrics.md), after all rows; a collective."""
+        """Losses and loads of the step, by layer and over layers, after the last `loss` call (collective)."""
         assert self._seen is not None
         counts, probabilities, squares = (
             self.all_sum(values).cpu() for values in (self._seen.counts, self._seen.probabilities, self._seen.squares)
         )
-        if not self.tokens:  # nothing in the step had anything to learn from
+        if not self.tokens:  # the step has no labelled token
             return {}
         shares = expert_shares(counts)
         return balance_metrics(
@@ -102,14 +102,14 @@ class ExpertBalance:
             z_losses=router_z_loss(squares, tokens=self.tokens),
         )
 
-    def _sums(self, row: PackedRow, scores: TokenScores) -> RouterSums:
-        assert scores.router_logits is not None
-        mask = row.scored.to(scores.router_logits[0].device)
-        return router_sums(scores.router_logits, mask, experts_per_token=self.experts_per_token)
+    def _sums(self, micro_batch: MicroBatch, output: TokenLogprobs) -> RouterSums:
+        assert output.router_logits is not None
+        mask = micro_batch.trained_positions.to(output.router_logits[0].device)
+        return router_sums(output.router_logits, mask, experts_per_token=self.experts_per_token)
 
 
 def balance_metrics(shares: torch.Tensor, *, aux_losses: torch.Tensor, z_losses: torch.Tensor) -> dict[str, float]:
-    """Metrics of expert shares [L, E] and of the losses of each layer [L], under the names of the schema."""
+    """Metrics, by their schema names, of expert shares [L, E] and of the layers' losses [L]."""
     by_layer = {
         "moe/entropy": load_entropy(shares),
         "moe/load_max_violation": max_violation(shares),

@@ -1,4 +1,4 @@
-"""What a batch source gives the trainer: the samples of a step, and what their losses are divided by."""
+"""The interface between batch sources and the trainer: `BatchSource`, `StepBatch` and `Learner`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.importance import effective_sample_share
-from sail_rl.models import Distribution, TokenScores
+from sail_rl.models import Distribution, TokenLogprobs
 
 from .stopwatch import Stopwatch
 
@@ -36,7 +36,9 @@ class Learner(Protocol):
         """Send the current weights to the engine, unless it already has them (collective)."""
         ...
 
-    def compute_logprobs(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
+    def compute_logprobs(
+        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None
+    ) -> list[TokenLogprobs]:
         """Log-probs of each sample's completion under the policy or another model, on the CPU (collective)."""
         ...
 
@@ -53,25 +55,29 @@ class Learner(Protocol):
 class StepBatch:
     """This rank's part of one optimiser step.
 
-    Each sample has the token field `weights`; the loss is the sum of weight x token loss over all ranks' samples,
-    divided by the sum of all ranks' `mass` (see `maths.aggregation`). Samples without any gradient may be left out of
-    `samples` and still count in `mass`. `places` says which samples share a row; None: as few rows as they need.
+    The step's loss is the sum of weight x token loss over the samples of all ranks, divided by the sum of all ranks'
+    `loss_denominator` (see `maths.aggregation`).
+
+    Attributes:
+        samples: samples with the token field `weights`. Samples without a gradient may be left out.
+        loss_denominator: this rank's part of the denominator, left-out samples included.
+        layout: sample indices of each micro-batch; None: first-fit packing.
     """
 
     samples: list[Sample]
-    mass: float
-    places: list[list[int]] | None = None
+    loss_denominator: float
+    layout: list[list[int]] | None = None
 
     @classmethod
-    def token_mean(cls, samples: list[Sample], *, places: list[list[int]] | None = None) -> StepBatch:
-        """Samples whose labelled tokens all count alike."""
+    def token_mean(cls, samples: list[Sample], *, layout: list[list[int]] | None = None) -> StepBatch:
+        """A batch whose labelled tokens all have the same weight."""
         for sample in samples:
             sample.token_fields.weights = torch.ones(sample.completion_length)
-        return cls(samples, float(sum(sample.completion_length for sample in samples)), places)
+        return cls(samples, float(sum(sample.completion_length for sample in samples)), layout)
 
 
 class BatchSource(Protocol):
-    """Where the samples of each optimiser step come from."""
+    """The source of the samples of each optimiser step."""
 
     @property
     def distribution(self) -> Distribution:
@@ -84,7 +90,7 @@ class BatchSource(Protocol):
 
 
 def summed_metrics(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Add up the ranks' parts of the token means (a rank without labels has none) and derive what follows from them."""
+    """Sum the ranks' parts of the token means and derive further metrics; a rank without labels has no parts."""
     names = sorted({name for part in parts for name in part})
     metrics = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
     if "ratio/mean_square" in metrics:

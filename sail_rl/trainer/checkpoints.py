@@ -1,4 +1,4 @@
-"""Which checkpoints can be resumed from: those with a marker, written last, whose files all have the sizes it names."""
+"""Complete checkpoints: those with a marker, written last, that lists the sizes of all files."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ MARKER = "COMPLETE"
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Write the marker, with the size of every file; everything else in the folder is on disk by now."""
+    """Write the marker with the size of every file; all other files of the checkpoint must be on disk."""
     atomic_write(checkpoint / MARKER, json.dumps(_sizes(checkpoint), indent=1))
 
 
 def newest_checkpoint(stage_dir: Path) -> tuple[Path, int] | None:
-    """The newest whole checkpoint and its step, or None."""
-    return max(whole_checkpoints(stage_dir), key=lambda found: found[1], default=None)
+    """The newest complete checkpoint and its step, or None."""
+    return max(complete_checkpoints(stage_dir), key=lambda found: found[1], default=None)
 
 
-def whole_checkpoints(stage_dir: Path) -> list[tuple[Path, int]]:
-    """All whole checkpoints with their steps."""
+def complete_checkpoints(stage_dir: Path) -> list[tuple[Path, int]]:
+    """All complete checkpoints with their steps."""
     return [(path, step) for path, step in _checkpoints(stage_dir) if not _damage(path)]
 
 
 def remove_unusable(stage_dir: Path) -> None:
-    """Delete checkpoints that a killed run left half-written, and damaged ones, and say so."""
+    """Delete incomplete and damaged checkpoints, with a warning for each."""
     for path, _ in _checkpoints(stage_dir):
         if problem := _damage(path):
-            logger.warning("%s is not used, and deleted: %s", path, problem)
+            logger.warning("deleting the unusable checkpoint %s: %s", path, problem)
             shutil.rmtree(path)
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint can't be used, or None."""
+    """The reason why a checkpoint is unusable, or None."""
     try:
         expected = json.loads((checkpoint / MARKER).read_text())
     except (OSError, ValueError):
-        return "it was not written to its end"
+        return "it is incomplete"
     found = _sizes(checkpoint)
     for name, size in expected.items():
         if name not in found:
@@ -53,7 +53,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file by its path within the folder, the marker aside."""
+    """Bytes of each file but the marker, by its path within the folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 

@@ -1,4 +1,4 @@
-"""The process group: one process by default, any number under torchrun; helpers that need no trainer."""
+"""The job's process group: one process by default, several under torchrun; and helpers for ranks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from torch import distributed
 
 
 def join_process_group(*, timeout_minutes: float = 30.0) -> None:
-    """Join the job's process group (torchrun's, or one process of its own) so that a dead rank ends in an error.
+    """Join the job's process group: torchrun's, or a new one of this process alone.
 
-    Called before any engine or trainer exists: both adopt a group that is already there.
+    Call this before any engine or trainer exists; both then use this group. A rank that dies or hangs raises an error
+    on the other ranks after `timeout_minutes`.
     """
     import deepspeed
 
@@ -32,7 +33,7 @@ def join_process_group(*, timeout_minutes: float = 30.0) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
-    if own_port:  # a process started from this one makes a job of its own, at another port
+    if own_port:  # a process started from this one creates its own job at another port
         del os.environ["MASTER_PORT"]
 
 
@@ -44,7 +45,7 @@ def leave_process_group() -> None:
 
 @contextmanager
 def zero3_disabled() -> Iterator[None]:
-    """Load models whole, although ZeRO-3 may be on: without an engine of its own nothing would gather its parts."""
+    """Load models unpartitioned even under ZeRO-3, because a model without a DeepSpeed engine is never gathered."""
     from transformers.integrations import deepspeed as integration
 
     saved = integration._hf_deepspeed_config_weak_ref
@@ -61,12 +62,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's number, 0 for the one that writes files."""
+    """This process's number; rank 0 writes files."""
     return int(os.environ.get("RANK", "0"))
 
 
 def gather_objects(items: list[Any]) -> list[Any]:
-    """Join the lists of all ranks, in rank order."""
+    """Concatenate the lists of all ranks, in rank order (collective)."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return items
     gathered: list[Any] = [None] * distributed.get_world_size()

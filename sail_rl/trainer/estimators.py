@@ -1,4 +1,4 @@
-"""From rewards to the advantage of each token: one value a completion, or GAE with a critic."""
+"""Advantages of tokens from rewards: one value for each completion, or GAE with a critic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .groups import Group
 
 @dataclass(frozen=True, slots=True)
 class RolloutSample:
-    """One of this rank's samples: rollout `index` of group number `position` of the step."""
+    """One of this rank's samples: rollout number `index` of the step's group number `position`."""
 
     position: int
     index: int
@@ -28,14 +28,14 @@ class RolloutSample:
 
 
 class AdvantageEstimator(Protocol):
-    """Sets the token field `advantages` to this rank's samples; every rank calls it with the same groups."""
+    """Sets the token field `advantages` of this rank's samples. Every rank passes the same groups (collective)."""
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None: ...
+    def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionAdvantages:
-    """The same advantage for every token of a completion, from the rewards of all ranks' groups.
+    """One advantage for all tokens of a completion, from the rewards of all ranks' groups.
 
     Args:
         name: one of `maths.advantages.ADVANTAGES`.
@@ -46,27 +46,27 @@ class CompletionAdvantages:
     name: str
     kl_coef: float = 0.0
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None:
+    def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
         if not groups:
             return
         rewards = torch.tensor([group.rewards for group in groups])
         if self.kl_coef:
-            own = [(d.position, d.index, _penalties(d.sample).sum().item()) for d in drawn]
+            own = [(s.position, s.index, _penalties(s.sample).sum().item()) for s in samples]
             for position, index, penalty in gather_objects(own):
                 rewards[position, index] -= self.kl_coef * penalty
         advantages = ADVANTAGES[self.name](rewards)
-        for d in drawn:
-            d.sample.token_fields.advantages = advantages[d.position, d.index].expand(d.sample.completion_length)
+        for s in samples:
+            s.sample.token_fields.advantages = advantages[s.position, s.index].expand(s.sample.completion_length)
 
 
 @dataclass(frozen=True, slots=True)
 class CriticAdvantages:
-    """GAE with the critic's `old_values`; the reward comes with the last token (PPO, arXiv 1707.06347, eq. 11-12).
+    """GAE with the critic's `old_values` (PPO, arXiv 1707.06347, eq. 11-12); sets `returns`, too.
 
-    Also sets `returns`. Advantages are whitened over all tokens of all ranks.
+    The last token of a completion gets its reward. Advantages are whitened over all tokens of all ranks.
 
     Args:
-        gamma, lam: discount and λ.
+        gamma: discount of rewards; `lam`: λ of GAE.
         kl_coef: subtract this many times each token's KL to the reference (k1) from its reward (InstructGPT, arXiv
             2203.02155, eq. 2).
     """
@@ -75,25 +75,23 @@ class CriticAdvantages:
     lam: float = 0.95
     kl_coef: float = 0.0
 
-    def __call__(self, groups: Sequence[Group], drawn: Sequence[RolloutSample]) -> None:
-        longest = max((d.sample.completion_length for d in drawn), default=1)  # a rank may have none
-        rewards, values = torch.zeros(len(drawn), longest), torch.zeros(len(drawn), longest)
-        for row, d in enumerate(drawn):
-            length, fields = d.sample.completion_length, d.sample.token_fields
-            values[row, :length] = present(fields.old_values)
-            rewards[row, length - 1] = groups[d.position].rewards[d.index]
+    def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
+        lengths = [s.sample.completion_length for s in samples]
+        rewards, values = (torch.zeros(len(samples), max(lengths, default=1)) for _ in range(2))
+        for number, (s, length) in enumerate(zip(samples, lengths, strict=True)):
+            values[number, :length] = present(s.sample.token_fields.old_values)
+            rewards[number, length - 1] = groups[s.position].rewards[s.index]
             if self.kl_coef:
-                rewards[row, :length] -= self.kl_coef * _penalties(d.sample)
+                rewards[number, :length] -= self.kl_coef * _penalties(s.sample)
         advantages, returns = generalised_advantages(rewards, values, gamma=self.gamma, lam=self.lam)
-        lengths = [d.sample.completion_length for d in drawn]
-        mean, deviation = _moments([advantages[row, :length] for row, length in enumerate(lengths)])
-        for row, (d, length) in enumerate(zip(drawn, lengths, strict=True)):
-            d.sample.token_fields.advantages = (advantages[row, :length] - mean) / (deviation + 1e-8)
-            d.sample.token_fields.returns = returns[row, :length]
+        mean, deviation = _moments([advantages[number, :length] for number, length in enumerate(lengths)])
+        for number, (s, length) in enumerate(zip(samples, lengths, strict=True)):
+            s.sample.token_fields.advantages = (advantages[number, :length] - mean) / (deviation + 1e-8)
+            s.sample.token_fields.returns = returns[number, :length]
 
 
 def _penalties(sample: Sample) -> Tensor:
-    """k1 of each token: the policy's log-probs before the step's first update against the reference's."""
+    """KL penalty (k1) of each token: old policy against reference."""
     fields = sample.token_fields
     return kl_estimate(fields.ratio_logprobs, present(fields.reference_logprobs), "k1")
 

@@ -1,4 +1,4 @@
-"""AdaLRS in the trainer: scales the scheduled learning rate, and rolls weights and optimiser back after a bad trial."""
+"""AdaLRS in the trainer: scales the learning rate, and restores weights and optimiser after a failed trial."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TAG = "before-trial"
 
 
 class LineSearchCallback(transformers.TrainerCallback):
-    """Shows each step's loss to the search and carries its decisions out.
+    """Passes each step's loss to the search and applies its decisions.
 
-    Weights and optimiser states before a trial are kept in `folder` by DeepSpeed's own checkpoints, so rolling back is
-    exact under every ZeRO stage. Checkpoints of the run fall on the ends of windows: one that begins a trial is itself
-    the state before it.
+    DeepSpeed's own checkpoints keep weights and optimiser states before a trial in `folder`, so a rollback is exact
+    under every ZeRO stage. The run's checkpoints fall on the ends of windows; if a run resumes where a trial begins,
+    the checkpoint is the state before the trial.
     """
 
     def __init__(self, search: LineSearch, trainer: Trainer, folder: Path) -> None:
@@ -39,7 +39,7 @@ class LineSearchCallback(transformers.TrainerCallback):
         scheduler.lr_lambdas = [
             lambda step, scheduled=scheduled: scheduled(step) * self.search.rate for scheduled in scheduler.lr_lambdas
         ]
-        if self.search.trial is not None:  # resumed where a trial begins
+        if self.search.trial is not None:  # the run resumes where a trial begins
             self._remember()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
@@ -65,7 +65,7 @@ class LineSearchCallback(transformers.TrainerCallback):
         return self.trainer.accelerator.deepspeed_engine_wrapped.engine
 
     def _set_rate(self) -> None:
-        """The scheduler has computed the next step's learning rate already: do it again."""
+        """Recompute the next step's learning rate, which the scheduler has already computed with the old scale."""
         scheduler: Any = self.trainer.lr_scheduler
         groups = scheduler.optimizer.param_groups
         for group, base, scheduled in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):

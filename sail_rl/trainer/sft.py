@@ -1,4 +1,4 @@
-"""Batches for supervised fine-tuning: rows of a dataset in a seeded order, or packed out of a stream."""
+"""Batches for supervised fine-tuning: dataset rows in a seeded order, or packed from a stream."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .batches import Learner, StepBatch
 
 @dataclass(frozen=True, slots=True)
 class SupervisedBatches:
-    """A `BatchSource` of prompt/completion rows; `stream` gives each rank its share of every batch."""
+    """A `BatchSource` of prompt/completion rows. `stream` gives each rank its share of every batch."""
 
     stream: RowStream
     encoder: Encoder
     distribution: Distribution = MODEL_DISTRIBUTION
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
-        """Yield the samples of each optimiser step from `start_step` on."""
+        """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
         for step in count(start_step):
             yield StepBatch.token_mean([self.encoder.sft_sample(row) for row in self.stream.batch(step)])
 
 
 @dataclass(frozen=True, slots=True)
 class StreamedBatches:
-    """A `BatchSource` of full packed rows; only this rank's are decoded."""
+    """A `BatchSource` of full micro-batches. Each rank decodes only the images of its own."""
 
     packer: StreamPacker
     rows: Sequence[dict[str, Any]]
@@ -40,11 +40,11 @@ class StreamedBatches:
     distribution: Distribution = MODEL_DISTRIBUTION
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
-        """Yield this rank's rows of each optimiser step; the packer's state says where the stream stands."""
+        """Yield this rank's micro-batches of each step. The packer knows its position; `start_step` is not used."""
         while True:
             shares, metrics = self.packer.step()
             learner.record(metrics)
             own = shares[self.rank]
-            samples = [self.encoder.sft_sample(self.rows[number]) for row in own for number in row]
-            places = iter(range(len(samples)))
-            yield StepBatch.token_mean(samples, places=[[next(places) for _ in row] for row in own])
+            samples = [self.encoder.sft_sample(self.rows[number]) for numbers in own for number in numbers]
+            indices = iter(range(len(samples)))
+            yield StepBatch.token_mean(samples, layout=[[next(indices) for _ in numbers] for numbers in own])

@@ -1,4 +1,4 @@
-"""Seconds by name, summed over a step."""
+"""Wall-clock seconds by name, summed over a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Collects wall-clock seconds under names such as "time/generate" until they are taken."""
+    """Accumulates wall-clock seconds under names such as "time/generate"."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
@@ -24,7 +24,7 @@ class Stopwatch:
             self._seconds[name] += time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """The sums since the last take."""
+        """Return the sums since the last call, and reset them."""
         taken = dict(self._seconds)
         self._seconds.clear()
         return taken

@@ -1,10 +1,10 @@
-"""The one trainer: SFT and RL differ only in where a batch of samples comes from and which loss scores it."""
+"""The one trainer: SFT and RL differ only in their batch source and their loss."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from peft import PeftModel
 
 from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder, Sample
-from sail_rl.data.packing import PackedRow, assign_rows, collate
+from sail_rl.data.packing import MicroBatch, collate, pack
 from sail_rl.maths.losses import LossFunction
 from sail_rl.maths.token_fields import present
-from sail_rl.models import SailVLForConditionalGeneration, TokenScores
+from sail_rl.models import SailVLForConditionalGeneration, TokenLogprobs
 
 from .balance import ExpertBalance, RouterCoefficients
 from .batches import BatchSource, StepBatch, summed_metrics
@@ -30,22 +30,34 @@ from .weights import gathered_weights
 
 
 class LogprobMismatchError(RuntimeError):
-    """The rollout engine's log-probs are not the trainer's: training on them would be training on noise."""
+    """The training–inference mismatch is too large: gradients would be dominated by noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Sums over one optimiser step, all micro-batches of all ranks: the loss denominator (above 0), the labelled
+    `tokens` (at least 1), and the `positions` of samples with labelled tokens."""
+
+    loss_denominator: float
+    tokens: int
+    positions: int
 
 
 class Trainer(transformers.Trainer):
-    """`transformers.Trainer` under DeepSpeed whose step packs samples and divides by one global denominator.
+    """A `transformers.Trainer` under DeepSpeed whose step packs samples and divides by one global denominator.
+
+    It implements `Learner` for its batch source.
 
     Args:
-        model: the policy, with or without LoRA; what is frozen in it stays as it is.
+        model: the policy, with or without LoRA; frozen parameters stay frozen.
         args: training arguments with `max_steps` and a DeepSpeed configuration.
-        source: yields each step's samples.
-        loss: per-token loss; aggregated over the whole step and all ranks, see `StepBatch`.
+        source: yields the samples of each step.
+        loss: per-token loss, aggregated over the whole step and all ranks (see `StepBatch`).
         encoder: the model's processor and the length limit.
-        pack_length: tokens of a packed micro-batch.
-        monitor: watches for steps that were skipped because their gradient isn't finite.
-        router: coefficients of an MoE's router losses; None for a dense model, and only for one.
-        on_checkpoint: writes what else belongs into a checkpoint folder, before it counts as complete (rank 0).
+        pack_length: tokens of a micro-batch.
+        monitor: detects steps that were skipped because their gradient is not finite.
+        router: coefficients of an MoE's router losses; None for a dense model.
+        on_checkpoint: writes further files into a checkpoint folder before it is marked complete (rank 0 only).
     """
 
     def __init__(
@@ -78,77 +90,82 @@ class Trainer(transformers.Trainer):
     # The step
 
     def training_step(self, model: torch.nn.Module, batch: StepBatch, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Accumulate the gradient of one optimiser step over packed rows; returns this rank's share of the loss.
+        """Accumulate the gradient of one optimiser step over micro-batches; returns this rank's share of the loss.
 
-        The loss is sum(weight x token loss) of all ranks / mass of all ranks. Data-parallel training averages gradients
-        over ranks, hence the factor `world_size`.
+        The loss is the sum of weight x token loss over all ranks, divided by the sum of all ranks' `loss_denominator`.
+        Data-parallel training averages gradients over ranks; the factor `world_size` turns the mean into a sum.
         """
         model.train()
         with self.stopwatch.measure("time/train"):
-            rows, mass, tokens, positions = self._rows_of_step(batch)
-            balance = self._balance(model, rows, positions)
+            micro_batches, totals = self._pack_step(batch)
+            balance = self._balance(model, micro_batches, totals)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
-            for index, row in enumerate(rows):
-                self.accelerator.gradient_state._set_sync_gradients(index == len(rows) - 1)
-                scores: TokenScores = model(**row.model_inputs(self.args.device), distribution=self.source.distribution)
-                loss = self._policy_loss(row, scores, sums, tokens) / mass
+            for index, micro_batch in enumerate(micro_batches):
+                self.accelerator.gradient_state._set_sync_gradients(index == len(micro_batches) - 1)
+                output = self._forward(model, micro_batch)
+                loss = self._policy_loss(micro_batch, output, sums, totals) / totals.loss_denominator
                 if balance:
-                    loss = loss + balance.loss(row, scores)
+                    loss = loss + balance.loss(micro_batch, output)
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
         self.record(summed_metrics(gather_objects([{name: value.item() for name, value in sums.items()}])))
         self.record(balance.metrics() if balance else {})
-        self.record({"train/tokens": tokens, "train/micro_batches": len(rows)})
-        self.record(self.monitor.check(batch, step=self.state.global_step + 1))
+        self.record({"train/tokens": totals.tokens, "train/micro_batches": len(micro_batches)})
+        self.record(self.monitor.check(batch, step=self.step + 1))
         return total
 
+    def _forward(self, model: torch.nn.Module, micro_batch: MicroBatch) -> TokenLogprobs:
+        output: TokenLogprobs = model(
+            **micro_batch.model_inputs(self.args.device), distribution=self.source.distribution
+        )
+        return output
+
     def _policy_loss(
-        self, row: PackedRow, scores: TokenScores, sums: dict[str, torch.Tensor], tokens: int
+        self, micro_batch: MicroBatch, output: TokenLogprobs, sums: dict[str, torch.Tensor], totals: StepTotals
     ) -> torch.Tensor:
-        """Weighted sum of a row's token losses; adds its part of the step's metrics, means over tokens, to `sums`."""
-        if not row.labelled:  # takes part in the collectives, and in nothing else
-            return scores.logprobs.sum() + (0 if scores.values is None else scores.values.sum())
-        fields = row.token_fields.map(lambda values: values.to(self.args.device))
-        token_loss = self.loss(scores, fields, row.segments.to(self.args.device))
-        for name, values in (token_loss.metrics | {"entropy": scores.entropies.detach()}).items():
-            sums[name] = sums.get(name, 0) + values.sum() / tokens
+        """Weighted sum of a micro-batch's token losses; adds its part of the step's mean metrics to `sums`."""
+        if not micro_batch.labelled:  # padding: runs so that collectives match, and contributes zero loss
+            return output.logprobs.sum() + (0 if output.values is None else output.values.sum())
+        fields = micro_batch.token_fields.map(lambda values: values.to(self.args.device))
+        token_loss = self.loss(output, fields, micro_batch.segments.to(self.args.device))
+        for name, values in (token_loss.metrics | {"entropy": output.entropies.detach()}).items():
+            sums[name] = sums.get(name, 0) + values.sum() / totals.tokens
         return (token_loss.values * present(fields.weights)).sum()
 
-    def _rows_of_step(self, batch: StepBatch) -> tuple[list[PackedRow], float, int, int]:
-        """Pack this rank's samples; returns its rows, and of all ranks the mass, labelled tokens and positions."""
+    def _pack_step(self, batch: StepBatch) -> tuple[list[MicroBatch], StepTotals]:
+        """This rank's micro-batches, and the totals over all ranks."""
         samples = batch.samples or [self._filler]
-        places = batch.places or assign_rows([len(sample) for sample in samples], pack_length=self.pack_length)
-        rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
-        labelled, positions = sum(row.labelled for row in rows), sum(int(row.scored.sum()) for row in rows)
-        rows = self._equally_many(rows)
-        own = torch.tensor([[batch.mass, labelled, positions]], dtype=torch.float64, device=self.args.device)
-        mass, labelled, positions = self.accelerator.gather(own).sum(0).tolist()
-        # Without anything that counts (no group has a signal) the loss and its gradient are 0.
-        return rows, mass or 1.0, max(1, int(labelled)), int(positions)
+        _, packed = pack(samples, pack_length=self.pack_length, filler=self._filler, layout=batch.layout)
+        tokens = sum(micro_batch.labelled for micro_batch in packed)
+        positions = sum(int(micro_batch.trained_positions.sum()) for micro_batch in packed)
+        own = torch.tensor([[batch.loss_denominator, tokens, positions]], dtype=torch.float64, device=self.args.device)
+        loss_denominator, tokens, positions = self.accelerator.gather(own).sum(0).tolist()
+        # If no group has a signal, the denominator is 0, and so are the loss and its gradient.
+        return self._padded(packed), StepTotals(loss_denominator or 1.0, max(1, int(tokens)), int(positions))
 
-    def _equally_many(self, rows: list[PackedRow]) -> list[PackedRow]:
-        """As many rows on every rank, because unequal numbers of forwards hang collectives; fills up without labels."""
-        most = int(self.accelerator.gather(torch.tensor([len(rows)], device=self.args.device)).max())
-        return rows + [collate([self._filler], filler=self._filler)] * (most - len(rows))
+    def _padded(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches and unlabelled ones, so that all ranks have equally many: otherwise collectives hang."""
+        most = int(self.accelerator.gather(torch.tensor([len(micro_batches)], device=self.args.device)).max())
+        return micro_batches + [collate([self._filler], filler=self._filler)] * (most - len(micro_batches))
 
-    def _balance(self, model: torch.nn.Module, rows: list[PackedRow], positions: int) -> ExpertBalance | None:
-        """The step's expert balance, its rows but the first already counted; None for a dense model."""
+    def _balance(
+        self, model: torch.nn.Module, micro_batches: list[MicroBatch], totals: StepTotals
+    ) -> ExpertBalance | None:
+        """The step's expert balance, with all micro-batches but the first already counted; None for a dense model."""
         if self.router is None:
             return None
-        experts_per_token = self.model.config.text_config.num_experts_per_tok
         balance = ExpertBalance(
-            self.router, experts_per_token=experts_per_token, tokens=positions, all_sum=self._all_sum
+            self.router,
+            experts_per_token=self.model.config.text_config.num_experts_per_tok,
+            tokens=totals.positions,
+            all_sum=lambda values: self.accelerator.reduce(values, "sum"),
         )
         with self.stopwatch.measure("time/count_experts"):
-            balance.count_ahead(model, rows, self.args.device)
+            balance.count_ahead(model, micro_batches, self.args.device)
         return balance
 
-    def _all_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the ranks."""
-        return self.accelerator.reduce(values, "sum")
-
-    # What a batch source asks for
+    # `Learner`: the interface for batch sources
 
     @property
     def step(self) -> int:
@@ -157,33 +174,34 @@ class Trainer(transformers.Trainer):
 
     @property
     def weights_version(self) -> int:
-        """The number that the engine knows the current weights by."""
-        return self.state.global_step + 1
+        """The version under which engines know the current weights."""
+        return self.step + 1
 
     def push_weights(self, engine: RolloutEngine) -> None:
-        """Give the engine the current weights, unless it has them (a collective under ZeRO-3)."""
-        if self._pushed_step == self.state.global_step:
+        """Send the current weights to the engine, unless it already has them (collective under ZeRO-3)."""
+        if self._pushed_step == self.step:
             return
         with self.stopwatch.measure("time/sync"):
             engine.push_weights(self.weights_version, gathered_weights(self.model))
-        self._pushed_step = self.state.global_step
+        self._pushed_step = self.step
 
     @torch.no_grad()
-    def compute_logprobs(self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None) -> list[TokenScores]:
-        """Scores of each sample's completion, on the CPU, by the policy or another model; every rank must call it."""
+    def compute_logprobs(
+        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None
+    ) -> list[TokenLogprobs]:
+        """Log-probs of each sample's completion under the policy or another model, on the CPU (collective)."""
         model = model or self.model_wrapped
         model.eval()
-        places = assign_rows([len(sample) for sample in samples], pack_length=self.pack_length)
-        rows = [collate([samples[index] for index in place], filler=self._filler) for place in places]
-        if model is not self.model_wrapped:  # another model routes by itself
-            rows = [replace(row, routes=None) for row in rows]
-        scored: dict[int, TokenScores] = {}
-        for number, row in enumerate(self._equally_many(rows)):
-            scores: TokenScores = model(**row.model_inputs(self.args.device), distribution=self.source.distribution)
-            if number < len(rows):
-                lengths = [samples[index].completion_length for index in places[number]]
-                scored |= dict(zip(places[number], scores.split(lengths), strict=True))
-        return [scored[index] for index in range(len(samples))]
+        layout, packed = pack(samples, pack_length=self.pack_length, filler=self._filler)
+        if model is not self.model_wrapped:  # another model chooses its own experts
+            packed = [replace(micro_batch, routed_experts=None) for micro_batch in packed]
+        found: dict[int, TokenLogprobs] = {}
+        for number, micro_batch in enumerate(self._padded(packed)):
+            output = self._forward(model, micro_batch)
+            if number < len(layout):
+                lengths = [samples[index].completion_length for index in layout[number]]
+                found |= dict(zip(layout[number], output.split(lengths), strict=True))
+        return [found[index] for index in range(len(samples))]
 
     def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
         """Record the training–inference mismatch and stop the run if it is too large (collective).
@@ -217,22 +235,22 @@ class Trainer(transformers.Trainer):
     # transformers.Trainer's seams
 
     def get_train_dataloader(self) -> Any:
-        """The batch source as an iterable of `max_steps` batches that starts where training stands."""
+        """The batch source as an iterable that continues from the current step and ends after `max_steps`."""
         return _Steps(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the step's own metrics with the Trainer's."""
+        """Log the recorded metrics and durations of the step with those of transformers."""
         super().log({**logs, **self._step_metrics, **self.stopwatch.take()}, start_time)
         self._step_metrics = {}
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """transformers' optimiser, watched for non-finite steps."""
+        """Create transformers' optimiser and watch it for non-finite steps."""
         optimizer = super().create_optimizer(*args, **kwargs)
         self.monitor.watch(optimizer)
         return optimizer
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.step}"
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
@@ -242,20 +260,20 @@ class Trainer(transformers.Trainer):
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             free = shutil.disk_usage(self.args.output_dir).free / 2**30
             raise OSError(
-                f"{folder} could not be written ({error}); {free:.1f} GiB are free there. The checkpoint before it is "
-                "intact: make room and run the same command again"
+                f"{folder} could not be written ({error}); {free:.1f} GiB are free there. The previous checkpoint is "
+                "intact: free some space and run the same command again"
             ) from error
 
     def _get_num_items_in_batch(self, *_: Any) -> None:
-        """Not transformers' business: the step has a denominator of its own."""
+        """None, so that transformers does not rescale the loss: the step has its own denominator."""
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not estimated: a batch is a `StepBatch`, not a dictionary of tensors."""
+        """0: not estimated, because a batch is a `StepBatch` instead of a dictionary of tensors."""
         return 0
 
 
 class _Steps:
-    """The iterable that transformers' training loop walks."""
+    """The iterable of step batches for transformers' training loop."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -264,5 +282,5 @@ class _Steps:
         return self.trainer.args.max_steps
 
     def __iter__(self) -> Iterator[StepBatch]:
-        done = self.trainer.state.global_step
+        done = self.trainer.step
         return islice(self.trainer.source.batches(self.trainer, start_step=done), len(self) - done)

@@ -1,4 +1,4 @@
-"""The trainer's weights as whole tensors, whatever the ZeRO stage."""
+"""The trainer's weights as full tensors, under every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sail_rl.models.adapters import PlainWeight, plain_weights
 from .distributed import rank, zero3_disabled
 
 BUCKET_BYTES = 2**30
-"""Weights that are gathered at a time under ZeRO-3 (at least one)."""
+"""Bytes of weights that ZeRO-3 gathers at a time (at least one weight)."""
 
 
 def start_critic(model: SailVLForConditionalGeneration) -> None:
-    """Let a new critic begin with the policy's layers (if it has its own) and with a value of 0 everywhere."""
+    """Initialise a new critic: its own layers, if it has any, copy the policy's; its value head starts at 0."""
     critic = model.critic
     pairs: list[tuple[torch.Tensor, torch.Tensor | None]] = [(critic.value_head.weight, None)]
     if critic.model is not None:
@@ -40,14 +40,14 @@ def start_critic(model: SailVLForConditionalGeneration) -> None:
 
 
 def gathered_weights(model: nn.Module, *, critic: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-    """All weights under the names of a model without LoRA, adapters merged in (see `adapters.plain_weights`).
+    """Yield all weights under the names of a model without LoRA, adapters merged in (see `adapters.plain_weights`).
 
-    Under ZeRO-3 they are gathered as they are asked for, `BUCKET_BYTES` at a time: a collective, so every rank must
-    iterate, and to the end. A tied language-model head is not listed twice: engines tie it themselves.
+    ZeRO-3 gathers them during the iteration, `BUCKET_BYTES` at a time: every rank must iterate to the end
+    (collective). A tied language-model head is listed once, because engines tie it themselves.
 
     Args:
         model: the trained model; it is not changed.
-        critic: list the critic, too, which is nothing to an engine.
+        critic: include the critic, which engines do not have.
     """
     weights = [weight for weight in plain_weights(model) if critic or not weight.name.startswith("critic.")]
     for bucket in _buckets(weights):
@@ -58,7 +58,7 @@ def gathered_weights(model: nn.Module, *, critic: bool = False) -> Iterator[tupl
 
 
 def save_merged(model: PeftModel, folder: Path) -> None:
-    """Write a model with LoRA as a plain one, its adapters merged in (a collective; rank 0 writes)."""
+    """Save a LoRA model as a plain model with its adapters merged in (collective; rank 0 writes)."""
     base: Any = model.get_base_model()
     weights = {}
     for name, tensor in gathered_weights(model, critic=True):
@@ -68,14 +68,14 @@ def save_merged(model: PeftModel, folder: Path) -> None:
         config = copy.deepcopy(base.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with zero3_disabled(), torch.device("meta"):  # only its names and its way of saving are needed
+        with zero3_disabled(), torch.device("meta"):  # only its parameter names and `save_pretrained` are needed
             plain = type(base)(config)
         plain.generation_config = base.generation_config
         plain.save_pretrained(folder, state_dict=weights)
 
 
 def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:
-    """Consecutive weights of up to `BUCKET_BYTES` together, or a single larger one."""
+    """Group consecutive weights into buckets of at most `BUCKET_BYTES`; a larger weight gets its own bucket."""
     bucket: list[PlainWeight] = []
     size = 0
     for weight in weights:

@@ -7,8 +7,8 @@ import torch
 
 from sail_rl.maths.losses import PolicyLoss
 from sail_rl.maths.token_fields import TokenFields
-from sail_rl.models import Distribution, TokenScores
-from sail_rl.models.token_scores import CHUNK, token_scores
+from sail_rl.models import Distribution, TokenLogprobs
+from sail_rl.models.token_logprobs import CHUNK, token_logprobs
 
 
 def make(tokens: int, hidden: int = 16, vocabulary: int = 50) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,7 +34,7 @@ def test_values_and_gradients_equal_the_naive_computation(
     tokens: int, temperature: float, banned: tuple[int, ...]
 ) -> None:
     states, weight, targets = make(tokens)
-    logprobs, entropies = token_scores(states, weight, targets, Distribution(temperature, banned))
+    logprobs, entropies = token_logprobs(states, weight, targets, Distribution(temperature, banned))
     expected, expected_entropies = naive(states, weight, targets, temperature, banned)
     torch.testing.assert_close(logprobs, expected)
     torch.testing.assert_close(entropies, expected_entropies, atol=1e-5, rtol=1e-5)
@@ -59,7 +59,7 @@ def mixed(
 def test_the_entropy_s_gradient_by_hand() -> None:
     """Two tokens, p = (0.8, 0.2): H = 0.500402, dH/dz = -p (log p + H) = (-0.221807, 0.221807); halved by T = 2."""
     states, weight = torch.tensor([[2 * 1.3862944]], requires_grad=True), torch.tensor([[1.0], [0.0]])
-    _, entropies = token_scores(states, weight, torch.tensor([0]), Distribution(temperature=2.0))
+    _, entropies = token_logprobs(states, weight, torch.tensor([0]), Distribution(temperature=2.0))
     entropies.sum().backward()
     assert entropies.item() == pytest.approx(0.5004024)
     assert states.grad is not None
@@ -79,7 +79,7 @@ def test_gradients_that_nobody_needs_are_not_computed(monkeypatch: pytest.Monkey
         (weight if frozen == "head" else states).requires_grad_(False)
         (states if frozen == "head" else weight).register_hook(lambda gradient: None)
         allocated.clear()
-        token_scores(states, weight, targets)[0].sum().backward()
+        token_logprobs(states, weight, targets)[0].sum().backward()
         assert allocated == [(states if frozen == "head" else weight).shape]
         assert (states.grad is None) == (frozen == "states")
         assert (weight.grad is None) == (frozen == "head")
@@ -92,10 +92,10 @@ def test_the_entropy_bonus_raises_the_entropy() -> None:
     fields = TokenFields(advantages=torch.zeros(8), rollout_logprobs=torch.zeros(8))
     seen = []
     for _ in range(5):
-        logprobs, entropies = token_scores(states.detach(), weight, targets, Distribution(0.8, (3,)))
+        logprobs, entropies = token_logprobs(states.detach(), weight, targets, Distribution(0.8, (3,)))
         seen.append(entropies.mean().item())
         loss = PolicyLoss(entropy_coef=1.0)(
-            TokenScores(logprobs, entropies), fields, torch.zeros(8).long()
+            TokenLogprobs(logprobs, entropies), fields, torch.zeros(8).long()
         ).values.mean()
         (gradient,) = torch.autograd.grad(loss, weight)
         weight = (weight - gradient).detach().requires_grad_()
@@ -104,14 +104,14 @@ def test_the_entropy_bonus_raises_the_entropy() -> None:
 
 
 def test_a_uniform_distribution_by_hand() -> None:
-    logprobs, entropies = token_scores(torch.zeros(1, 4), torch.ones(8, 4), torch.tensor([2]))
+    logprobs, entropies = token_logprobs(torch.zeros(1, 4), torch.ones(8, 4), torch.tensor([2]))
     assert logprobs.item() == pytest.approx(-2.0794415)  # log(1/8)
     assert entropies.item() == pytest.approx(2.0794415)
 
 
 def test_no_labelled_token_gives_an_empty_score_that_still_has_a_gradient() -> None:
     states, weight, _ = make(3)
-    logprobs, _ = token_scores(states[:0], weight, torch.empty(0, dtype=torch.long))
+    logprobs, _ = token_logprobs(states[:0], weight, torch.empty(0, dtype=torch.long))
     logprobs.sum().backward()
     assert logprobs.shape == (0,)
     assert weight.grad is not None

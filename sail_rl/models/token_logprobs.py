@@ -44,7 +44,7 @@ def _chunk_logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float
     return logits.index_fill_(1, banned, float("-inf")) if len(banned) else logits
 
 
-class _TokenScores(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -112,7 +112,7 @@ def _grad_logits(
     return grad
 
 
-def token_scores(
+def token_logprobs(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     targets: torch.Tensor,
@@ -130,4 +130,4 @@ def token_scores(
         Log-probabilities [N] and entropies [N] in nats, both float32 and differentiable.
     """
     banned = torch.tensor(distribution.banned_token_ids, dtype=torch.long, device=hidden.device)
-    return _TokenScores.apply(hidden, weight, targets, distribution.temperature, banned)
+    return _TokenLogprobs.apply(hidden, weight, targets, distribution.temperature, banned)
