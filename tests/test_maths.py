@@ -14,13 +14,13 @@ from sail_rl.maths.advantages import (
     centred_advantages,
     generalised_advantages,
     group_advantages,
-    informative_groups,
     leave_one_out_advantages,
 )
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection, effective_sample_share
 from sail_rl.maths.kl import kl_estimate
 from sail_rl.maths.segments import segment_means, segment_sums
+from sail_rl.trainer.groups import Group
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
 
@@ -67,8 +67,8 @@ def test_a_group_of_one_is_refused(name: str) -> None:
 
 
 def test_groups_with_equal_rewards_carry_no_signal() -> None:
-    rewards = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]])
-    assert informative_groups(rewards).tolist() == [False, True, False, False]
+    rewards = [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]]
+    assert [Group(0, [], values, 1, 0).informative for values in rewards] == [False, True, False, False]
 
 
 # Generalised advantage estimation

@@ -16,7 +16,7 @@ from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
-from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, Scored, TokenLoss, cross_entropy
+from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, PolicyOutput, TokenLoss, cross_entropy
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models import MODEL_DISTRIBUTION, SailVLConfig
 from sail_rl.models.loading import load_model
@@ -217,15 +217,15 @@ def test_a_step_without_any_sample_has_no_gradient(
 
 
 class NaNInSomeSteps:
-    """Cross-entropy that is NaN in the steps (counted from 1) it is told; rows aren't split in these tests."""
+    """Cross-entropy that is NaN in the given steps, counted from 1; each step of these tests has one micro-batch."""
 
     def __init__(self, *bad: int) -> None:
         self.bad = bad
         self.calls = 0
 
-    def __call__(self, scores: Scored, fields: TokenFields, segments: torch.Tensor) -> TokenLoss:
+    def __call__(self, output: PolicyOutput, fields: TokenFields, segments: torch.Tensor) -> TokenLoss:
         self.calls += 1
-        return TokenLoss(-scores.logprobs * (float("nan") if self.calls in self.bad else 1.0))
+        return TokenLoss(-output.logprobs * (float("nan") if self.calls in self.bad else 1.0))
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])

@@ -12,7 +12,7 @@ Decision = Literal["go on", "try", "keep", "return", "roll back"]
 
 
 def descent(losses: Sequence[float]) -> tuple[float, float]:
-    """How fast the loss falls a step (least squares), and the standard error of that number."""
+    """The fall of the loss per step (least squares), and the standard error of this slope."""
     steps = numpy.arange(len(losses), dtype=float)
     (slope, _), covariance = numpy.polyfit(steps, losses, 1, cov="unscaled")
     residuals = losses - numpy.polyval(numpy.polyfit(steps, losses, 1), steps)
@@ -22,19 +22,21 @@ def descent(losses: Sequence[float]) -> tuple[float, float]:
 
 @dataclass
 class LineSearch:
-    """Decides after each window of steps what becomes of the learning rate.
+    """Decides after each window of steps about the learning rate.
 
-    One window measures the descent v at the present rate η; the next tries α'η. With e the standard error of the
-    difference: keep α'η if v(α'η) > v(η) + 2e; if v(α'η) < v(η) - 2e, roll weights and optimiser back and go on with
-    β'η; otherwise return to η. α' = max(λ^t α, 1) and β' = 1 / max(λ^t β, 1) after t trials: the search narrows, and
-    ends when α' is 1.
+    One window measures the descent v at the current rate η; the next window tries α'η. Let e be the standard error of
+    the difference. If v(α'η) > v(η) + 2e, keep α'η; if v(α'η) < v(η) - 2e, roll weights and optimiser back and continue
+    with β'η; otherwise return to η. After t trials α' = max(λ^t α, 1) and β' = 1 / max(λ^t β, 1): the search narrows,
+    and ends when α' is 1.
 
     Args:
         window: steps of a window, at least 3.
         alpha, beta, decay: α and β (above 1) and λ (below 1).
-        scale: η over the scheduled learning rate; `trial` is that of the window under way, if it is a trial.
-        trials: t, `measured`: descent and error at η, `losses`: of the window under way. With `scale` and `trial`, all
-            that a resumed run must know.
+        scale: η over the scheduled learning rate. This and the following fields are the state for resumption.
+        trial: tried rate over the scheduled one, if the current window is a trial.
+        trials: t, the number of finished trials.
+        measured: descent and its standard error at η.
+        losses: losses of the current window.
     """
 
     window: int
@@ -49,11 +51,11 @@ class LineSearch:
 
     @property
     def rate(self) -> float:
-        """What the scheduled learning rate is multiplied by now."""
+        """The current factor of the scheduled learning rate."""
         return self.scale if self.trial is None else self.trial
 
     def observe(self, loss: float) -> Decision:
-        """Take a step's loss. "try" and "keep" begin a trial: what it starts from must be remembered."""
+        """Take a step's loss and decide. "try" and "keep" begin a trial, whose initial state must be saved."""
         step_up = max(self.decay**self.trials * self.alpha, 1.0)
         if step_up == 1.0:
             return "go on"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-EPSILON = 1e-4  # TRL's; keeps a group with tiny spread from exploding
+EPSILON = 1e-4  # as in TRL; bounds the advantages of groups with nearly equal rewards
 
 
 def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
@@ -19,7 +19,7 @@ def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
 
 
 def centred_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """Dr. GRPO: reward - group mean, because the division favours easy and hard questions (arXiv 2503.20783, eq. 3)."""
+    """Dr. GRPO: reward - group mean, as the division favours very easy and hard questions (arXiv 2503.20783, eq. 3)."""
     return _groups(rewards_PG) - rewards_PG.mean(dim=1, keepdim=True)
 
 
@@ -46,12 +46,7 @@ ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "reinforce_pp": batch_normalised_advantages,
     "reinforce_pp_baseline": batch_normalised_group_advantages,
 }
-"""Estimators by the name they have in recipes: rewards [P, G] → advantages [P, G], one value for a whole completion."""
-
-
-def informative_groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """Which groups [P] have rewards that differ; the others carry no signal (DAPO, arXiv 2503.14476, section 3.2)."""
-    return (rewards_PG != rewards_PG[:, :1]).any(dim=1)
+"""Estimators by their names in recipes: rewards [P, G] → advantages [P, G], one value for each completion."""
 
 
 def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:  # noqa: N803
@@ -63,7 +58,7 @@ def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: floa
         gamma: discount of rewards; `lam`: λ, 1 for Monte-Carlo returns, 0 for one-step differences.
 
     Returns:
-        Advantages [B, T] and returns [B, T] (advantage + value: what the critic learns), both 0 in the padding.
+        Advantages [B, T] and returns [B, T] (advantage + value, the critic's target), both 0 in the padding.
     """
     advantages = torch.zeros_like(values_BT)
     following = torch.zeros_like(values_BT[:, 0])  # advantage of the next token
@@ -79,7 +74,7 @@ def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: floa
 def _groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803
     if rewards_PG.shape[1] < 2:
         raise ValueError(
-            f"group of {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more"
+            f"a group has {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more"
         )
     return rewards_PG
 

@@ -1,8 +1,8 @@
-"""Balance of a mixture of experts: router losses and load statistics, from sums that add up over rows and ranks.
+"""Router losses and load statistics of a mixture of experts, from sums that add up over micro-batches and ranks.
 
-L layers, E experts, k experts a token, T positions of a row, N tokens of the whole optimiser step (all its rows on all
-ranks). Everything is linear in sums over tokens, except the product of two means in the load-balancing loss: its expert
-shares have to be those of the whole step before any row's part is differentiated.
+L layers, E experts, k experts per token, T positions of a micro-batch, N tokens of the whole optimiser step (all
+micro-batches of all ranks). Everything is linear in sums over tokens, except the product of two means in the
+load-balancing loss: its expert shares must be those of the whole step before any micro-batch's part is differentiated.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 
 DEAD_BELOW = 0.1
-"""An expert with less than this part of the mean load counts as dead."""
+"""An expert with less than this fraction of the mean load counts as dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterSums:
-    """Sums over the tokens of a row, or of rows that were added up.
+    """Sums over the tokens of one or more micro-batches.
 
-    `counts` [L, E]: routed slots that each expert got (no gradient); `probabilities` [L, E]: router probabilities;
-    `squares` [L]: squared log-partition functions logsumexp(logits)².
+    `counts` [L, E]: routed slots of each expert (no gradient); `probabilities` [L, E]: router probabilities; `squares`
+    [L]: squared log-partition functions logsumexp(logits)².
     """
 
     counts: torch.Tensor
@@ -29,7 +29,7 @@ class RouterSums:
     squares: torch.Tensor
 
     def detached(self) -> RouterSums:
-        """The same sums without their graph."""
+        """The same sums, detached from the graph."""
         return RouterSums(self.counts, self.probabilities.detach(), self.squares.detach())
 
     def __add__(self, other: RouterSums) -> RouterSums:
@@ -39,20 +39,20 @@ class RouterSums:
 
 
 def router_sums(router_logits: Sequence[torch.Tensor], mask: torch.Tensor, *, experts_per_token: int) -> RouterSums:
-    """Sum one row's routing over the positions that count.
+    """Sum one micro-batch's routing over its trained positions.
 
     Args:
         router_logits: L tensors [T, E].
-        mask: [T], true for the positions of real tokens.
-        experts_per_token: k; the choice is the router's own, the k largest float32 probabilities.
+        mask: [T], true for trained positions, false in padding.
+        experts_per_token: k; the counted choice is the router's own, the k largest float32 probabilities.
     """
     counts, probabilities, squares = [], [], []
-    positions = mask.nonzero()[:, 0]  # once: each look at the mask makes an accelerator wait
+    positions = mask.nonzero()[:, 0]  # once, because each use of the mask synchronises with the accelerator
     for layer in router_logits:
         logits = layer.index_select(0, positions).float()
         layer_probabilities = logits.softmax(-1)
         chosen = layer_probabilities.detach().topk(experts_per_token, dim=-1).indices.flatten()
-        slots = torch.ones_like(chosen, dtype=torch.float64)  # float32 would stop counting at 2^24
+        slots = torch.ones_like(chosen, dtype=torch.float64)  # float32 cannot count beyond 2^24
         counts.append(slots.new_zeros(logits.shape[1]).scatter_add_(0, chosen, slots))
         probabilities.append(layer_probabilities.sum(0))
         squares.append(logits.logsumexp(-1).square().sum())
@@ -60,24 +60,24 @@ def router_sums(router_logits: Sequence[torch.Tensor], mask: torch.Tensor, *, ex
 
 
 def expert_shares(counts: torch.Tensor) -> torch.Tensor:
-    """Share of a layer's routed slots that each expert got, float32 [L, E] from counts [L, E] (0 without tokens)."""
+    """Each expert's share of its layer's routed slots, float32 [L, E], from counts [L, E] (0 without tokens)."""
     return (counts / counts.sum(-1, keepdim=True).clamp(min=1)).float()
 
 
 def load_balancing_loss(shares: torch.Tensor, probabilities: torch.Tensor, *, tokens: int) -> torch.Tensor:
     """Load-balancing loss of each layer, E · Σ_i f_i · P_i (Switch Transformer, arXiv 2101.03961, eq. 4-6).
 
-    1 at perfect balance, E when one expert gets everything. transformers' `load_balancing_loss_func` counts slots a
-    token instead of shares of the slots, so that on one layer it gives k times as much.
+    It is 1 at perfect balance and E if one expert gets all slots. transformers' `load_balancing_loss_func` uses slots
+    per token instead of shares of the slots, so its value for one layer is k times as large.
 
     Args:
         shares: f [L, E], shares of the whole step's routed slots; no gradient flows into them.
-        probabilities: [L, E], router probabilities summed over some of the step's tokens: all of them for the loss,
-            one row's for its part of it (parts add up to the loss).
+        probabilities: [L, E], router probabilities summed over all tokens of the step, or over one micro-batch for its
+            part of the loss (the parts add up to the loss).
         tokens: N of the whole step, so that P = probabilities / N.
 
     Returns:
-        [L]; the loss that is trained on is the mean over layers.
+        [L]; the training loss is the mean over layers.
     """
     return shares.shape[1] * (shares.detach() * probabilities).sum(-1) / max(1, tokens)
 
@@ -85,7 +85,7 @@ def load_balancing_loss(shares: torch.Tensor, probabilities: torch.Tensor, *, to
 def router_z_loss(squares: torch.Tensor, *, tokens: int) -> torch.Tensor:
     """Router z-loss of each layer [L], the mean over tokens of logsumexp(logits)² (ST-MoE, arXiv 2202.08906, eq. 5).
 
-    `squares` [L] may be one row's sum: its part of the loss is returned then. `tokens`: N of the whole step.
+    `squares` [L] is the sum over the whole step, or over one micro-batch for its part. `tokens`: N of the whole step.
     """
     return squares / max(1, tokens)
 

@@ -1,4 +1,4 @@
-"""Losses per labelled token. They return values [L] and per-token metrics [L]; the trainer owns the one denominator.
+"""Losses per labelled token. They return values [L] and metrics [L]; the trainer owns the one denominator.
 
 Every loss takes the model's output for the L labelled tokens of a micro-batch, their token fields, each [L], and the
 `segments` [L] that say which sample a token belongs to.
@@ -17,8 +17,8 @@ from .segments import segment_means
 from .token_fields import TokenFields, present
 
 
-class Scored(Protocol):
-    """What a loss reads of the model's output: `logprobs` and `entropies` [L] in nats, and a critic's `values` [L]."""
+class PolicyOutput(Protocol):
+    """The model's output that losses read: `logprobs` and `entropies` [L] in nats, and the critic's `values` [L]."""
 
     logprobs: Tensor
     entropies: Tensor
@@ -27,25 +27,25 @@ class Scored(Protocol):
 
 @dataclass(slots=True)
 class TokenLoss:
-    """`values` [L], differentiable; `metrics` by name, each [L], detached, averaged over all tokens of the step."""
+    """Differentiable `values` [L], and detached `metrics` [L] by name; the trainer averages metrics over the step."""
 
     values: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class LossFunction(Protocol):
-    """Scores the labelled tokens of one packed row."""
+    """Computes the losses of a micro-batch's labelled tokens."""
 
-    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss: ...
+    def __call__(self, output: PolicyOutput, fields: TokenFields, segments: Tensor) -> TokenLoss: ...
 
 
-def cross_entropy(scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
+def cross_entropy(output: PolicyOutput, fields: TokenFields, segments: Tensor) -> TokenLoss:
     """Next-token loss over thought and answer, -log P(T∘A | I) (SAIL-VL2 report, section 4.1); reads no fields."""
-    return TokenLoss(-scores.logprobs)
+    return TokenLoss(-output.logprobs)
 
 
 class Surrogate(Protocol):
-    """A policy objective per token: from log-ratios to the old policy [L] (differentiable) to the loss [L]."""
+    """A policy objective: the losses [L] of tokens from their differentiable log-ratios [L] to the old policy."""
 
     def __call__(self, log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, segments: Tensor) -> TokenLoss: ...
 
@@ -54,13 +54,13 @@ class Surrogate(Protocol):
 class ClippedSurrogate:
     """PPO's clipped objective with separate limits ("clip-higher": DAPO, arXiv 2503.14476, eq. 8-9).
 
-    -min(r·A, clip(r, 1 - clip_low, 1 + clip_high)·A). `level` says whose ratio r is:
+    -min(r·A, clip(r, 1 - clip_low, 1 + clip_high)·A). `level` defines the ratio r:
 
     - "token": r_t = π(token) / π_old(token) (PPO, arXiv 1707.06347, eq. 7).
     - "sequence": s = (π(completion) / π_old(completion))^(1/length), the same for all tokens of a completion (GSPO,
-      arXiv 2507.18071, eq. 5-7). Aggregate it by "sequence_mean".
-    - "sequence_token": the value of s, but each token passes its own gradient (GSPO-token, eq. 13-14): the same
-      gradient as "sequence" when a completion's advantages are all equal.
+      arXiv 2507.18071, eq. 5-7). Use it with the aggregation "sequence_mean".
+    - "sequence_token": the value of s with the gradient of each token's own log-prob (GSPO-token, eq. 13-14). The
+      gradient equals that of "sequence" if all advantages of a completion are equal.
     """
 
     clip_low: float = 0.20
@@ -79,7 +79,7 @@ class ClippedSurrogate:
 
 @dataclass(frozen=True, slots=True)
 class CispoSurrogate:
-    """CISPO: -sg(clip(r, 1 - clip_low, 1 + clip_high))·A·log π (arXiv 2506.13585, eq. 4-5): no gradient is cut."""
+    """CISPO: -sg(clip(r, 1 - clip_low, 1 + clip_high))·A·log π (arXiv 2506.13585, eq. 4-5); no gradient is clipped."""
 
     clip_low: float = 1.0
     clip_high: float = 0.28
@@ -93,7 +93,7 @@ class CispoSurrogate:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """A surrogate with what may be added to it: importance weights, a KL penalty, an entropy bonus.
+    """A surrogate with optional importance weights, KL penalty and entropy bonus.
 
     Needs the fields `advantages` and `rollout_logprobs`, and `reference_logprobs` if `kl_coef` is not 0. Uses
     `old_logprobs` and `importance_weights` where they are set.
@@ -109,10 +109,10 @@ class PolicyLoss:
     kl_kind: KLKind = "k3"
     entropy_coef: float = 0.0
 
-    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
-        logprobs, rollout = scores.logprobs, present(fields.rollout_logprobs)
+    def __call__(self, output: PolicyOutput, fields: TokenFields, segments: Tensor) -> TokenLoss:
+        logprobs, rollout = output.logprobs, present(fields.rollout_logprobs)
         loss = self.surrogate(logprobs - fields.ratio_logprobs, present(fields.advantages), logprobs, segments)
-        # How far the trainer has moved from what sampled: k3 with the roles swapped, since the sampler drew the tokens.
+        # The trainer's divergence from the sampling policy: k3 with swapped roles, because the engine drew the tokens.
         loss.metrics["kl/rollout"] = kl_estimate(rollout, logprobs.detach(), "k3")
         if fields.importance_weights is not None:
             loss.values = loss.values * fields.importance_weights
@@ -122,7 +122,7 @@ class PolicyLoss:
             loss.metrics["kl/reference"] = divergence.detach()
             loss.values = loss.values + self.kl_coef * divergence
         if self.entropy_coef:
-            loss.values = loss.values - self.entropy_coef * scores.entropies
+            loss.values = loss.values - self.entropy_coef * output.entropies
         return loss
 
 
@@ -138,25 +138,25 @@ class ActorCriticLoss:
     Args:
         policy: the actor's loss.
         value_coef: factor of the critic's error.
-        value_clip: how far the value may move from V_old before its error stops shrinking.
+        value_clip: distance from V_old beyond which the value gets no credit for a smaller error.
     """
 
     policy: LossFunction
     value_coef: float = 0.5
     value_clip: float = 0.2
 
-    def __call__(self, scores: Scored, fields: TokenFields, segments: Tensor) -> TokenLoss:
-        assert scores.values is not None, "the model has no value head"
-        loss = self.policy(scores, fields, segments)
+    def __call__(self, output: PolicyOutput, fields: TokenFields, segments: Tensor) -> TokenLoss:
+        assert output.values is not None, "the model has no value head"
+        loss = self.policy(output, fields, segments)
         returns, old = present(fields.returns), present(fields.old_values)
-        clipped = old + (scores.values - old).clamp(-self.value_clip, self.value_clip)
-        error = torch.maximum((scores.values - returns).square(), (clipped - returns).square()) / 2
+        clipped = old + (output.values - old).clamp(-self.value_clip, self.value_clip)
+        error = torch.maximum((output.values - returns).square(), (clipped - returns).square()) / 2
         actor = loss.values if fields.actor is None else loss.values * fields.actor
         metrics = {
             "value/loss": error.detach(),
-            "value/mean": scores.values.detach(),
+            "value/mean": output.values.detach(),
             "value/return": returns,
-            "value/clip_fraction": ((scores.values - old).abs() > self.value_clip).float(),
+            "value/clip_fraction": ((output.values - old).abs() > self.value_clip).float(),
         }
         return TokenLoss(actor + self.value_coef * error, loss.metrics | metrics)
 

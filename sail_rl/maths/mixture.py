@@ -1,6 +1,6 @@
-"""The mixture of sources with the highest expert-activation entropy: a concave problem, solved with a certificate.
+"""The data mixture of highest expert-activation entropy: a concave problem, solved with a certificate.
 
-S sources, L layers, E experts. p [S, L, E] are a source's expert shares in each layer (each p[s, l] sums to 1); a
+S sources, L layers, E experts. p [S, L, E] are the sources' expert shares in each layer (each p[s, l] sums to 1); a
 mixture w [S] activates expert i of layer l with probability q[l, i] = Σ_s w_s · p[s, l, i].
 """
 
@@ -15,12 +15,12 @@ from scipy.special import entr
 
 Array = NDArray[numpy.float64]
 GAP_TOLERANCE = 1e-6
-"""Largest distance to the optimum, in nats, that is accepted."""
+"""Largest accepted distance to the optimum, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """`weights` [S], their `entropy` in nats, and `gap`: no allowed mixture has more than `entropy` + `gap`."""
+    """`weights` [S], their `entropy` in nats, and `gap`: no feasible mixture exceeds `entropy` + `gap`."""
 
     weights: Array
     entropy: float
@@ -38,9 +38,9 @@ def mixture_entropy(weights: Array, shares: Array) -> float:
 
 
 def entropy_gradient(weights: Array, shares: Array) -> Array:
-    """Derivative [S] of `mixture_entropy` by each weight: -(1/L) Σ_l Σ_i p[s, l, i] · (log q[l, i] + 1).
+    """Gradient [S] of `mixture_entropy` with respect to the weights: -(1/L) Σ_l Σ_i p[s, l, i] · (log q[l, i] + 1).
 
-    Infinite for a source that activates an expert which nothing in the mixture does.
+    Infinite for a source that activates an expert which the mixture does not activate.
     """
     mixed = numpy.tensordot(weights, shares, axes=1)
     surprise = numpy.zeros_like(shares)
@@ -50,7 +50,7 @@ def entropy_gradient(weights: Array, shares: Array) -> Array:
 
 
 def duality_gap(weights: Array, shares: Array, *, lower: Array, upper: Array) -> float:
-    """Upper bound (nats) of what any allowed mixture has more: max over allowed v of ∇H(w)·(v - w), H being concave.
+    """Upper bound (nats) of the distance to the optimum: max over feasible v of ∇H(w)·(v - w), as H is concave.
 
     The best v fills the sources with the steepest gradient first (Jaggi 2013, "Revisiting Frank-Wolfe", section 2.2).
     """
@@ -67,25 +67,25 @@ def duality_gap(weights: Array, shares: Array, *, lower: Array, upper: Array) ->
 def max_entropy_mixture(shares: Array, *, lower: Array, upper: Array) -> Optimum:
     """The mixture w with lower <= w <= upper, Σ w = 1 whose expert-activation entropy is highest.
 
-    Unique where sources differ; of sources that activate the same experts only the sum is determined.
+    The mixture is unique if the sources' activations differ; sources with equal activations share a unique sum.
 
     Args:
         shares: p [S, L, E].
-        lower, upper: bounds [S] that allow a mixture.
+        lower, upper: [S] bounds of the weights; a mixture within them must exist.
 
     Raises:
-        RuntimeError: the solver ended further than GAP_TOLERANCE from the optimum.
+        RuntimeError: if the solver ended farther than GAP_TOLERANCE from the optimum.
     """
     start = _inside(lower, upper)
     used = shares.sum(0) > 0  # an expert that no source activates has entropy 0 in every mixture
 
-    def cost(weights: Array) -> tuple[float, Array]:
+    def negative_entropy(weights: Array) -> tuple[float, Array]:
         mixed = numpy.maximum(numpy.tensordot(weights, shares, axes=1), numpy.finfo(float).tiny)
         slopes = numpy.where(used, -numpy.log(mixed) - 1, 0.0)
         return -float(entr(mixed).sum(-1).mean()), -(shares * slopes).sum(-1).mean(-1)
 
     found = minimize(
-        cost,
+        negative_entropy,
         start,
         jac=True,
         method="SLSQP",
@@ -96,11 +96,11 @@ def max_entropy_mixture(shares: Array, *, lower: Array, upper: Array) -> Optimum
     weights = numpy.clip(found.x, lower, upper)
     gap = duality_gap(weights, shares, lower=lower, upper=upper)
     if not gap <= GAP_TOLERANCE:
-        raise RuntimeError(f"the mixture is up to {gap:.2g} nats from the optimum ({found.message}); relax the bounds")
+        raise RuntimeError(f"the mixture may be {gap:.2g} nats from the optimum ({found.message}); relax the bounds")
     return Optimum(weights, mixture_entropy(weights, shares), max(0.0, gap))
 
 
 def _inside(lower: Array, upper: Array) -> Array:
-    """An allowed mixture: every source the same part of the way from its lower to its upper bound."""
+    """A feasible mixture: every weight at the same fraction of the way from its lower to its upper bound."""
     room = (upper - lower).sum()
     return lower + (upper - lower) * ((1 - lower.sum()) / room if room else 0.0)

@@ -1,4 +1,4 @@
-"""How often at least one, or most, of k samples are right."""
+"""Metrics over k samples of a prompt: pass@k and the majority answer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from math import comb
 
 
 def pass_at_k(right: int, samples: int, k: int) -> float:
-    """Unbiased chance that one of k samples is right: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374, eq. 1).
+    """pass@k, the unbiased chance that one of k samples is right: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374, eq. 1).
 
     Args:
-        right: c, how many of the samples were right; `samples`: n; `k`: at most n.
+        right: c, the number of right samples; `samples`: n; `k`: at most n.
     """
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {samples} samples: k must be 1 to {samples}")
@@ -19,5 +19,5 @@ def pass_at_k(right: int, samples: int, k: int) -> float:
 
 
 def majority(answers: Sequence[Hashable]) -> Hashable:
-    """The commonest answer, the first of several equally common ones (maj@k)."""
+    """The most common answer (maj@k); of equally common answers the first."""
     return Counter(answers).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Sums and means over the samples of a packed row: tokens [L] of S samples, `segments` [L] says whose each one is."""
+"""Sums and means over the samples of a micro-batch: tokens [L], and `segments` [L] with each token's sample."""
 
 from __future__ import annotations
 

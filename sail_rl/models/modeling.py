@@ -27,11 +27,11 @@ from .vision import SailViT, encode_images, repeat_images
 
 @dataclass  # without slots: ZeRO-3 looks for tensors in an output's __dict__
 class TokenLogprobs:
-    """What a forward pass with `targets` returns: scores of the N labelled tokens of a packed row, in row order.
+    """The output of a forward pass with `targets`, for the N labelled tokens of a micro-batch in order.
 
     `logprobs` [N] and `entropies` [N] in nats, differentiable; with a critic: `values` [N], its estimates of the
     return at each token; MoE only: `router_logits`, one tensor [T, experts] for each layer, of *all* positions of
-    the row and differentiable.
+    the micro-batch and differentiable.
     """
 
     logprobs: torch.Tensor
@@ -40,16 +40,16 @@ class TokenLogprobs:
     router_logits: tuple[torch.Tensor, ...] | None = None
 
     def split(self, lengths: list[int]) -> list[TokenLogprobs]:
-        """Log-probs, entropies and values of each of a row's samples (with `lengths` labelled tokens), on the CPU."""
+        """Log-probs, entropies and values of each sample, with `lengths` labelled tokens, on the CPU."""
         values = [None] * len(lengths) if self.values is None else self.values.cpu().split(lengths)
         parts = zip(self.logprobs.cpu().split(lengths), self.entropies.cpu().split(lengths), values, strict=True)
         return [TokenLogprobs(*part) for part in parts]
 
 
 class LanguageModelHead(nn.Linear):
-    """The output projection; given `targets` it returns token scores instead of logits.
+    """The output projection; with `targets` it returns log-probs and entropies instead of logits.
 
-    Scores are computed inside this module's forward so that ZeRO-3's gathering hooks see the weight's use.
+    Both are computed inside this module's forward, so that ZeRO-3's hooks gather the weight.
     """
 
     def forward(
@@ -159,7 +159,7 @@ class SailVLModel(SailVLPreTrainedModel):
 
 
 class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
-    """SAIL-VL2 with its language-model head: generates, and scores the labelled tokens of packed rows."""
+    """SAIL-VL2 with its language-model head: generates, and computes log-probs of labelled tokens."""
 
     _keys_to_ignore_on_load_unexpected = [r"^critic\."]  # noqa: RUF012
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
@@ -193,16 +193,16 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast | TokenLogprobs:
-        """Return logits (and a loss with `labels`), or the scores of a packed row's labelled tokens with `targets`.
+        """Return logits (and a loss with `labels`), or with `targets` the log-probs of a micro-batch's labelled tokens.
 
         Args:
             input_ids: [B, T]; `pixel_values`, `image_grid_thw`: images in the order of the image tokens, see `vision`.
             labels: [B, T] as everywhere in transformers (shifted inside); the loss includes the MoE auxiliary loss.
-            targets: [1, T] *already shifted* labels of a packed row (`targets[0, t]` follows `input_ids[0, t]`;
-                -100: not scored). Pass `cu_seq_lens_q` and `position_ids` of the segments with it.
+            targets: [1, T] *already shifted* labels of a micro-batch (`targets[0, t]` follows `input_ids[0, t]`;
+                -100: unlabelled). Pass `cu_seq_lens_q` and `position_ids` with it.
             distribution: the distribution whose log-probs are returned.
             routed_experts: [T, layers, k] experts to replay in an MoE, see `routing`.
-            logits_to_keep: compute logits only for the last so many positions (0: all), or those indices.
+            logits_to_keep: number of last positions to compute logits for (0: all), or their indices.
         """
         kwargs.setdefault("output_router_logits", self.config.is_moe and (labels is not None or targets is not None))
         if self.config.is_moe:
@@ -211,7 +211,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             kwargs.pop("output_router_logits")
         if targets is not None:
             images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
-            return self._score(input_ids, targets, distribution, **images, **kwargs)
+            return self._token_logprobs(input_ids, targets, distribution, **images, **kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -256,14 +256,14 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         )
         return input_ids, model_kwargs | {name: value for name, value in images.items() if value is not None}
 
-    def _score(
+    def _token_logprobs(
         self,
         input_ids: torch.LongTensor | None,
         targets: torch.LongTensor,
         distribution: Distribution,
         **kwargs: Any,
     ) -> TokenLogprobs:
-        """Score the labelled positions of one packed row."""
+        """Log-probs of the labelled tokens of one micro-batch."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
             # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
             kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)

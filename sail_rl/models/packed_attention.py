@@ -1,7 +1,7 @@
-"""Causal attention over packed rows: one call per segment, so that samples that share a row never see each other.
+"""Causal attention over micro-batches: one call per sample, so that packed samples never attend to each other.
 
-A row of T tokens holds S segments delimited by `cu_seq_lens_q` [S + 1] (0, first end, …, T), FlashAttention's varlen
-convention. Without these boundaries the function is transformers' own SDPA attention, so `generate` works unchanged.
+A micro-batch of T tokens holds S samples delimited by `cu_seq_lens_q` [S + 1] (0, first end, …, T), FlashAttention's
+varlen convention. Without these boundaries the function is transformers' SDPA attention, so `generate` works unchanged.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def packed_attention_forward(
     cu_seq_lens_q: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each segment of a packed row.
+    """Attend within each sample of a micro-batch.
 
     Args:
         query: [1, heads, T, head_dim]; `key` and `value`: [1, kv_heads, T, head_dim].
         attention_mask: ignored when `cu_seq_lens_q` is given.
-        cu_seq_lens_q: [S + 1] segment boundaries, or None for plain SDPA attention.
+        cu_seq_lens_q: [S + 1] boundaries of the samples, or None for plain SDPA attention.
 
     Returns:
         The attended values [1, T, heads, head_dim] and None (no attention weights).
@@ -45,7 +45,7 @@ def packed_attention_forward(
         )
         return output, None
     lengths = cu_seq_lens_q.diff().tolist()
-    # split, not slices: the gradient of a slice is as long as the row, so S slices would cost S x T
+    # The gradient of a slice has the length of the whole sequence, so S slices would cost S x T; `split` avoids this.
     segments = [
         functional.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=query.shape[1] != key.shape[1]

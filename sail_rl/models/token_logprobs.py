@@ -1,7 +1,7 @@
-"""Log-probabilities and entropies of given tokens, without ever holding the [N, vocabulary] logits.
+"""Log-probs and entropies of given tokens, without materialising the [N, vocabulary] logits.
 
-The head's matrix product is done `CHUNK` tokens at a time, and again in the backward pass: memory is
-CHUNK x vocabulary instead of N x vocabulary (at 151,936 tokens the difference decides whether long CoT fits).
+The matrix product of the head is computed for `CHUNK` tokens at a time, and again in the backward pass. Memory is
+CHUNK x vocabulary instead of N x vocabulary, which makes long completions fit with a vocabulary of 151,936 tokens.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _TokenLogprobs(torch.autograd.Function):
         result = torch.cat(logprobs), torch.cat(entropies)
         ctx.save_for_backward(hidden, weight, targets, banned, result[1])
         ctx.temperature = temperature
-        ctx.set_materialize_grads(False)  # None, not zeros, for whichever of the two no loss uses
+        ctx.set_materialize_grads(False)  # an output that no loss uses gets None instead of zeros
         return result
 
     @staticmethod
@@ -70,7 +70,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropies: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, targets, banned, entropies = ctx.saved_tensors
-        to_hidden, to_weight = ctx.needs_input_grad[:2]  # a frozen head, or nothing trainable before it, costs nothing
+        to_hidden, to_weight = ctx.needs_input_grad[:2]  # frozen inputs need no gradient
         grad_hidden = torch.empty_like(hidden) if to_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         upstream = [None if grad is None else grad / ctx.temperature for grad in (grad_logprobs, grad_entropies)]
@@ -83,7 +83,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_hidden[rows] = grad @ weight
             if grad_weight is None:
                 continue
-            if grad.dtype == grad_weight.dtype:  # no [V, H] product beside the sum
+            if grad.dtype == grad_weight.dtype:  # accumulates without a temporary [V, H] product
                 grad_weight.addmm_(grad.t(), hidden[rows])
             else:
                 grad_weight += grad.t() @ hidden[rows]
@@ -97,7 +97,7 @@ def _grad_logits(
     grad_logprobs: torch.Tensor | None,
     grad_entropies: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Gradient [n, V] with respect to the logits of `probabilities` [n, V], which it overwrites.
+    """Gradient [n, V] with respect to the logits of `probabilities` [n, V]; it overwrites `probabilities`.
 
     d log p(target) / d logits = onehot(target) - p, and d H / d logits = -p (log p + H).
     """
@@ -105,7 +105,7 @@ def _grad_logits(
     if grad_entropies is None:
         grad = probabilities.mul_(slope)
     else:
-        surprise = torch.special.entr(probabilities).mul_(grad_entropies[:, None])  # entr(0) is 0: banned tokens
+        surprise = torch.special.entr(probabilities).mul_(grad_entropies[:, None])  # banned tokens: entr(0) = 0
         grad = probabilities.mul_(slope - (entropies * grad_entropies)[:, None]).add_(surprise)
     if grad_logprobs is not None:
         grad.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
@@ -127,7 +127,7 @@ def token_logprobs(
         distribution: the distribution that the tokens were sampled from.
 
     Returns:
-        Log-probabilities [N] and entropies [N] in nats, both float32 and differentiable.
+        Log-probs [N] and entropies [N] in nats, float32 and differentiable.
     """
     banned = torch.tensor(distribution.banned_token_ids, dtype=torch.long, device=hidden.device)
     return _TokenLogprobs.apply(hidden, weight, targets, distribution.temperature, banned)
