@@ -13,37 +13,57 @@ from sail_rl.files import atomic_write
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to the command line."""
-    data = commands.add_parser("data", help="look at data, and make it out of rollouts").add_subparsers(required=True)
-    show = data.add_parser("show", help="rows as the model will see them: template, trained tokens, image tokens")
-    show.add_argument("data", type=Path, help="a dataset's file or folder, or a recipe with --name")
-    show.add_argument("--name", help="of the recipe's datasets")
-    show.add_argument("--model", type=Path, help="checkpoint with the processor; by default the recipe's")
-    show.add_argument("--row", type=int, default=0, help="the first one to show")
-    show.add_argument("--rows", type=int, default=3)
-    show.add_argument("--max-length", type=int, default=1_000_000, help="tokens that a row may have")
-    show.add_argument("--empty-thought", choices=["none", "trained", "masked"], default="none")
-    show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS")
-    show.add_argument("--root", type=Path, help="folder that image paths are relative to")
+    data = commands.add_parser("data", help="look at data, curate data, or make data from rollouts").add_subparsers(
+        required=True
+    )
+    show = data.add_parser("show", help="print rows as the model sees them: template, trained tokens, image tokens")
+    show.add_argument("data", type=Path, help="file or folder of a dataset, or a recipe together with --name")
+    show.add_argument("--name", help="which of the recipe's datasets to show")
+    show.add_argument("--model", type=Path, help="checkpoint whose processor is used (default: the recipe's model)")
+    show.add_argument("--row", type=int, default=0, help="number of the first row to show (default: %(default)s)")
+    show.add_argument("--rows", type=int, default=3, help="number of rows to show (default: %(default)s)")
+    show.add_argument("--max-length", type=int, default=1_000_000, help="greatest length of a row in tokens")
+    show.add_argument(
+        "--empty-thought",
+        choices=["none", "trained", "masked"],
+        default="none",
+        help="show rows without a thought as a stage with this `empty_thought` trains them (default: %(default)s)",
+    )
+    show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS", help="columns that have other names")
+    show.add_argument("--root", type=Path, help="folder that image paths are relative to (default: the dataset's)")
     show.set_defaults(command=_show)
-    curated = data.add_parser("curate", help="a curation recipe's steps: clean, dedupe, balance, judge; with counts")
-    curated.add_argument("recipe", type=Path)
-    curated.add_argument("overrides", nargs="*", metavar="section.key=value")
+    curated = data.add_parser(
+        "curate", help="run the steps of a curation recipe, and count the rows that each step drops"
+    )
+    curated.add_argument("recipe", type=Path, help="file of a curation recipe, or the name of a shipped one")
+    curated.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     curated.set_defaults(command=_curate)
-    harvest = data.add_parser("harvest", help="right completions, by rejection sampling, as SFT data")
-    harvest.add_argument("--per-prompt", type=int, default=1, help="completions of one prompt, no two alike")
-    harvest.add_argument("--seed", type=int, default=0)
+    harvest = data.add_parser("harvest", help="make SFT data of right completions (rejection sampling)")
+    harvest.add_argument(
+        "--per-prompt", type=int, default=1, help="most completions of one prompt, all different (default: %(default)s)"
+    )
+    harvest.add_argument("--seed", type=int, default=0, help="seed of the choice (default: %(default)s)")
     harvest.set_defaults(command=_harvest)
-    chosen = data.add_parser("filter", help="the rows that are neither too easy nor too hard")
-    chosen.add_argument("--kind", choices=["perception", "reasoning", "hard"], default="reasoning")
-    chosen.add_argument("--hard-below", type=float, default=0.5, help="with --kind hard: highest pass rate")
+    chosen = data.add_parser("filter", help="keep the rows whose pass rate makes them useful for RL")
+    chosen.add_argument(
+        "--kind",
+        choices=["perception", "reasoning", "hard"],
+        default="reasoning",
+        help="keep pass rates below 1, strictly between 0 and 1, or above 0 up to --hard-below (default: %(default)s)",
+    )
+    chosen.add_argument(
+        "--hard-below", type=float, default=0.5, help="highest pass rate that --kind hard keeps (default: %(default)s)"
+    )
     chosen.set_defaults(command=_filter)
     for parser in (harvest, chosen):
-        parser.add_argument("rollouts", type=Path, help="a run's folder, or the folder of `sail-rl sample`")
-        parser.add_argument("data", type=Path, help="the dataset they were sampled from")
-        parser.add_argument("out", type=Path, help="a .parquet file")
-        parser.add_argument("--minimum", action="append", default=[], metavar="REWARD=SCORE", help="what is right")
-        parser.add_argument("--stage")
-        parser.add_argument("--last-steps", type=int, help="only the last so many steps with rollouts")
+        parser.add_argument("rollouts", type=Path, help="folder of a run, or of `sail-rl sample`")
+        parser.add_argument("data", type=Path, help="dataset that the rollouts were sampled from")
+        parser.add_argument("out", type=Path, help="Parquet file to write")
+        parser.add_argument(
+            "--minimum", action="append", default=[], metavar="REWARD=SCORE", help="least score of a right one"
+        )
+        parser.add_argument("--stage", help="stage of the run (default: all stages)")
+        parser.add_argument("--last-steps", type=int, help="read only this number of last steps")
 
 
 def _show(options: argparse.Namespace) -> None:

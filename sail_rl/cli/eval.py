@@ -15,11 +15,11 @@ from .rollouts import add_sampling_options, sampling_options
 
 def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser("eval", help="accuracy of a model on held-out datasets, by source")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, help="folder to keep the rollouts in; the same command goes on there")
-    parser.add_argument("--json", type=Path, help="write the metrics here")
+    parser = commands.add_parser("eval", help="measure a model's accuracy on held-out datasets, by source")
+    parser.add_argument("model", type=Path, help="folder of a model")
+    parser.add_argument("data", type=Path, nargs="+", help="files of held-out datasets")
+    parser.add_argument("--out", type=Path, help="folder that keeps the rollouts; the same command resumes there")
+    parser.add_argument("--json", type=Path, help="JSON file to write the metrics to")
     add_sampling_options(parser, n=1, temperature=None)
     parser.set_defaults(command=_eval)
 

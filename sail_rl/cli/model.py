@@ -9,26 +9,36 @@ from typing import Any
 
 def add_parsers(commands: Any) -> None:
     """Add `model` with its two commands to the subparsers of the command line."""
-    kinds = commands.add_parser("model", help="make a base model, or write one in another layout")
+    kinds = commands.add_parser("model", help="build a base model, convert its layout, or average models")
     kinds = kinds.add_subparsers(required=True)
 
-    build = kinds.add_parser("build", help="join a vision encoder and a language model by a new adapter")
-    build.add_argument("--vision", type=Path, required=True, metavar="DIR", help="AIMv2 (SAIL-ViT), or a SAIL-VL2")
-    build.add_argument("--llm", type=Path, required=True, metavar="DIR", help="Qwen3 or Qwen3-MoE")
+    build = kinds.add_parser("build", help="join a vision encoder and a language model with a new adapter")
+    build.add_argument(
+        "--vision",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of an AIMv2 encoder (SAIL-ViT) or of a SAIL-VL2",
+    )
+    build.add_argument("--llm", type=Path, required=True, metavar="DIR", help="folder of a Qwen3 or Qwen3-MoE")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    build.add_argument("--seed", type=int, default=0, help="of the adapter's initialisation")
+    build.add_argument(
+        "--seed", type=int, default=0, help="seed of the adapter's initialisation (default: %(default)s)"
+    )
     build.set_defaults(command=_build)
 
-    convert = kinds.add_parser("convert", help="write a SAIL-VL2 in this library's layout, or in the published one")
+    convert = kinds.add_parser("convert", help="write a SAIL-VL2 in this library's layout or in the published one")
     convert.add_argument("source", type=Path, help="folder of a SAIL-VL2 in either layout")
     convert.add_argument("out", type=Path, help="a new folder")
-    convert.add_argument("--published", action="store_true", help="the published layout, for the remote code")
+    convert.add_argument(
+        "--published", action="store_true", help="write the published layout, which needs remote code to load"
+    )
     convert.set_defaults(command=_convert)
 
-    soup = kinds.add_parser("soup", help="average the models of like runs")
+    soup = kinds.add_parser("soup", help="average the weights of models from like runs")
     soup.add_argument("out", type=Path, help="a new folder")
-    soup.add_argument("models", type=Path, nargs="+", help="folders RUN/stages/NAME/model")
-    soup.add_argument("--force", action="store_true", help="average models of unlike runs, too")
+    soup.add_argument("models", type=Path, nargs="+", help="folders of models, each RUN/stages/NAME/model")
+    soup.add_argument("--force", action="store_true", help="average models of unlike runs as well")
     soup.set_defaults(command=_soup)
 
 

@@ -10,29 +10,31 @@ from typing import Any
 
 def add_parsers(commands: Any) -> None:
     """Add `moe` with its two commands to the subparsers of the command line."""
-    kinds = commands.add_parser("moe", help="which experts data sources activate, and the mixture that uses them best")
+    kinds = commands.add_parser("moe", help="measure which experts data sources activate, and mix the sources")
     kinds = kinds.add_subparsers(required=True)
-    formatter = argparse.ArgumentDefaultsHelpFormatter
 
-    probe = kinds.add_parser("probe", help="measure expert activation by data source", formatter_class=formatter)
+    probe = kinds.add_parser("probe", help="measure which experts each data source activates")
     probe.add_argument("model", type=Path, help="folder of a saved MoE")
-    probe.add_argument(
-        "sources", nargs="+", metavar="NAME=PATH", help="a JSONL or Parquet file, with images or without"
-    )
-    probe.add_argument("--out", type=Path, default=Path("probe.json"))
-    probe.add_argument("--rows", type=int, default=2000, help="at most so many rows of a source")
-    probe.add_argument("--tokens", type=int, default=1_000_000, help="stop a source after so many tokens")
-    probe.add_argument("--pack-length", type=int, default=4096, help="tokens of a forward pass")
-    probe.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    probe.add_argument("--seed", type=int, default=0, help="of the order in which rows are drawn")
+    probe.add_argument("sources", nargs="+", metavar="NAME=PATH", help="sources, each a JSONL or Parquet file")
+    probe.add_argument("--out", type=Path, default=Path("probe.json"), help="file to write (default: %(default)s)")
+    probe.add_argument("--rows", type=int, default=2000, help="most rows of a source (default: %(default)s)")
+    probe.add_argument("--tokens", type=int, default=1_000_000, help="most tokens of a source (default: %(default)s)")
+    probe.add_argument("--pack-length", type=int, default=4096, help="tokens of a forward pass (default: %(default)s)")
+    dtypes = ["float32", "bfloat16"]
+    probe.add_argument("--dtype", choices=dtypes, default="float32", help="of the weights (default: %(default)s)")
+    probe.add_argument("--seed", type=int, default=0, help="seed of the order of rows (default: %(default)s)")
     probe.set_defaults(command=_probe)
 
-    calibrate = kinds.add_parser("calibrate", help="the mixture of language sources with the highest entropy")
-    calibrate.add_argument("probe", type=Path)
-    calibrate.add_argument("--languages", required=True, metavar="a,b,…", help="the text-only sources to mix")
-    calibrate.add_argument("--keep", nargs="+", default=[], metavar="NAME=LEAST", help="least weight of a source")
-    calibrate.add_argument("--cap", nargs="+", default=[], metavar="NAME=MOST", help="greatest weight of a source")
-    calibrate.add_argument("--out", type=Path, default=Path("mixture.yaml"))
+    calibrate = kinds.add_parser(
+        "calibrate", help="find the mixture of language sources with the highest expert-activation entropy"
+    )
+    calibrate.add_argument("probe", type=Path, help="file that `sail-rl moe probe` wrote")
+    calibrate.add_argument("--languages", required=True, metavar="a,b,…", help="text-only sources to mix")
+    calibrate.add_argument("--keep", nargs="+", default=[], metavar="NAME=LEAST", help="least weights of sources")
+    calibrate.add_argument("--cap", nargs="+", default=[], metavar="NAME=MOST", help="greatest weights of sources")
+    calibrate.add_argument(
+        "--out", type=Path, default=Path("mixture.yaml"), help="file to write (default: %(default)s)"
+    )
     calibrate.set_defaults(command=_calibrate)
 
 

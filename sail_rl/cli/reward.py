@@ -23,19 +23,25 @@ POLL = 0.5  # seconds
 def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     reward = commands.add_parser("reward", help="try rewards on completions").add_subparsers(required=True)
-    test = reward.add_parser("test", help="score completions, say how it went and what looks wrong")
-    test.add_argument("reward", help="module:name, file.py:name, or a recipe (its first RL stage, or RECIPE#STAGE)")
-    test.add_argument("data", type=Path, help="JSONL or Parquet with prompt, completion, …, or the folder of a run")
-    test.add_argument("--with", action="append", default=[], dest="others", metavar="NAME=PATH", help="another reward")
-    test.add_argument("--expression", help="the total over the rewards' names: 0.9 * answer + 0.1 * format")
-    test.add_argument("--kwargs", type=json.loads, default={}, help="JSON object for the reward")
-    test.add_argument("--isolate", action="store_true", help="call it in killable processes")
-    test.add_argument("--against", type=Path, help="expected scores, in the data's order (or a column `expected`)")
-    test.add_argument("--show", type=int, default=10, help="samples to print (0: none)")
-    test.add_argument("--json", type=Path, help="write everything here")
+    test = reward.add_parser("test", help="score completions with a reward, and report agreement, speed and warnings")
+    test.add_argument(
+        "reward", help="module:name, file.py:name, or a recipe (its first RL stage; another by RECIPE#STAGE)"
+    )
+    test.add_argument(
+        "data", type=Path, help="JSONL or Parquet file with prompt and completion, or the folder of a run"
+    )
+    test.add_argument(
+        "--with", action="append", default=[], dest="others", metavar="NAME=PATH", help="a further reward; repeatable"
+    )
+    test.add_argument("--expression", help="total over the rewards' names, such as 0.9 * answer + 0.1 * format")
+    test.add_argument("--kwargs", type=json.loads, default={}, help="JSON object with keyword arguments of the reward")
+    test.add_argument("--isolate", action="store_true", help="call the reward in processes that can be killed")
+    test.add_argument("--against", type=Path, help="file of expected scores, in the data's order")
+    test.add_argument("--show", type=int, default=10, help="number of samples to print (default: %(default)s)")
+    test.add_argument("--json", type=Path, help="JSON file to write the outcome to")
     test.add_argument("--watch", action="store_true", help="run again whenever the reward or the data is saved")
-    test.add_argument("--stage", help="of a run's folder")
-    test.add_argument("--step", type=int, help="of a run's folder")
+    test.add_argument("--stage", help="stage of the run (default: all stages)")
+    test.add_argument("--step", type=int, help="step of the stage (default: all steps)")
     test.set_defaults(command=_test)
 
 

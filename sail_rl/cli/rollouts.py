@@ -10,37 +10,57 @@ from typing import Any
 
 def add_parsers(commands: Any) -> None:
     """Add both commands to the command line."""
-    sample = commands.add_parser("sample", help="sample and score n rollouts for each row of a dataset")
-    sample.add_argument("model", type=Path)
-    sample.add_argument("data", type=Path)
-    sample.add_argument("--out", type=Path, required=True, help="folder of the Parquet files")
+    sample = commands.add_parser(
+        "sample", help="sample and score rollouts for each row of a dataset; the same command resumes"
+    )
+    sample.add_argument("model", type=Path, help="folder of a model")
+    sample.add_argument("data", type=Path, help="file of a dataset")
+    sample.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
     add_sampling_options(sample, n=8, temperature=1.0)
     sample.set_defaults(command=_sample)
 
-    rollouts = commands.add_parser("rollouts", help="look at a run's stored rollouts").add_subparsers(required=True)
-    show = rollouts.add_parser("show", help="print the best and worst")
-    show.add_argument("--worst", type=int, default=5)
-    show.add_argument("--best", type=int, default=0)
+    rollouts = commands.add_parser(
+        "rollouts", help="print a run's stored rollouts, or score them again"
+    ).add_subparsers(required=True)
+    show = rollouts.add_parser("show", help="print the rollouts with the lowest and highest rewards")
+    show.add_argument("--worst", type=int, default=5, help="number of lowest rewards (default: %(default)s)")
+    show.add_argument("--best", type=int, default=0, help="number of highest rewards (default: %(default)s)")
     show.set_defaults(command=_show)
-    replay = rollouts.add_parser("replay", help="score them with other rewards")
-    replay.add_argument("--reward", action="append", dest="rewards", required=True, help="path, or path=weight")
-    replay.add_argument("--json", type=Path, help="write the scores here")
+    replay = rollouts.add_parser("replay", help="score stored rollouts with other rewards")
+    replay.add_argument(
+        "--reward",
+        action="append",
+        dest="rewards",
+        required=True,
+        help="reward as module:name or file.py:name, with =WEIGHT if not 1; repeatable",
+    )
+    replay.add_argument("--json", type=Path, help="JSON file to write the scores to")
     replay.set_defaults(command=_replay)
     for parser in (show, replay):
-        parser.add_argument("run", type=Path)
-        parser.add_argument("--stage")
-        parser.add_argument("--step", type=int)
+        parser.add_argument("run", type=Path, help="folder of a run")
+        parser.add_argument("--stage", help="stage of the run (default: all stages)")
+        parser.add_argument("--step", type=int, help="step of the stage (default: all steps)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature: float | None) -> None:
     """Add what sampling from a model can be told."""
-    parser.add_argument("--n", type=int, default=n, help="samples for each row")
-    parser.add_argument("--reward", action="append", dest="rewards", help="module:name or file.py:name; repeatable")
-    for name, default in (("max-tokens", 256), ("max-length", 1024), ("seed", 0), ("batch-size", 64)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--temperature", type=float, default=temperature)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--engine", default="rollouts.vllm_engine:VLLMEngine")
+    parser.add_argument("--n", type=int, default=n, help="number of samples of each row (default: %(default)s)")
+    parser.add_argument(
+        "--reward", action="append", dest="rewards", help="reward as module:name or file.py:name; repeatable"
+    )
+    for name, default, what in (
+        ("max-tokens", 256, "greatest length of a completion in tokens"),
+        ("max-length", 1024, "greatest length of prompt and completion in tokens"),
+        ("seed", 0, "seed of the samples"),
+        ("batch-size", 64, "number of prompts sampled at a time"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+    usual = "0 for one sample, 1 for several" if temperature is None else "%(default)s"
+    parser.add_argument("--temperature", type=float, default=temperature, help=f"temperature (default: {usual})")
+    dtypes = ["float32", "bfloat16"]
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="of the weights (default: %(default)s)")
+    engine = "rollouts.vllm_engine:VLLMEngine"
+    parser.add_argument("--engine", default=engine, help="engine as module:name (default: %(default)s)")
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,35 +10,45 @@ from typing import Any
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to the command line."""
-    run = commands.add_parser("run", help="run a recipe, or go on with it where it was stopped")
-    run.add_argument("recipe", type=Path)
-    run.add_argument("overrides", nargs="*", metavar="section.key=value")
+    run = commands.add_parser("run", help="run a recipe, or resume its run")
+    run.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
+    run.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     how = run.add_mutually_exclusive_group()
-    how.add_argument("--fresh", action="store_true", help="delete the run's folder and start over")
-    how.add_argument("--redo", action="store_true", help="do again the stages that changed, and keep the others")
+    how.add_argument("--fresh", action="store_true", help="delete the run's folder first")
+    how.add_argument(
+        "--redo", action="store_true", help="repeat the stages whose results would change, and keep the others"
+    )
     run.set_defaults(command=_run)
 
-    check = commands.add_parser("check", help="find what is wrong with a recipe without loading a model")
-    check.add_argument("recipe", type=Path)
-    check.add_argument("overrides", nargs="*", metavar="section.key=value")
-    check.add_argument("--ranks", type=int, help="GPUs that it is for (default: of this job)")
-    check.add_argument("--gpu-gib", type=float, help="memory of each; a recipe that needs more is an error")
+    check = commands.add_parser("check", help="check a recipe, its data and its memory without loading a model")
+    check.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
+    check.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
+    check.add_argument("--ranks", type=int, help="number of processes (GPUs) to plan for (default: those of this job)")
+    check.add_argument(
+        "--gpu-gib", type=float, help="memory of each GPU in GiB; the command fails if a stage needs more"
+    )
     check.set_defaults(command=_check)
 
-    report = commands.add_parser("report", help="report.html and curves of a run again, or several runs compared")
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    report.add_argument("--out", type=Path, help="folder for a comparison of several runs (default: comparison)")
+    report = commands.add_parser("report", help="write the report of a run again, or compare several runs on one page")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    report.add_argument("--out", type=Path, help="folder for the comparison of several runs (default: comparison)")
     report.set_defaults(command=_report)
 
-    doctor = commands.add_parser("doctor", help="what looks wrong in a run, and what to do about it")
-    doctor.add_argument("run", type=Path)
+    doctor = commands.add_parser("doctor", help="say what looks wrong in a run, and how to mend it")
+    doctor.add_argument("run", type=Path, help="folder of a run")
     doctor.set_defaults(command=_doctor)
 
-    export = commands.add_parser("export", help="write a model for publication, with a card that tells its lineage")
+    export = commands.add_parser(
+        "export", help="write a folder for publication: model, processor, model card and lineage"
+    )
     export.add_argument("model", type=Path, help="folder of a model, such as RUN/stages/NAME/model")
     export.add_argument("out", type=Path, help="a new folder")
-    export.add_argument("--published", action="store_true", help="in the published layout, for the remote code")
-    export.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the hub (private if new)")
+    export.add_argument(
+        "--published", action="store_true", help="write the published layout, which needs remote code to load"
+    )
+    export.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload the folder to this repository of the hub (created as private)"
+    )
     export.set_defaults(command=_export)
 
 
