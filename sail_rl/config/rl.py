@@ -73,11 +73,10 @@ class SamplingConfig(Strict):
     """1: the next batch of rollouts is sampled while this one is trained on, except across checkpoints and evaluations;
     the ratio then corrects for weights that are one batch old. The engine must run in processes of its own."""
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
-    """Prompts begun, over `prompts_per_step`: sampling ends when enough groups are complete, and the long tail begins
-    anew with the next batch, which waits for it. Which groups these are depends on timing, but for `partial_tokens`."""
+    """With `partial_tokens`: the number of prompts in flight, as a multiple of `prompts_per_step`."""
     partial_tokens: PositiveInt | None = None
-    """Partial rollouts: a completion grows by at most this many tokens at a time. Sampling ends when enough groups are
-    complete, and the others continue in the next batch, with newer weights. Takes VLLMEngine or WorkerEngine."""
+    """Partial rollouts: one round adds at most this many tokens to a completion. Sampling ends when enough groups are
+    complete; the next batch continues the others with newer weights. Requires VLLMEngine or WorkerEngine."""
     routing_replay: bool = False
     """MoE: compute log-probs and gradients with the experts that the sampler used (R3, see `models.routing`)."""
 
@@ -87,6 +86,11 @@ class SamplingConfig(Strict):
             raise ValueError(
                 f"partial_tokens is {self.partial_tokens}, and a completion has at most max_tokens {self.max_tokens}: "
                 "no completion would ever be continued; give less, or leave it out"
+            )
+        if self.oversample > 1 and not self.partial_tokens:
+            raise ValueError(
+                f"oversample {self.oversample:g} without partial_tokens would train on whichever completions finish "
+                "first, which are the short ones; set partial_tokens too, or leave oversample out"
             )
         return self
 
