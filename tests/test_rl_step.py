@@ -29,6 +29,7 @@ from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, RolloutSample
 from sail_rl.trainer.groups import Group, PartialGroup
+from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
 from sail_rl.trainer.stopwatch import Stopwatch
@@ -100,14 +101,15 @@ def engine(tiny_dir: Callable[..., Path]) -> HFEngine:
 
 def sampler(engine: HFEngine, encoder: Encoder, useful: set[int], max_rounds: int | None) -> GroupSampler:
     rows = [{"id": str(n), "prompt": [{"role": "user", "content": f"{n}?"}], "images": []} for n in range(64)]
+    stream = RowStream(rows, batch_size=4, seed=0)
     return GroupSampler(
-        engine=engine,
-        scorer=ScriptedScorer(useful),
-        stream=RowStream(rows, batch_size=4, seed=0),
+        ledger=PromptLedger(4, stream.stretch, max_rounds=max_rounds or 1, dynamic=max_rounds is not None),
+        stream=stream,
         encoder=encoder,
+        engine=engine,
         sampling=Sampling(samples_per_prompt=2, max_tokens=1),
+        scorer=ScriptedScorer(useful),
         observer=lambda *_: None,
-        max_rounds=max_rounds,
     )
 
 
@@ -151,14 +153,14 @@ def test_groups_without_signal_are_replaced_and_surplus_is_kept(engine: HFEngine
     useful = set(range(0, 64, 2))
     dynamic, record = sampler(engine, encoder, useful, 4), trainer()
     used = [group.row for _ in range(6) for group in dynamic.collect(record)]
-    order = [row for batch in range(dynamic.rounds) for row in dynamic.stream.indices(batch)]
+    order = [row for batch in range(dynamic.ledger.rounds) for row in dynamic.stream.indices(batch)]
     assert dynamic.scorer.sampled == order, "every prompt was sampled once, in order"  # type: ignore[attr-defined]
     good = [row for row in order if row in useful]
     assert used == good[: len(used)], "every group with a signal is used once, in order"
-    assert [group.row for group in dynamic.surplus] == good[len(used) :]
+    assert [group.row for group in dynamic.ledger.surplus] == good[len(used) :]
     assert len(used) == 6 * 4
     assert record.metrics["sampling/used_fraction"] == 1
-    assert record.metrics["sampling/surplus"] == len(dynamic.surplus)
+    assert record.metrics["sampling/surplus"] == len(dynamic.ledger.surplus)
 
 
 def test_a_spent_budget_trains_on_what_there_is_and_says_so(
@@ -225,45 +227,12 @@ def test_an_error_in_what_is_sampled_ahead_ends_the_run(engine: HFEngine, encode
         ahead.collect(trainer())
 
 
-def test_an_oversampling_round_ends_early_and_no_prompt_is_lost_or_given_up_twice(
-    engine: HFEngine, encoder: Encoder
-) -> None:
-    """The reference engine finishes one prompt after the other, so the last ones of a round are given up."""
-    over = sampler(engine, encoder, set(), None)
-    over.oversample = 1.5
-    used = [[group.row for group in over.collect(trainer())] for _ in range(4)]
-    rows = over.stream.stretch(0, 18)
-    assert used == [rows[0:4], rows[4:8], rows[8:12], rows[12:16]]
-    assert rows_of(over.carried) == [rows[16:18]]
-    resumed = sampler(engine, encoder, set(), None)
-    resumed.oversample = 1.5
-    resumed.load_state(json.loads(json.dumps(over.state())))
-    assert [group.row for group in resumed.collect(trainer())] == over.stream.stretch(16, 4)
-
-
-def test_a_round_waits_for_what_the_last_one_gave_up(engine: HFEngine, encoder: Encoder) -> None:
-    class LastFirst(HFEngine):
-        def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-            for place in reversed(range(len(prompts))):
-                yield place, engine.generate([prompts[place]], sampling)[0]
-
-    over = sampler(LastFirst.__new__(LastFirst), encoder, set(), None)
-    over.oversample = 1.5
-    rows = over.stream.stretch(0, 14)
-    assert [group.row for group in over.collect(trainer())] == rows[2:6]
-    assert rows_of(over.carried) == [rows[0:2]]
-    assert [group.row for group in over.collect(trainer())] == rows[0:2] + rows[6:8]
-    assert (rows_of(over.carried), [group.row for group in over.surplus]) == ([[]], rows[8:10])
-    assert [group.row for group in over.collect(trainer())] == rows[8:10] + rows[11:13]
-    assert rows_of(over.carried) == [rows[10:11]]
-
-
 def rows_of(carried: list[list[PartialGroup]]) -> list[list[int]]:
     return [[prompt.row for prompt in prompts] for prompts in carried]
 
 
 class Growing(HFEngine):
-    """Goes on with what was begun; the rollouts of prompt n end after n % 7 + 1 + sample tokens."""
+    """Continues partial rollouts; the rollouts of prompt n end after n % 7 + 1 + sample tokens."""
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         assert sampling.max_new_tokens_per_round
@@ -287,12 +256,12 @@ class Growing(HFEngine):
 def growing(encoder: Encoder, version: int = 1) -> GroupSampler:
     partial = sampler(Growing.__new__(Growing), encoder, set(), None)
     partial.engine.version = version  # type: ignore[attr-defined]
-    partial.sampling = replace(partial.sampling, max_tokens=8)
-    partial.partial, partial.oversample = 3, 1.5
+    partial.sampling = replace(partial.sampling, max_tokens=8, max_new_tokens_per_round=3)
+    partial.ledger.max_rounds, partial.ledger.in_flight = 3, 1.5
     return partial
 
 
-def test_partial_rollouts_are_gone_on_with_and_nothing_is_lost(encoder: Encoder) -> None:
+def test_partial_rollouts_are_continued_and_nothing_is_lost(encoder: Encoder) -> None:
     partial, record = growing(encoder), trainer()
     seen: list[Group] = []
     for version in range(1, 9):
@@ -308,10 +277,10 @@ def test_partial_rollouts_are_gone_on_with_and_nothing_is_lost(encoder: Encoder)
         ages = [version - v for each in groups for r in each.rollouts for v in r.token_versions]
         assert record.metrics["rollout/staleness"] == fmean(ages)
     assert any(rollout.earlier and rollout.earlier[0] < rollout.weights_version for g in seen for rollout in g.rollouts)
-    under_way = [group.row for group in partial.surplus] + rows_of(partial.carried)[0]
-    begun = partial.stream.stretch(0, partial.begun)
+    under_way = [group.row for group in partial.ledger.surplus] + rows_of(partial.ledger.carried)[0]
+    begun = partial.stream.stretch(0, partial.ledger.prompts_begun)
     assert sorted([group.row for group in seen] + under_way) == sorted(begun), "every prompt was begun once"
-    assert len(partial.carried[0]) <= 6
+    assert len(partial.ledger.carried[0]) <= 6
 
 
 def test_a_resumed_sampler_goes_on_with_partial_rollouts(encoder: Encoder) -> None:
@@ -319,9 +288,9 @@ def test_a_resumed_sampler_goes_on_with_partial_rollouts(encoder: Encoder) -> No
     for _ in range(2):
         straight.collect(trainer())
         stopped.collect(trainer())
-    assert any(prompt.rollouts for prompt in stopped.carried[0]), "the case is only interesting with partial ones"
+    assert any(group.rollouts for group in stopped.ledger.carried[0]), "the case is only interesting with partial ones"
     resumed = growing(encoder, version=1)
-    resumed.load_state(json.loads(json.dumps(stopped.state())))
+    resumed.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
     for _ in range(4):
         assert resumed.collect(trainer()) == straight.collect(trainer())
 
@@ -333,8 +302,8 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, en
         straight.collect(trainer())
         stopped.collect(trainer())
     resumed = sampler(engine, encoder, useful, 5)
-    resumed.load_state(json.loads(json.dumps(stopped.state())))
-    assert resumed.surplus, "the case is only interesting with a surplus"
+    resumed.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
+    assert resumed.ledger.surplus, "the case is only interesting with a surplus"
     for _ in range(3):
         assert resumed.collect(trainer()) == straight.collect(trainer())
 

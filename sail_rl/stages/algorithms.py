@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from sail_rl.config import KLConfig, LossConfig, Recipe, RLStage
+from sail_rl.data.order import RowStream
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
@@ -15,6 +17,7 @@ from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.distributed import zero3_disabled
 from sail_rl.trainer.estimators import AdvantageEstimator, CompletionAdvantages, CriticAdvantages
+from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
 
@@ -51,6 +54,21 @@ def make_estimator(config: RLStage) -> AdvantageEstimator:
 def _kl_in(loss: LossConfig, place: str) -> KLConfig | None:
     """The KL penalty, if it has this place."""
     return loss.kl if loss.kl and loss.kl.place == place else None
+
+
+def make_ledger(config: RLStage, stream: RowStream) -> PromptLedger:
+    """The stage's ledger of prompts. A partial rollout may need several rounds to reach its end."""
+    sampling = config.sampling
+    dynamic, partial = sampling.dynamic_sampling, sampling.partial_tokens
+    rounds_of_rollout = math.ceil(sampling.max_tokens / partial) if partial else 1
+    return PromptLedger(
+        prompts_per_step=sampling.prompts_per_step,
+        rows_at=stream.stretch,
+        world_size=stream.world_size,
+        max_rounds=(dynamic.max_rounds if dynamic else 1) * rounds_of_rollout,
+        dynamic=dynamic is not None,
+        in_flight=sampling.oversample,
+    )
 
 
 def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent: Path) -> RolloutBatches:

@@ -32,12 +32,13 @@ from sail_rl.trainer.batches import BatchSource
 from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.line_search import LineSearchCallback
 from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
+from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import save_merged
 
-from .algorithms import make_batches, make_loss
+from .algorithms import make_batches, make_ledger, make_loss
 from .arguments import training_arguments
 from .best import Best, BestModels
 
@@ -87,8 +88,8 @@ class Stage:
     observer: RolloutObserver
     progress: StageProgress = field(default_factory=StageProgress)
     sampler: GroupSampler | None = None
-    memory: GroupSampler | StreamPacker | None = None
-    """What a batch source must remember beside the step's number."""
+    memory: PromptLedger | StreamPacker | None = None
+    """Extra batch-source state that checkpoints save."""
     search: LineSearch | None = None
     _evaluated: tuple[int, dict[str, float]] | None = None
 
@@ -200,23 +201,24 @@ class Stage:
         config = self.config
         if isinstance(config, SFTStage):
             return self._supervised(config, encoder), cross_entropy
-        seed, how = self.plan.recipe.seed_of(config), config.sampling
-        self.memory = self.sampler = GroupSampler(
-            engine=self.engine,
-            scorer=stage_scorer(config),
-            stream=self._stream(how.prompts_per_step, encoder),
+        how = config.sampling
+        stream = self._stream(how.prompts_per_step, encoder)
+        self.memory = make_ledger(config, stream)
+        self.sampler = GroupSampler(
+            ledger=self.memory,
+            stream=stream,
             encoder=encoder,
+            engine=self.engine,
             sampling=Sampling(
                 how.samples_per_prompt,
                 how.max_tokens,
                 how.temperature,
-                seed,
+                self.plan.recipe.seed_of(config),
+                max_new_tokens_per_round=how.partial_tokens,
                 routed_experts=how.routing_replay,
             ),
+            scorer=stage_scorer(config),
             observer=self.observer,
-            max_rounds=how.dynamic_sampling.max_rounds if how.dynamic_sampling else None,
-            oversample=how.oversample,
-            partial=how.partial_tokens,
             groups_per_score=how.groups_per_score,
             can_sample_ahead=self._can_sample_ahead if how.staleness else lambda step: False,
         )
@@ -238,7 +240,7 @@ class Stage:
         return StreamedBatches(self.memory, rows, encoder, rank())
 
     def _can_sample_ahead(self, step: int) -> bool:
-        """Whether training on the batch of rollouts that begins at `step` meets no checkpoint, evaluation or end."""
+        """True if no checkpoint, evaluation or end falls within the updates on the batch that begins at `step`."""
         config = self.config
         assert isinstance(config, RLStage)
         every = (config.save_every, self.plan.recipe.evaluation.every, config.steps)

@@ -1,0 +1,115 @@
+"""The ledger of an RL stage's prompts: which are sampled next, which are carried over, and when a step is complete."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .groups import Group, PartialGroup
+
+
+@dataclass(frozen=True, slots=True)
+class StepGroups:
+    """The groups that one step trains on, and how many rounds and groups of sampling they took."""
+
+    groups: list[Group]
+    rounds: int
+    sampled: int
+    uninformative: int
+
+
+@dataclass
+class PromptLedger:
+    """Decides which prompts each rank samples in a round, and which groups a step trains on.
+
+    It samples nothing and talks to nobody. Every rank keeps one and records the same rounds in it, so that all ranks
+    agree. A step wants `prompts_per_step` groups. It samples rounds until it has them, or until `max_rounds` is used
+    up; groups beyond what the step wants are the surplus that the next step begins with.
+
+    Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) drops groups whose rewards are all equal and replaces them by
+    groups of the next prompts. With partial rollouts, a round may leave groups unfinished: they are carried to their
+    rank's next round, of this step or the next one.
+
+    Args:
+        prompts_per_step: groups that a step wants, over all ranks.
+        rows_at: `rows_at(start, count)` gives the rows of the endless order of prompts, see `RowStream.stretch`.
+        world_size: number of ranks.
+        max_rounds: most rounds of one step.
+        dynamic: use only groups whose rewards differ.
+        in_flight: prompts that are sampled in a round, as a multiple of `prompts_per_step`.
+        rounds: rounds recorded so far.
+        prompts_begun: prompts of the order that were begun, over all ranks.
+        surplus: groups that no step has used yet, in order.
+        carried: each rank's unfinished groups, in order.
+    """
+
+    prompts_per_step: int
+    rows_at: Callable[[int, int], list[int]]
+    world_size: int = 1
+    max_rounds: int = 1
+    dynamic: bool = False
+    in_flight: float = 1.0
+    rounds: int = 0
+    prompts_begun: int = 0
+    surplus: list[Group] = field(default_factory=list)
+    carried: list[list[PartialGroup]] = field(default_factory=list)
+    _step_rounds: int = 0
+    _sampled: int = 0
+    _uninformative: int = 0
+
+    def __post_init__(self) -> None:
+        self.carried = self.carried or [[] for _ in range(self.world_size)]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint between two steps must hold so that no prompt is lost or repeated."""
+        assert self._step_rounds == 0, "checkpoints are taken between steps"
+        return {
+            "rounds": self.rounds,
+            "prompts_begun": self.prompts_begun,
+            "surplus": [group.to_json() for group in self.surplus],
+            "carried": [[group.to_json() for group in groups] for groups in self.carried],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.rounds, self.prompts_begun = state["rounds"], state["prompts_begun"]
+        self.surplus = [Group.from_json(group) for group in state["surplus"]]
+        self.carried = [[PartialGroup.from_json(group) for group in groups] for groups in state["carried"]]
+
+    @property
+    def needs_round(self) -> bool:
+        """True if the current step wants more groups and may sample another round."""
+        return self._step_rounds < self.max_rounds and len(self.surplus) < self.prompts_per_step
+
+    def prompts_of_round(self, rank: int) -> list[PartialGroup]:
+        """The groups that a rank samples in the coming round: those carried over, then new ones."""
+        new = self._new_prompts()
+        rows = self.rows_at(self.prompts_begun + sum(new[:rank]), new[rank])
+        return self.carried[rank] + [PartialGroup(row) for row in rows]
+
+    def record_round(self, complete: Sequence[Group], unfinished: Sequence[list[PartialGroup]]) -> None:
+        """Note what a round gave: all ranks' complete groups in order, and each rank's unfinished groups."""
+        sampled = sum(self._new_prompts()) + sum(map(len, self.carried))
+        found = len(complete) + sum(map(len, unfinished))
+        assert found == sampled, f"a round of {sampled} prompts gave {found} groups"
+        self.prompts_begun += sum(self._new_prompts())
+        self.rounds, self._step_rounds = self.rounds + 1, self._step_rounds + 1
+        self.carried = list(unfinished)
+        informative = [group for group in complete if group.informative]
+        self.surplus += informative if self.dynamic else complete
+        self._sampled += len(complete)
+        self._uninformative += len(complete) - len(informative)
+
+    def take_step(self) -> StepGroups:
+        """End the step: its groups, at most `prompts_per_step`; the rest stays for the next step."""
+        groups, self.surplus = self.surplus[: self.prompts_per_step], self.surplus[self.prompts_per_step :]
+        step = StepGroups(groups, self._step_rounds, self._sampled, self._uninformative)
+        self._step_rounds = self._sampled = self._uninformative = 0
+        return step
+
+    def _new_prompts(self) -> list[int]:
+        """Number of new prompts that each rank begins in the coming round."""
+        share = math.ceil(math.ceil(self.prompts_per_step / self.world_size) * self.in_flight)
+        return [max(0, share - len(carried)) for carried in self.carried]

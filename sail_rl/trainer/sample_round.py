@@ -1,0 +1,100 @@
+"""One rank's share of a round of sampling: groups are generated, and scored as soon as they are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores, joined
+from sail_rl.data.encoding import Encoder
+
+from .groups import Group, PartialGroup
+from .stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBatch:
+    """What one rank's share of a round gave.
+
+    `groups` are the complete groups [P], and `unfinished` the other ones, each in the order of the share; `prompts`,
+    `rollouts` and `scores` are those of the samples of `groups` [N].
+    """
+
+    groups: list[Group]
+    prompts: list[Prompt]
+    rollouts: list[Rollout]
+    scores: Scores
+    unfinished: list[PartialGroup]
+
+
+def sample_round(
+    share: Sequence[PartialGroup],
+    *,
+    rows: Sequence[dict[str, Any]],
+    encoder: Encoder,
+    engine: RolloutEngine,
+    sampling: Sampling,
+    scorer: Scorer,
+    groups_per_score: int,
+    stopwatch: Stopwatch,
+    suffix: str = "",
+) -> RolloutBatch:
+    """Sample and score one rank's share of a round; talks to no other rank.
+
+    Args:
+        share: the groups to sample: new ones, and unfinished ones to continue.
+        rows: the dataset that the groups' row numbers refer to.
+        encoder: renders prompts.
+        engine: generates; it has its weights already.
+        sampling: how completions are sampled, with the seed of this round.
+        scorer: turns rollouts into rewards.
+        groups_per_score: complete groups that are scored in one call.
+        stopwatch: measures "time/generate" and "time/score", each with `suffix`.
+    """
+    prompts = [replace(encoder.prompt(rows[part.row]), partial_rollouts=part.unfinished) for part in share]
+    sampled: dict[int, list[Rollout]] = {}
+    scores: dict[int, Scores] = {}
+    waiting: list[int] = []
+
+    def score() -> None:
+        with stopwatch.measure(f"time/score{suffix}"):
+            scores.update(_score(scorer, prompts, {index: sampled[index] for index in sorted(waiting)}))
+        waiting.clear()
+
+    with closing(engine.stream(prompts, sampling)) as stream:
+        while True:
+            with stopwatch.measure(f"time/generate{suffix}"):
+                found = next(stream, None)
+            if found is None:
+                break
+            index, fresh = found
+            sampled[index] = sorted(share[index].finished + fresh, key=lambda rollout: rollout.sample)
+            if all(rollout.stop_reason != "unfinished" for rollout in sampled[index]):
+                waiting.append(index)
+            if len(waiting) == groups_per_score:
+                score()
+    assert len(sampled) == len(prompts), f"the engine gave {len(sampled)} groups for {len(prompts)} prompts"
+    if waiting:
+        score()
+    complete = sorted(scores)
+    return RolloutBatch(
+        groups=[
+            Group(share[index].row, sampled[index], scores[index].total, *encoder.prompt_size(prompts[index]))
+            for index in complete
+        ],
+        prompts=[prompts[index] for index in complete for _ in sampled[index]],
+        rollouts=[rollout for index in complete for rollout in sampled[index]],
+        scores=joined([scores[index] for index in complete]),
+        unfinished=[PartialGroup(part.row, sampled[n]) for n, part in enumerate(share) if n not in scores],
+    )
+
+
+def _score(scorer: Scorer, prompts: Sequence[Prompt], groups: dict[int, list[Rollout]]) -> dict[int, Scores]:
+    """The scores of these groups, by their index, from one call."""
+    repeated = [prompts[index] for index, group in groups.items() for _ in group]
+    scores = scorer(repeated, [rollout for group in groups.values() for rollout in group])
+    ends = accumulate(map(len, groups.values()))
+    return {index: scores.some(end - len(group), end) for (index, group), end in zip(groups.items(), ends, strict=True)}

@@ -1,0 +1,249 @@
+"""The ledger of prompts, without an engine: nothing is lost or repeated over any rounds, kills and resumptions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sail_rl.contracts import Rollout
+from sail_rl.data.order import RowStream
+from sail_rl.trainer.groups import Group, PartialGroup
+from sail_rl.trainer.prompt_ledger import PromptLedger, StepGroups
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a stage samples; prompt n needs `lengths[n % len]` tokens, and its rewards differ if `useful[n % len]`."""
+
+    per_rank: int = 2
+    world_size: int = 1
+    max_rounds: int = 1
+    dynamic: bool = False
+    in_flight: float = 1.0
+    tokens_per_round: int | None = None
+    lengths: tuple[int, ...] = (1,)
+    useful: tuple[bool, ...] = (True,)
+
+
+@dataclass
+class Job:
+    """All ranks of a job with a ledger each, and what its rounds gave so far."""
+
+    setting: Setting
+    ledgers: list[PromptLedger] = field(init=False)
+    steps: list[StepGroups] = field(default_factory=list)
+    completed: list[Group] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ledgers = [self.ledger() for _ in range(self.setting.world_size)]
+
+    def ledger(self) -> PromptLedger:
+        s = self.setting
+        # The order is 0, 1, 2, …, so that a row says which prompt of the order it is.
+        return PromptLedger(
+            s.per_rank * s.world_size,
+            lambda start, count: list(range(start, start + count)),
+            s.world_size,
+            s.max_rounds,
+            s.dynamic,
+            s.in_flight,
+        )
+
+    def round(self) -> None:
+        """One round: each rank samples its share, and records what all ranks gave."""
+        shares = [self.ledgers[rank].prompts_of_round(rank) for rank in range(self.setting.world_size)]
+        for ledger in self.ledgers:
+            assert [ledger.prompts_of_round(rank) for rank in range(self.setting.world_size)] == shares
+        sampled = [[self.sampled(part) for part in share] for share in shares]
+        complete = [each for share in sampled for each in share if isinstance(each, Group)]
+        unfinished = [[each for each in share if isinstance(each, PartialGroup)] for share in sampled]
+        for ledger in self.ledgers:
+            ledger.record_round(list(complete), [list(groups) for groups in unfinished])
+        self.completed += complete
+
+    def step(self) -> None:
+        while self.ledgers[0].needs_round:
+            assert all(ledger.needs_round for ledger in self.ledgers)
+            self.round()
+        steps = [ledger.take_step() for ledger in self.ledgers]
+        assert all(step == steps[0] for step in steps)
+        self.steps.append(steps[0])
+
+    def sampled(self, part: PartialGroup) -> Group | PartialGroup:
+        s = self.setting
+        before = len(part.rollouts[0].token_ids) if part.rollouts else 0
+        end = s.lengths[part.row % len(s.lengths)]
+        length = min(end, before + (s.tokens_per_round or end))
+        reason: Any = "stop" if length == end else "unfinished"
+        rollouts = [Rollout(str(part.row), 0, [7] * length, [-1.0] * length, "", reason, 1)]
+        if reason == "unfinished":
+            return PartialGroup(part.row, rollouts)
+        return Group(part.row, rollouts, [0.0, float(s.useful[part.row % len(s.useful)])], 1, 0)
+
+    def checkpoint(self) -> str:
+        states = [json.dumps(ledger.state()) for ledger in self.ledgers]
+        assert len(set(states)) == 1, "the ledgers of all ranks agree"
+        return states[0]
+
+    def killed_and_resumed(self, checkpoint: str, steps: int, completed: int) -> Job:
+        resumed = Job(self.setting, self.steps[:steps], self.completed[:completed])
+        for ledger in resumed.ledgers:
+            ledger.load_state(json.loads(checkpoint))
+        return resumed
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Setting:
+    longest = draw(st.integers(1, 9))
+    partial = draw(st.none() | st.integers(1, 4))
+    dynamic = draw(st.none() | st.integers(1, 3))
+    return Setting(
+        per_rank=draw(st.integers(1, 4)),
+        world_size=draw(st.integers(1, 4)),
+        max_rounds=(dynamic or 1) * (-(-longest // partial) if partial else 1),
+        dynamic=dynamic is not None,
+        in_flight=draw(st.sampled_from([1.0, 1.25, 1.5, 2.0, 4.0])) if partial else 1.0,
+        tokens_per_round=partial,
+        lengths=tuple(draw(st.lists(st.integers(1, longest), min_size=1, max_size=7))),
+        useful=tuple(draw(st.lists(st.booleans(), min_size=1, max_size=5))),
+    )
+
+
+def rows(groups: list[Any]) -> list[int]:
+    return [group.row for group in groups]
+
+
+def check_nothing_lost_or_repeated(job: Job) -> None:
+    ledger, setting = job.ledgers[0], job.setting
+    used = [group for step in job.steps for group in step.groups]
+    carried = [part for groups in ledger.carried for part in groups]
+    assert sorted(rows(job.completed) + rows(carried)) == list(range(ledger.prompts_begun))
+    good = [group for group in job.completed if group.informative or not setting.dynamic]
+    assert used + ledger.surplus == good, "good groups are used once each, in the order in which they came"
+
+
+@given(settings(), st.integers(1, 6))
+def test_no_prompt_is_lost_or_repeated(setting: Setting, steps: int) -> None:
+    job = Job(setting)
+    for _ in range(steps):
+        job.step()
+        check_nothing_lost_or_repeated(job)
+
+
+@given(settings(), st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6))
+def test_a_killed_job_resumes_as_if_nothing_had_happened(setting: Setting, kills: list[tuple[int, bool]]) -> None:
+    """Each step is killed after some rounds, and resumed from the newest checkpoint or from the one before it."""
+    straight = Job(setting)
+    for _ in kills:
+        straight.step()
+    job = Job(setting)
+    saved = [(job.checkpoint(), 0, 0)]
+    for rounds, from_the_one_before in kills:
+        for _ in range(rounds):
+            if job.ledgers[0].needs_round:
+                job.round()
+        if from_the_one_before and len(saved) > 1:
+            saved.pop()
+        job = job.killed_and_resumed(*saved[-1])
+        job.step()
+        check_nothing_lost_or_repeated(job)
+        saved.append((job.checkpoint(), len(job.steps), len(job.completed)))
+    while len(job.steps) < len(straight.steps):
+        job.step()
+    assert job.steps == straight.steps
+    assert job.checkpoint() == straight.checkpoint()
+
+
+@given(settings(), st.integers(1, 6))
+def test_a_step_samples_until_it_is_complete_and_no_longer(setting: Setting, steps: int) -> None:
+    job = Job(setting)
+    wanted = setting.per_rank * setting.world_size
+    for _ in range(steps):
+        before = len(job.ledgers[0].surplus)
+        job.step()
+        step = job.steps[-1]
+        assert step.rounds <= setting.max_rounds
+        assert (step.rounds == 0) == (before >= wanted)
+        assert len(step.groups) == wanted or step.rounds == setting.max_rounds
+        if not setting.dynamic:
+            assert len(step.groups) == wanted
+        if not setting.tokens_per_round:
+            assert step.sampled == step.rounds * wanted
+
+
+@given(settings(), st.integers(1, 6))
+def test_unfinished_groups_stay_on_their_rank_and_their_number_is_bounded(setting: Setting, steps: int) -> None:
+    job = Job(setting)
+    for _ in range(steps):
+        carried = [rows(groups) for groups in job.ledgers[0].carried]
+        shares = [job.ledgers[0].prompts_of_round(rank) for rank in range(setting.world_size)]
+        for share, before in zip(shares, carried, strict=True):
+            assert rows(share)[: len(before)] == before
+            assert len(share) == -(-setting.per_rank * setting.in_flight // 1)
+        job.step()
+
+
+@given(
+    st.sampled_from([(12, 1), (6, 2), (4, 3), (3, 4)]), st.lists(st.booleans(), min_size=1, max_size=9), st.booleans()
+)
+def test_complete_rollouts_give_the_same_steps_on_any_number_of_ranks(
+    split: tuple[int, int], useful: list[bool], dynamic: bool
+) -> None:
+    per_rank, world_size = split
+    jobs = [
+        Job(Setting(ranks_share, ranks, 3 if dynamic else 1, dynamic, useful=tuple(useful)))
+        for ranks_share, ranks in ((12, 1), (per_rank, world_size))
+    ]
+    for job in jobs:
+        for _ in range(4):
+            job.step()
+    assert jobs[0].steps == jobs[1].steps
+
+
+def test_without_dynamic_sampling_a_step_trains_on_the_next_prompts_of_the_order() -> None:
+    stream = RowStream(range(10), batch_size=4, seed=3)  # type: ignore[arg-type]
+    ledger = PromptLedger(4, stream.stretch, world_size=2)
+    assert [rows(ledger.prompts_of_round(rank)) for rank in range(2)] == [stream.indices(0)[:2], stream.indices(0)[2:]]
+    ledger.record_round([Group(row, [], [1.0], 1, 0) for row in stream.indices(0)], [[], []])
+    assert rows(ledger.take_step().groups) == stream.indices(0)
+    assert rows(ledger.prompts_of_round(1)) == stream.indices(1)[2:]
+
+
+def test_dynamic_sampling_replaces_groups_without_signal_and_keeps_what_is_left() -> None:
+    job = Job(Setting(per_rank=4, max_rounds=3, dynamic=True, useful=(True, False, True)))
+    for _ in range(2):
+        job.step()
+    # Of the prompts 0, 1, 2, …, those whose number leaves a remainder of 1 by 3 carry no signal.
+    assert [rows(step.groups) for step in job.steps] == [[0, 2, 3, 5], [6, 8, 9, 11]]
+    assert [(step.rounds, step.sampled, step.uninformative) for step in job.steps] == [(2, 8, 3), (1, 4, 1)]
+    assert rows(job.ledgers[0].surplus) == []
+
+
+def test_a_spent_budget_gives_a_step_fewer_groups() -> None:
+    job = Job(Setting(per_rank=4, max_rounds=3, dynamic=True, useful=(False,) * 11 + (True,)))
+    job.step()
+    assert rows(job.steps[0].groups) == [11]
+    assert (job.steps[0].rounds, job.steps[0].uninformative) == (3, 11)
+
+
+def test_partial_groups_are_continued_before_new_prompts_begin() -> None:
+    job = Job(Setting(per_rank=2, max_rounds=3, in_flight=2.0, tokens_per_round=2, lengths=(5, 1, 1)))
+    job.step()  # of the prompts 0 to 3, two end at once; 0 and 3 have five tokens
+    assert rows(job.steps[0].groups) == [1, 2]
+    assert [rows(groups) for groups in job.ledgers[0].carried] == [[0, 3]]
+    assert rows(job.ledgers[0].prompts_of_round(0)) == [0, 3, 4, 5]
+    job.step()
+    assert rows(job.steps[1].groups) == [4, 5]
+    job.step()
+    assert rows(job.steps[2].groups) == [0, 3]
+
+
+def test_a_round_that_loses_a_group_is_refused() -> None:
+    ledger = PromptLedger(2, lambda start, count: list(range(start, start + count)))
+    with pytest.raises(AssertionError, match="a round of 2 prompts gave 1 groups"):
+        ledger.record_round([Group(0, [], [1.0], 1, 0)], [[]])
