@@ -195,7 +195,7 @@ def test_an_answer_that_repeats_its_thought_is_redundant() -> None:
     assert outcome.reasons == {"answer repeats the thought": 1}
 
 
-@pytest.mark.parametrize("text", ["**Answer" + " " * 20_000 + "x", "\n" * 2_000, "answer is " * 1_000, "#" * 20_000])
+@pytest.mark.parametrize("text", ["**Answer" + " " * 20_000 + "x", "\n" * 20_000, "answer is " * 1_000, "#" * 20_000])
 def test_no_text_takes_long(text: str) -> None:
     start = time.process_time()
     unify([row("a", completion=text)])

@@ -37,7 +37,7 @@ HINTS = tuple(
 )
 """Instructions on how to answer that datasets carry along; each is a sentence, or a line, of its own. What the answer
 depends on (units, rounding, "as a fraction") is none of them."""
-_SENTENCE = r"(?:(?<=^)|(?<=[.?!。？！\n])\s*)(?:{})(?:[.!。]+(?=\s|$)|(?=\s*$))"
+_SENTENCE = r"(?:(?<=[.?!。？！])\s*|^[^\S\n]*)(?:{})(?:[.!。]+(?=\s|$)|(?=\s*$))"
 """Only whole sentences: from where one begins to its end, or the line's."""
 
 
