@@ -85,7 +85,7 @@ def widen(model_dir: Path) -> None:
 def measure(model_dir: Path, prompts: list[Prompt], options: argparse.Namespace) -> None:
     """Print one model's table."""
     weights = dict(load_model(model_dir).named_parameters())
-    makers: dict[str, Callable[[], Any]] = {
+    dataset_stages: dict[str, Callable[[], Any]] = {
         BASE: lambda: PaddedBatch(model_dir, max_model_len=256),
         "HFEngine, one group at a time": lambda: HFEngine(model_dir, max_model_len=256),
         "WorkerEngine, 1 process": lambda: WorkerEngine(model_dir, workers=1, threads=1, max_model_len=256),
@@ -93,7 +93,7 @@ def measure(model_dir: Path, prompts: list[Prompt], options: argparse.Namespace)
         "VLLMEngine, in process": lambda: VLLMEngine(model_dir, max_model_len=256),
     }
     engines, starts = {}, {}
-    for name, make in makers.items():
+    for name, make in dataset_stages.items():
         start = time.perf_counter()
         engines[name] = make()
         starts[name] = time.perf_counter() - start

@@ -40,7 +40,7 @@ class RunDir:
         self.base = self.root / BASE
         """The tiny base model, if the recipe names no checkpoint."""
         self.stages = self.root / "stages"
-        self.prepared = self.root / "PREPARED"
+        self.ready = self.root / "READY"
         """Rank 0 has checked everything, and the datasets are ready."""
         self.metrics = self.root / "metrics.jsonl"
         self.traces = self.root / "traces.jsonl"

@@ -19,7 +19,7 @@ from sail_rl.models.adapters import LoRA, add_lora
 from sail_rl.models.loading import load_model
 from sail_rl.models.sizes import published_size
 from sail_rl.plan import check as checking
-from sail_rl.plan.datasets import build_data, not_here
+from sail_rl.plan.datasets import build_data, missing_datasets
 from sail_rl.plan.memory import Parameters, activations, count_parameters, estimate, model_states
 
 SHIPPED = {
@@ -122,12 +122,12 @@ def test_a_recipe_can_curate_its_own_data(tmp_path: Path) -> None:
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    assert not_here(recipe) == {"cot": f"made of {tmp_path}/raw.jsonl when a run starts: unify, dedupe"}
+    assert missing_datasets(recipe) == {"cot": f"made of {tmp_path}/raw.jsonl when a run starts: unify, dedupe"}
     path = build_data(recipe)["cot"]
     assert [row["completion"] for row in Rows(path)] == ["<think>\na\n</think>\n\n\\boxed{7}"]
     made = path.stat().st_mtime_ns
     assert build_data(recipe)["cot"].stat().st_mtime_ns == made
-    assert not_here(recipe) == {}
+    assert missing_datasets(recipe) == {}
     (tmp_path / "raw.jsonl").write_text(json.dumps(rows[1]) + "\n")
     assert build_data(recipe)["cot"] != path, "another input, another dataset"
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

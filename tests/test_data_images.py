@@ -18,7 +18,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.video import sample_indices, with_frames
 from sail_rl.models import SailVLImageProcessor, SailVLProcessor
-from sail_rl.plan.plan import Plan, fitted
+from sail_rl.plan.plan import Plan, drop_overlong
 
 av = pytest.importorskip("av")
 
@@ -205,13 +205,13 @@ class TestOverlong:
         with pytest.raises(
             ValueError, match=r"d.jsonl: 1 of 3 rows are too long, first row 1 with \d+ tokens where 49"
         ):
-            fitted(self.plan(rows, tmp_path, "error"), tiny_dir())
+            drop_overlong(self.plan(rows, tmp_path, "error"), tiny_dir())
 
     def test_or_dropped_and_counted(
         self, rows: Rows, tmp_path: Path, tiny_dir: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING):
-            kept = fitted(self.plan(rows, tmp_path, "drop"), tiny_dir()).datasets["d"]
+            kept = drop_overlong(self.plan(rows, tmp_path, "drop"), tiny_dir()).datasets["d"]
         assert "d: dropped 1 of 3 rows, longer than 49 tokens" in caplog.text
         assert [row["id"] for row in kept] == ["0", "2"]  # the others keep their numbers
         assert kept.outline(1)["prompt"][0]["content"] == "Why?"

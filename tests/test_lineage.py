@@ -11,7 +11,14 @@ from sail_rl.config import Recipe
 from sail_rl.config.loading import load_recipe
 from sail_rl.files import content_hash, sampled_hash
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
-from sail_rl.run.folder import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
+from sail_rl.run.folder import (
+    await_ready,
+    clear_ready,
+    invalidate_stale_stages,
+    prepare_run_dir,
+    signal_ready,
+    write_stage_key,
+)
 from sail_rl.run.lineage import inputs, stage_keys
 
 RECIPE = Path("recipes/think_fusion_quickstart.yaml")
@@ -69,15 +76,15 @@ def test_when_evaluations_come_matters_where_the_best_model_is_kept() -> None:
 
 def test_a_rank_waits_for_rank_0_s_announcement_of_this_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "1")
-    announce(tmp_path)
-    await_announcement(tmp_path, limit=1)
+    signal_ready(tmp_path)
+    await_ready(tmp_path, limit=1)
     monkeypatch.setenv("MASTER_PORT", "2")
     with pytest.raises(TimeoutError, match="rank 0 hasn't prepared"):
-        await_announcement(tmp_path, limit=0.1)
+        await_ready(tmp_path, limit=0.1)
     monkeypatch.setenv("MASTER_PORT", "1")
-    withdraw(tmp_path)
+    clear_ready(tmp_path)
     with pytest.raises(TimeoutError, match="rank 0 hasn't prepared"):
-        await_announcement(tmp_path, limit=0.1)
+        await_ready(tmp_path, limit=0.1)
 
 
 def test_a_copy_of_a_model_has_its_hash_and_another_model_has_not(tmp_path: Path) -> None:
@@ -121,26 +128,26 @@ class TestSettling:
     def recipe(self, tmp_path: Path) -> Recipe:
         """A run of which base, longcot_sft and rlvr are done."""
         recipe = load_recipe(RECIPE, [f"output_dir={tmp_path / 'run'}"])
-        claim_folder(recipe, fresh=False, redo=False)
+        prepare_run_dir(recipe, fresh=False, redo=False)
         for name, key in list(stage_keys(recipe, PATHS).items())[:3]:
-            mark_stage(recipe.output_dir / ("base" if name == "base" else f"stages/{name}"), key)
+            write_stage_key(recipe.output_dir / ("base" if name == "base" else f"stages/{name}"), key)
             append_jsonl(recipe.output_dir / "metrics.jsonl", {"stage": name, "step": 1})
         (recipe.output_dir / "summary.json").write_text("{}")
         return recipe
 
     def test_nothing_is_touched_when_nothing_changed(self, recipe: Recipe) -> None:
         for redo in (False, True):
-            settle_stages(recipe, stage_keys(recipe, PATHS), redo=redo)
+            invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=redo)
         assert {path.name for path in (recipe.output_dir / "stages").iterdir()} == {"longcot_sft", "rlvr"}
 
     def test_changed_data_are_refused_with_the_stages_that_they_change(self, recipe: Recipe) -> None:
         changed = stage_keys(recipe, PATHS) | {"rlvr": "other"}
         with pytest.raises(ValueError, match="what rlvr depends on changed since it was run"):
-            settle_stages(recipe, changed, redo=False)
+            invalidate_stale_stages(recipe, changed, redo=False)
         assert (recipe.output_dir / "stages/rlvr").is_dir()
 
     def test_redo_deletes_what_changed_with_all_that_was_logged_of_it(self, recipe: Recipe) -> None:
-        settle_stages(recipe, stage_keys(recipe, PATHS) | {"rlvr": "other"}, redo=True)
+        invalidate_stale_stages(recipe, stage_keys(recipe, PATHS) | {"rlvr": "other"}, redo=True)
         assert [path.name for path in (recipe.output_dir / "stages").iterdir()] == ["longcot_sft"]
         assert (recipe.output_dir / "base").is_dir()
         assert not (recipe.output_dir / "summary.json").exists()
@@ -157,25 +164,25 @@ class TestSettling:
     def test_a_kill_while_a_stage_is_marked_leaves_nothing_to_settle(self, recipe: Recipe) -> None:
         (recipe.output_dir / "stages/harvest").mkdir()
         (recipe.output_dir / "stages/harvest/key.partial").write_text("half")
-        settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
+        invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=False)
 
     def test_redo_does_again_what_has_no_key(self, recipe: Recipe) -> None:
         (recipe.output_dir / "stages/rlvr/key").rename(recipe.output_dir / "stages/rlvr/result.json")
         with pytest.raises(ValueError, match="what rlvr depends on changed"):
-            settle_stages(recipe, stage_keys(recipe, PATHS), redo=False)
-        settle_stages(recipe, stage_keys(recipe, PATHS), redo=True)
+            invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=False)
+        invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=True)
         assert not (recipe.output_dir / "stages/rlvr").exists()
 
     def test_datasets_that_are_there_before_a_run_survive_fresh(self, tmp_path: Path) -> None:
         (tmp_path / "new/data").mkdir(parents=True)
         (tmp_path / "new/data/mine.jsonl").write_text("{}")
         recipe = load_recipe(RECIPE, [f"output_dir={tmp_path / 'new'}"])
-        claim_folder(recipe, fresh=True, redo=False)
+        prepare_run_dir(recipe, fresh=True, redo=False)
         assert (tmp_path / "new/data/mine.jsonl").read_text() == "{}"
 
     def test_a_stage_that_the_recipe_no_longer_has_is_deleted_too(self, recipe: Recipe) -> None:
         keys = {name: key for name, key in stage_keys(recipe, PATHS).items() if name != "rlvr"}
-        settle_stages(recipe, keys, redo=True)
+        invalidate_stale_stages(recipe, keys, redo=True)
         assert [path.name for path in (recipe.output_dir / "stages").iterdir()] == ["longcot_sft"]
 
 

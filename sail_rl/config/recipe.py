@@ -48,20 +48,20 @@ class Recipe(Strict):
         return [stage for stage in self.stages if isinstance(stage, SFTStage | RLStage)]
 
     @property
-    def makers(self) -> list[HarvestStage | FilterStage]:
+    def dataset_stages(self) -> list[HarvestStage | FilterStage]:
         """The stages that make datasets out of rollouts."""
         return [stage for stage in self.stages if isinstance(stage, HarvestStage | FilterStage)]
 
     @property
     def used_data(self) -> list[str]:
         """The datasets that stages and evaluation read, but for those that stages make."""
-        made = {stage.name for stage in self.makers}
+        made = {stage.name for stage in self.dataset_stages}
         names = [*self.evaluation.sets, *(s for t in self.training for s in sources_of(self.data.mixtures, t.data))]
         return [name for name in dict.fromkeys(names) if name not in made]
 
     def origin(self, data: str) -> str:
         """The dataset whose rows are in the one called `data`, which a stage may have made of it."""
-        maker = next((stage for stage in self.makers if stage.name == data), None)
+        maker = next((stage for stage in self.dataset_stages if stage.name == data), None)
         if maker is None:
             return data
         sampled = self.stage(maker.rollouts)
@@ -138,7 +138,7 @@ class Recipe(Strict):
         users = [("evaluation", name) for name in self.evaluation.sets]
         users += [(stage.name, stage.data) for stage in self.training]
         supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
-        made = {stage.name: stage.kind for stage in self.makers}
+        made = {stage.name: stage.kind for stage in self.dataset_stages}
         order = [stage.name for stage in self.stages]
         for user, data in users:
             mixed = data in self.data.mixtures

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sail_rl.config import Recipe
 
-from .datasets import build_data, load_data, not_here
+from .datasets import build_data, load_data, missing_datasets
 from .memory import GIB, Estimate, estimate
 from .plan import check_code, make_plan
 from .policy import model_config
@@ -25,7 +25,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
     """
     check_versions()
     yield "versions: as this package asks"
-    missing = not_here(recipe)
+    missing = missing_datasets(recipe)
     if missing or (recipe.model.path and not (recipe.model.path / "config.json").is_file()):
         algebra = check_code(recipe, world_size=ranks)
         datasets = load_data(recipe, build_data(recipe, without=missing), missing=missing)

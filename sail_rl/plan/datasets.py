@@ -93,7 +93,7 @@ def _state(path: Path) -> str | None:
     return content_hash(path) if path.exists() else None
 
 
-def not_here(recipe: Recipe) -> dict[str, str]:
+def missing_datasets(recipe: Recipe) -> dict[str, str]:
     """The datasets that a run will have to fetch or make, and how."""
     missing = {}
     for name in recipe.data.files.keys() & set(recipe.used_data):
@@ -126,7 +126,7 @@ def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Seque
 def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[str] = ()) -> dict[str, Rows]:
     """Read and check every dataset that a stage or the evaluation uses, but for those `missing`."""
     needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
-    made = {stage.name for stage in recipe.makers}
+    made = {stage.name for stage in recipe.dataset_stages}
     for stage in recipe.training:
         for source in sources_of(recipe.data.mixtures, stage.data).keys() - made:
             needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
@@ -141,11 +141,13 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
 def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
     """The rows of the dataset, of what a stage made, or of the mixture named `data`."""
     needs = {"harvest": ("prompt", "completion"), "filter": ("prompt",)}
-    made = {stage.name: needs[stage.kind] for stage in recipe.makers}
+    made = {stage.name: needs[stage.kind] for stage in recipe.dataset_stages}
     weights = sources_of(recipe.data.mixtures, data)
     sources = {
         # Its videos are named by their absolute paths, which were checked where they came from.
-        name: Rows(made_file(recipe, name), needs=made[name], root=Path("/")) if name in made else datasets[name]
+        name: Rows(derived_dataset_path(recipe, name), needs=made[name], root=Path("/"))
+        if name in made
+        else datasets[name]
         for name in weights
     }
     if data not in recipe.data.mixtures:
@@ -159,7 +161,7 @@ def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: En
     return MixedRows(sources, weights, tokens)
 
 
-def made_file(recipe: Recipe, name: str) -> Path:
+def derived_dataset_path(recipe: Recipe, name: str) -> Path:
     """The dataset that a stage makes out of rollouts."""
     return recipe.run_dir.stage(name).dataset
 

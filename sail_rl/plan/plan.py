@@ -78,10 +78,10 @@ def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     paths = build_data(recipe)
     plan = Plan(recipe, load_data(recipe, paths), algebra, paths)
     check_gold_answers(recipe, plan.datasets)
-    return fitted(plan, recipe.model.path) if recipe.model.path else plan
+    return drop_overlong(plan, recipe.model.path) if recipe.model.path else plan
 
 
-def fitted(plan: Plan, model_dir: Path) -> Plan:
+def drop_overlong(plan: Plan, model_dir: Path) -> Plan:
     """The plan with rows that fit the context, see `datasets.fit_to_context`."""
     return replace(plan, datasets=fit_to_context(plan.recipe, plan.datasets, model_dir))
 

@@ -38,7 +38,7 @@ PACKAGES = (
 )
 
 
-def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
+def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
     """Make the output folder this recipe's, or refuse.
 
     Raises:
@@ -67,7 +67,7 @@ def claim_folder(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
     atomic_write(run.versions, json.dumps(versions, indent=2) + "\n")
 
 
-def settle_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
+def invalidate_stale_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
     """Compare what is there with the keys of now: with `redo` what has another key is deleted, without it refused.
 
     Raises:
@@ -102,21 +102,21 @@ def _key(stage: StageDir) -> str:
 
 
 def _begun(path: Path) -> bool:
-    """Whether there is anything but what `mark_stage` leaves when it is killed."""
+    """Whether there is anything but what `write_stage_key` leaves when it is killed."""
     return path.is_dir() and any(inner.name != f"{StageDir(path).key.name}.partial" for inner in path.iterdir())
 
 
-def withdraw(folder: Path) -> None:
+def clear_ready(folder: Path) -> None:
     """Take back what an earlier launch announced (rank 0, first of all)."""
-    RunDir(folder).prepared.unlink(missing_ok=True)
+    RunDir(folder).ready.unlink(missing_ok=True)
 
 
-def announce(folder: Path) -> None:
+def signal_ready(folder: Path) -> None:
     """Tell the other ranks that everything was checked and the data are there (rank 0)."""
-    atomic_write(RunDir(folder).prepared, _launch())
+    atomic_write(RunDir(folder).ready, _launch())
 
 
-def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
+def await_ready(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
     """Wait for it, so that no rank's patience with the others runs out while rank 0 prepares data.
 
     A launcher ends this process when rank 0 fails. What an earlier launch at the same address announced may be taken
@@ -126,15 +126,15 @@ def await_announcement(folder: Path, *, limit: float = PREPARATION_LIMIT) -> Non
         TimeoutError: after `limit` seconds.
     """
     deadline = time.monotonic() + limit
-    while not _announced(folder):
+    while not _is_ready(folder):
         if time.monotonic() > deadline:
             raise TimeoutError(f"rank 0 hasn't prepared {folder} within {limit / 3600:g} hours")
         time.sleep(0.2)
 
 
-def _announced(folder: Path) -> bool:
+def _is_ready(folder: Path) -> bool:
     try:
-        return RunDir(folder).prepared.read_text() == _launch()
+        return RunDir(folder).ready.read_text() == _launch()
     except OSError:  # it isn't there, or is being replaced
         return False
 
@@ -145,7 +145,7 @@ def _launch() -> str:
     return " ".join(os.environ.get(name, "-") for name in names)
 
 
-def mark_stage(folder: Path, key: str) -> None:
+def write_stage_key(folder: Path, key: str) -> None:
     """Note the key of what is about to be made in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(StageDir(folder).key, key)

@@ -68,7 +68,7 @@ def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
         sampled = recipe.stage(stage.rollouts)
         assert isinstance(sampled, RLStage)
         return [recipe.origin(sampled.data)], [stage.rollouts]
-    made = {maker.name for maker in recipe.makers}
+    made = {maker.name for maker in recipe.dataset_stages}
     own = _mixture(recipe, stage)
     evaluated = [] if isinstance(stage, ExportStage) else recipe.evaluation.sets
     return sorted({*own, *evaluated} - made), sorted(own.keys() & made)

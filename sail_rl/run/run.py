@@ -20,7 +20,7 @@ from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
-from sail_rl.plan.plan import Plan, build_base, check_code, engine_options, fitted, make_plan
+from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan
 from sail_rl.plan.rewards import evaluation_scorer
 from sail_rl.records.store import RolloutStore
 from sail_rl.reporting.report import write_report
@@ -33,7 +33,7 @@ from sail_rl.stages.train import Stage, StageResult
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
 
-from .folder import announce, await_announcement, claim_folder, mark_stage, settle_stages, withdraw
+from .folder import await_ready, clear_ready, invalidate_stale_stages, prepare_run_dir, signal_ready, write_stage_key
 from .lineage import stage_keys, write_lineage
 from .records import Records
 from .threads import describe_threads
@@ -60,15 +60,15 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     """
     keys: dict[str, str] = {}
     if rank() == 0:
-        withdraw(recipe.output_dir)
+        clear_ready(recipe.output_dir)
         check_code(recipe, world_size=world_size())  # before a folder is touched
-        claim_folder(recipe, fresh=fresh, redo=redo)
+        prepare_run_dir(recipe, fresh=fresh, redo=redo)
         plan = make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
         keys = stage_keys(recipe, plan.paths)
-        settle_stages(recipe, keys, redo=redo)
-        announce(recipe.output_dir)
+        invalidate_stale_stages(recipe, keys, redo=redo)
+        signal_ready(recipe.output_dir)
     else:
-        await_announcement(recipe.output_dir)
+        await_ready(recipe.output_dir)
     join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
     distributed.barrier()
     plan = make_plan(recipe, world_size=world_size())
@@ -96,12 +96,12 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     recipe = plan.recipe
     if rank() == 0:
         if recipe.model.path is None:
-            mark_stage(recipe.run_dir.base, keys[BASE])
+            write_stage_key(recipe.run_dir.base, keys[BASE])
         build_base(recipe, plan.datasets)
     distributed.barrier()
     base = build_base(recipe, plan.datasets)
     if recipe.model.path is None:  # otherwise make_plan has done it
-        plan = fitted(plan, base)
+        plan = drop_overlong(plan, base)
     engine = resolve(recipe.engine.path)(base, **engine_options(recipe))
     evaluator = _evaluator(plan, engine, base)
     records = Records(plan) if rank() == 0 else None
@@ -111,7 +111,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
             stage = recipe.run_dir.stage(config.name)
             if not stage.result.exists():
                 if records:
-                    mark_stage(stage.root, keys[config.name])
+                    write_stage_key(stage.root, keys[config.name])
                     records.begin(number, stage.root)
                 distributed.barrier()
                 result = _run_stage(plan, number, base, engine, evaluator, records)

@@ -20,7 +20,7 @@ from sail_rl.curation.harvest import (
 from sail_rl.data.dataset import Rows
 from sail_rl.data.saving import save_rows
 from sail_rl.files import atomic_write
-from sail_rl.plan.datasets import made_file
+from sail_rl.plan.datasets import derived_dataset_path
 from sail_rl.plan.plan import Plan
 from sail_rl.records.store import read_rollouts
 
@@ -40,7 +40,7 @@ def harvest(plan: Plan, config: HarvestStage) -> StageResult:
         raise ValueError(
             f"stage {config.name}: none of {len(rollouts)} rollouts of {config.rollouts} is right by {config.minimum}"
         )
-    path = made_file(plan.recipe, config.name)
+    path = derived_dataset_path(plan.recipe, config.name)
     save_harvest(path, rows, kept)
     _write_counts(path, rollouts, pass_rates(rollouts, config.minimum), kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
@@ -61,7 +61,7 @@ def select(plan: Plan, config: FilterStage) -> StageResult:
         raise ValueError(
             f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` wants; there are {found}"
         )
-    path, places = made_file(plan.recipe, config.name), places_of(rows, kept)
+    path, places = derived_dataset_path(plan.recipe, config.name), places_of(rows, kept)
     save_rows(path, rows, [places[name] for name in kept], {"pass_rate": [rates[name] for name in kept]})
     _write_counts(path, rollouts, rates, kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)

@@ -113,7 +113,7 @@ def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str,
         wanted += recipe.parents(config)
         if isinstance(config, SFTStage | RLStage):
             names = sources_of(recipe.data.mixtures, config.data)
-            wanted += [maker.name for maker in recipe.makers if maker.name in names]
+            wanted += [maker.name for maker in recipe.dataset_stages if maker.name in names]
         if isinstance(config, RolloutsStage):
             wanted.append(config.rollouts)
     return tree, [by_name[stage.name] for stage in recipe.stages if stage.name in found]
