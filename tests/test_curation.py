@@ -465,7 +465,7 @@ def test_a_recipe_s_mistakes_are_named(
 def test_when_no_row_is_left_that_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_text(json.dumps({"question": "q", "completion": "7", "answer": "7"}) + "\n")
     recipe = CurationRecipe(data=tmp_path / "raw.jsonl", out=tmp_path / "out.parquet", steps=["unify"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match=r"step unify drops every row that is left: \{'no answer': 1\}"):
+    with pytest.raises(ValueError, match=r"step unify drops all remaining rows: \{'no answer': 1\}"):
         curate(recipe)
     assert not (tmp_path / "out.parquet").exists()
 

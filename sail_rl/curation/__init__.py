@@ -1,1 +1,1 @@
-"""Curation: which rows are worth training on, and which completions. Pure functions over stored rollouts."""
+"""Curates data: steps that change or drop rows and say why, and harvests of stored rollouts."""

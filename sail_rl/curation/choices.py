@@ -1,4 +1,4 @@
-"""Multiple-choice questions and their options, and the free-form questions that they become (against guessing)."""
+"""Parses multiple-choice questions and turns them into free-form ones, which can't be guessed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AT_LINE = re.compile(r"(?:^|\n)[ \t]*[(\[]?(?P<letter>[A-H])[)\].:：、][ \t]*
 _INLINE = re.compile(
     r"(?<=[\s,;:：?？.])[(\[]?(?P<letter>[A-H])[)\]][ \t]*(?P<text>\S[^\n]*?)[ \t]*(?=$|\n|[,;]?\s+[(\[]?[A-H][)\]])"
 )
-"""Options stand at the beginnings of lines, or, in brackets, behind a question: "point A." in a sentence is none."""
+"""Options start lines, or stand in brackets behind a question; "point A." inside a sentence isn't an option."""
 _HEADING = re.compile(r"\n?\s*(?:choices|options|选项)\s*[::]?\s*$", re.IGNORECASE)
 _MATHEMATICAL = re.compile(r"[-+]?[\d.,]+(?:\s*[°%]|\s*[a-zA-Z]{1,4}[²³]?)?|[-+\d\sa-z()/*^.,=π√\\{}_]{1,40}")
 _NEEDS_OPTIONS = re.compile(
@@ -21,23 +21,23 @@ _NEEDS_OPTIONS = re.compile(
 )
 
 Rewrite = Callable[[list[Row]], list[tuple[str, str] | None]]
-"""From multiple-choice rows (their `answer` is the text of the right option) to (question, answer), or None for
-one that makes no sense without its options."""
+"""Maps multiple-choice rows, whose `answer` is the text of the right option, to (question, answer), or to None for a
+question that makes no sense without its options."""
 
 
 def options_of(question: str) -> dict[str, str]:
-    """A question's options by letter, in order; empty if there are no two that begin A, B, …"""
+    """A question's options by letter, in order; empty unless it has at least two, lettered from A."""
     return {match["letter"]: match["text"] for match in _options(question)}
 
 
 def without_options(question: str) -> str:
-    """The question before its options."""
+    """The question without its options."""
     found = _options(question)
     return _HEADING.sub("", question[: found[0].start()] if found else question).strip()
 
 
 def _options(question: str) -> list[re.Match[str]]:
-    """The last run of marks A, B, … of one kind."""
+    """The last run of options A, B, … in one style."""
     for pattern in (_AT_LINE, _INLINE):
         run: list[re.Match[str]] = []
         for match in pattern.finditer(question):
@@ -54,12 +54,12 @@ def _options(question: str) -> list[re.Match[str]]:
 
 
 def is_mathematical(answer: str) -> bool:
-    """Whether an answer is a number or an expression, which can be verified without options."""
+    """Whether an answer is a number or an expression, which a rule can verify without the options."""
     return bool(re.search(r"\d|[π√\\]", answer) and _MATHEMATICAL.fullmatch(answer.strip().strip("$").strip()))
 
 
 def by_rule(rows: list[Row]) -> list[tuple[str, str] | None]:
-    """`Rewrite` without a judge: the options are left out where the question doesn't speak of them."""
+    """A `Rewrite` without a judge: removes the options from questions that don't refer to them."""
     questions = [without_options(question_of(row["prompt"])) for row in rows]
     return [
         None if not question or _NEEDS_OPTIONS.search(question) else (question, str(row["answer"]))
@@ -68,12 +68,12 @@ def by_rule(rows: list[Row]) -> list[tuple[str, str] | None]:
 
 
 def free_form(rows: Iterable[Row], *, rewrite: Rewrite = by_rule, drop_others: bool = False) -> Outcome:
-    """Make free-form questions of multiple-choice ones whose right option is a number or an expression.
+    """Turn multiple-choice questions whose right option is a number or an expression into free-form questions.
 
     Args:
-        rows: any; those without options stay as they are.
-        rewrite: makes questions; its answer must be the right option's text.
-        drop_others: drop multiple-choice rows that can't be made free-form.
+        rows: the rows; those without options stay unchanged.
+        rewrite: rewrites questions; an answer that differs from the right option's text is discarded.
+        drop_others: whether to drop multiple-choice rows that can't become free-form.
     """
     rows = list(rows)
     asked: dict[int, Row] = {}
@@ -101,11 +101,11 @@ def free_form(rows: Iterable[Row], *, rewrite: Rewrite = by_rule, drop_others: b
 
 
 def _replaced(prompt: object, question: str) -> object:
-    """The prompt with this question in the first of its texts, and no others."""
+    """The prompt with this question as its first text, and without its other texts."""
     texts = iter([question])
     return with_text(prompt, lambda text: next(texts, "") if text.strip() else text)  # type: ignore[arg-type]
 
 
 def _without_letter(row: Row) -> Row:
-    """A completion that boxes a letter has nothing to say any more; it is left out."""
+    """Remove the completion, whose boxed letter no longer has a meaning."""
     return {"completion": None} if row.get("completion") else {}

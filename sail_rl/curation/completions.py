@@ -1,4 +1,4 @@
-r"""Completions: one form for all, `<think>…</think>` and `\boxed{}`; thoughts that say more than their answers."""
+r"""Rewrites completions into one format, `<think>…</think>` and `\boxed{}`, and drops redundant answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .reading import read, tokens_of
 
 
 def unify(rows: Iterable[Row]) -> Outcome:
-    r"""Bring every completion into the form `<think>\nthought\n</think>\n\n…\boxed{answer}`.
+    r"""Rewrite every completion as `<think>\nthought\n</think>\n\n…\boxed{answer}`.
 
-    Known are thoughts in the tags that models use, answers in `<answer>` or after "the answer is", "####" and the like,
-    and text without tags, whose last line says the answer. A row without thought or answer goes, and so does one of
-    which it isn't clear what is thought: open tags, or two thoughts.
+    It recognises thoughts in the tags of common models, answers in `<answer>` or after phrases such as "the answer is"
+    and "####", and text without tags whose last line states the answer. It drops rows without a thought or an answer,
+    and rows whose thought is ambiguous: unclosed tags, or two thoughts.
     """
 
     def change(row: Row) -> Row | str:
@@ -29,7 +29,7 @@ def unify(rows: Iterable[Row]) -> Outcome:
 
 
 def written(thought: str, answer: str) -> str:
-    """A completion of these two."""
+    """A completion of this thought and this answer."""
     return f"{THINK_START}\n{thought.strip()}\n{THINK_END}\n\n{answer.strip()}"
 
 
@@ -37,9 +37,9 @@ def drop_redundant(rows: Iterable[Row], *, limit: float = 0.6, least: int = 20) 
     """Drop rows whose answer repeats the thought.
 
     Args:
-        rows: unified ones.
-        limit: highest overlap, in [0, 1], see `overlap`.
-        least: tokens of an answer from which on it is looked at: short ones are in the thought by right.
+        rows: unified rows.
+        limit: the highest allowed overlap, in [0, 1], see `overlap`.
+        least: the length in tokens from which answers are checked; the thought may contain shorter ones.
     """
 
     def change(row: Row) -> Row | str:
@@ -53,6 +53,6 @@ def drop_redundant(rows: Iterable[Row], *, limit: float = 0.6, least: int = 20) 
 
 
 def overlap(thought: list[str], answer: list[str]) -> float:
-    """The share of the answer's pairs of neighbouring tokens that the thought has, too."""
+    """The share of the answer's pairs of neighbouring tokens that also occur in the thought."""
     pairs, known = Counter(pairwise(answer)), Counter(pairwise(thought))
     return (pairs & known).total() / max(1, pairs.total())

@@ -1,4 +1,4 @@
-"""`sail-rl data curate`: a curation recipe's steps over a dataset, with counts in and out and a reason for each row."""
+"""`sail-rl data curate`: runs a curation recipe's steps and records counts, and a reason for each dropped row."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from .prompts import HINTS, question_of, strip_prompts
 
 logger = logging.getLogger(__name__)
 CHUNK = 256
-"""Rows whose pictures are in memory at once."""
+"""Number of rows whose pictures are in memory at once."""
 PICTURES = ("image", "images", "video")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    """What one step did."""
+    """The row counts of one step."""
 
     step: str
     rows_in: int
@@ -61,10 +61,10 @@ class StepCounts:
 
 
 def curate(recipe: CurationRecipe) -> list[StepCounts]:
-    """Run the steps and write `out`, `out`.dropped.jsonl (id, step, reason) and `out`.counts.json.
+    """Run the steps, and write `out` and, beside it, `.dropped.jsonl` (id, step, reason) and `.counts.json`.
 
     Raises:
-        ValueError: for data that can't be used, or when no row is left.
+        ValueError: for unusable data, or if a step drops all remaining rows.
     """
     work = _Curation(recipe)
     rows, dropped, counts = work.rows, [], []
@@ -75,7 +75,9 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
         logger.info("%s: %d rows in, %d out, %d changed", step.kind, len(rows), len(outcome.rows), outcome.changed)
         rows = outcome.rows
         if not rows:
-            raise ValueError(f"step {step.kind} drops every row that is left: {outcome.reasons}")
+            raise ValueError(
+                f"step {step.kind} drops all remaining rows: {outcome.reasons}; loosen the step or remove it"
+            )
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "index"]
     empty = {name for name in columns if all(row.get(name) is None for row in rows)}
     values = {name: [row.get(name) for row in rows] for name in columns if name not in empty}
@@ -86,7 +88,7 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
 
 
 class _Curation:
-    """A recipe's datasets and whom it asks, opened when they are needed."""
+    """A curation recipe with its datasets and its judge, which are opened when needed."""
 
     def __init__(self, recipe: CurationRecipe) -> None:
         self.recipe = recipe
@@ -100,7 +102,7 @@ class _Curation:
         self._hashes: dict[int, Hashes] = {}
 
     def run(self, step: Step, rows: list[Row]) -> Outcome:
-        """The outcome of one step."""
+        """Run one step."""
         match step:
             case StripPrompts():
                 return strip_prompts(rows, hints=HINTS if step.hints is None else step.hints)
@@ -138,7 +140,7 @@ class _Curation:
 
     @cached_property
     def curator(self) -> Curator:
-        """The judge that judged steps ask; its verdicts are cached beside `out` unless the recipe says where."""
+        """The judge that the steps ask; it caches verdicts beside `out` unless the recipe names a file."""
         assert self.recipe.judge is not None
         cache = self.recipe.out.with_suffix(".judge.sqlite")
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +155,7 @@ class _Curation:
             return guide(rows, self._asking(writer.think), again=step.again)
 
     def _asking(self, ask: Callable[[list[Row]], list[T]]) -> Callable[[Sequence[Row]], list[T]]:
-        """`ask` for any number of rows: their pictures are opened a few rows at a time."""
+        """`ask` for any number of rows, in chunks whose pictures fit in memory."""
 
         def asked(rows: Sequence[Row]) -> list[T]:
             found: list[T] = []
@@ -176,7 +178,7 @@ class _Curation:
 
 
 def picture_hash(picture: Any) -> int:
-    """64 bits that are the same for pictures that look the same (DCT of the grey picture, imagehash's phash)."""
+    """A 64-bit perceptual hash (imagehash's phash), equal or close for pictures that look alike."""
     return int(str(imagehash.phash(picture)), 16)
 
 

@@ -1,7 +1,7 @@
-"""What a judge does for data: shorter answers, free-form questions, ratings of captions, thoughts that lead to answers.
+"""A judge for data: shortens answers, makes questions free-form, rates captions, and writes thoughts.
 
-The same client as for rewards: limits, retries, time limits, and a cache, so that curation that was killed asks only
-for what is missing.
+It uses the rewards' endpoint client, with its limits, retries and cache, so that curation after a kill repeats no
+request that was answered.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ it. If the reference can't be right, leave the reasoning empty."""
 
 
 class ShortAnswer(Verdict):
-    """A reference answer in few words."""
+    """A short form of a reference answer."""
 
     answer: str = Field(description="the short answer")
 
@@ -54,20 +54,20 @@ class FreeForm(Verdict):
 
 
 class CaptionRating(Verdict):
-    """How good a caption is."""
+    """A rating of a caption."""
 
     richness: Literal[1, 2, 3, 4, 5] = Field(description="visual information richness, 1 to 5")
     alignment: Literal[1, 2, 3, 4, 5] = Field(description="image-text alignment, 1 to 5")
 
 
 class Reasoning(Verdict):
-    """The way to an answer."""
+    """The reasoning that leads to an answer."""
 
     reasoning: str = Field(description="the reasoning, step by step; empty if the reference can't be right")
 
 
 class Curator:
-    """Asks one endpoint about rows: dicts with `prompt`, `answer`, `completion` and PIL `images`.
+    """Asks one endpoint about rows, dicts with `prompt`, `answer`, `completion` and PIL `images`.
 
     Args:
         settings: of the endpoint.
@@ -83,7 +83,7 @@ class Curator:
         return [found and found.answer.strip() for found in self._ask(SHORTEN, rows, data, ShortAnswer, look=False)]
 
     def free_form(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str] | None]:
-        """(question, answer) of multiple-choice rows; None where it isn't possible."""
+        """Free-form (question, answer) of multiple-choice rows; None where this is impossible."""
         data = [{"question": question_text(row["prompt"]), "right_option": str(row["answer"])} for row in rows]
         return [
             (found.question.strip(), found.answer.strip()) if found and found.possible and found.question else None
@@ -112,7 +112,7 @@ class Curator:
         *,
         look: bool,
     ) -> list[Any]:
-        """One verdict a row, or None."""
+        """One verdict per row, or None."""
         side = self.settings.max_image_side
         pictures = [tuple(Picture(image, side) for image in row["images"]) if look else () for row in rows]
         requests = [Request(instructions, own, form, shown) for own, shown in zip(data, pictures, strict=True)]

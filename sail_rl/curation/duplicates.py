@@ -1,4 +1,4 @@
-"""Rows that are there twice, or in an evaluation set: the same question about pictures that look the same."""
+"""Drops duplicates and rows of evaluation sets: the same question about pictures that look alike."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Look = Callable[[Row], Hashes]
 
 
 def dedupe(rows: Iterable[Row], *, look: Look, distance: int = 4) -> Outcome:
-    """Keep the first of rows with one question and alike pictures.
+    """Of several rows with the same question and similar pictures, keep the first.
 
     Args:
-        rows: any.
-        look: hashes of a row's pictures.
-        distance: bits by which two pictures' hashes may differ and count as alike.
+        rows: the rows.
+        look: returns the hashes of a row's pictures.
+        distance: the number of bits in which the hashes of similar pictures may differ.
     """
     outcome = Outcome()
     seen = _Seen(distance)
     for row in rows:
         question, hashes = normalised(question_of(row["prompt"])), look(row)
-        if seen.find(question, hashes) is None:
-            seen.add(question, hashes, row["id"])
-            outcome.keep(row, row)
-        else:
+        if seen.has(question, hashes):
             outcome.drop(row, "duplicate")
+        else:
+            seen.add(question, hashes)
+            outcome.keep(row, row)
     return outcome
 
 
@@ -41,23 +41,23 @@ def decontaminate(
     distance: int = 4,
     pictures_alone: bool = False,
 ) -> Outcome:
-    """Drop rows that an evaluation set has, too.
+    """Drop rows that also occur in an evaluation set.
 
     Args:
-        rows: any.
-        against: question and hashes of the evaluation's rows.
-        look: hashes of a row's pictures.
+        rows: the rows.
+        against: the question and the picture hashes of each evaluation row.
+        look: returns the hashes of a row's pictures.
         distance: see `dedupe`.
-        pictures_alone: also drop rows that ask something else about one of the evaluation's pictures.
+        pictures_alone: whether to drop rows that share only a picture with the evaluation set, too.
     """
     outcome, seen = Outcome(), _Seen(distance)
     pictures: set[int] = set()
     for question, hashes in against:
-        seen.add(normalised(question), hashes, "")
+        seen.add(normalised(question), hashes)
         pictures |= set(hashes)
     for row in rows:
         hashes = look(row)
-        if seen.find(normalised(question_of(row["prompt"])), hashes) is not None:
+        if seen.has(normalised(question_of(row["prompt"])), hashes):
             outcome.drop(row, "in an evaluation set")
         elif pictures_alone and any(alike((one,), (other,), distance) for one in hashes for other in pictures):
             outcome.drop(row, "picture of an evaluation set")
@@ -67,21 +67,21 @@ def decontaminate(
 
 
 def alike(one: Sequence[int], other: Sequence[int], distance: int) -> bool:
-    """Whether as many pictures look the same, pair by pair."""
+    """Whether two rows have the same number of pictures, and these are similar pair by pair."""
     pairs = zip(one, other, strict=False)
     return len(one) == len(other) and all((a ^ b).bit_count() <= distance for a, b in pairs)
 
 
 class _Seen:
-    """Rows by question; pictures are compared only where the question is the same."""
+    """The picture hashes of rows by question; pictures are compared only between rows with the same question."""
 
     def __init__(self, distance: int) -> None:
         self._distance = distance
-        self._rows: dict[str, list[tuple[Hashes, str]]] = defaultdict(list)
+        self._rows: dict[str, list[Hashes]] = defaultdict(list)
 
-    def add(self, question: str, hashes: Hashes, name: str) -> None:
-        self._rows[question].append((hashes, name))
+    def add(self, question: str, hashes: Hashes) -> None:
+        self._rows[question].append(hashes)
 
-    def find(self, question: str, hashes: Hashes) -> str | None:
-        """The name of a row that is the same, if there is one."""
-        return next((name for own, name in self._rows.get(question, ()) if alike(own, hashes, self._distance)), None)
+    def has(self, question: str, hashes: Hashes) -> bool:
+        """Whether a row with this question and similar pictures was added."""
+        return any(alike(own, hashes, self._distance) for own in self._rows.get(question, ()))

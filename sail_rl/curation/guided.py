@@ -1,4 +1,4 @@
-"""Guided CoT by a model of ours: thoughts that a rollout engine writes, knowing the answer that they must lead to."""
+"""Guided chain of thought: a rollout engine writes thoughts, given the answers that they must lead to."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ REQUEST = (
 
 
 class EngineWriter:
-    """Writes thoughts; those already written are kept in `notes` (JSON lines: key, thought), so a kill costs no more
-    than one batch.
+    """Writes thoughts with a rollout engine, and saves them in a file, so that a kill loses at most one batch.
 
     Args:
-        config: model, engine and sampling.
-        notes: the file.
-        seed: of the sampling.
+        config: the model, the engine and the sampling settings.
+        notes: the JSON-lines file (key, thought).
+        seed: the sampling seed.
     """
 
     def __init__(self, config: GuidedCoT, notes: Path, *, seed: int) -> None:
@@ -59,7 +58,7 @@ class EngineWriter:
         self._engine.close()
 
     def think(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """A thought for each row; None if the model's doesn't end, or leads elsewhere."""
+        """A thought for each row; None if the model's thought doesn't end, or leads to another answer."""
         keys = [self._key(row) for row in rows]
         missing = [(key, row) for key, row in zip(keys, rows, strict=True) if key not in self._written]
         prompts = [self._encoder.prompt(self._guided(row)) for _, row in missing]
@@ -70,7 +69,7 @@ class EngineWriter:
         return [self._written[key] for key in keys]
 
     def _key(self, row: Mapping[str, Any]) -> str:
-        """Of all that a thought depends on."""
+        """The hash of everything that a thought depends on."""
         pictures = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in row["images"]]
         return short_hash([self._settings, row["id"], row["prompt"], row["answer"], pictures])
 

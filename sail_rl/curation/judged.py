@@ -1,6 +1,6 @@
-"""Steps that ask a model: shorter answers, the quality of captions, thoughts that lead to a known answer.
+"""Steps that ask a model: to shorten answers, rate captions, or write thoughts that lead to a known answer.
 
-Each takes a function that asks; what it is, a judge behind an endpoint or a rollout engine, doesn't matter here.
+Each step takes a function that asks the model, which may be a judge behind an endpoint or a rollout engine.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from .outcome import Outcome, Row
 from .reading import tokens_of
 
 Shorten = Callable[[Sequence[Row]], list[str | None]]
-"""Short forms of the rows' answers; None: no judge gave one."""
+"""Maps rows to short forms of their answers, or to None without a verdict."""
 Rate = Callable[[Sequence[Row]], list[tuple[int, int] | None]]
-"""(visual information richness, image-text alignment) of the rows' captions, 1 to 5; None: no judge gave them."""
+"""Maps rows to (visual information richness, image-text alignment) of their captions, from 1 to 5, or to None."""
 Think = Callable[[Sequence[Row]], list[str | None]]
-"""A thought for each row, from its question and its answer; None: there is none."""
+"""Maps rows to thoughts that lead from their questions to their answers, or to None."""
 
 
 def distill_answers(rows: Sequence[Row], shorten: Shorten, *, longest: int = 10) -> Outcome:
-    """Replace verbose gold answers by short ones; a row whose answer stays verbose goes.
+    """Replace verbose gold answers by short ones, and drop rows whose answer stays verbose.
 
     Args:
-        rows: with an `answer`.
-        shorten: makes them short.
-        longest: tokens that an answer may have.
+        rows: rows with an `answer`.
+        shorten: shortens the answers.
+        longest: the longest allowed answer in tokens.
     """
     verbose = [row for row in rows if len(tokens_of(str(row["answer"]))) > longest]
     short = {row["id"]: answer for row, answer in zip(verbose, shorten(verbose), strict=True)}
@@ -43,9 +43,9 @@ def distill_answers(rows: Sequence[Row], shorten: Shorten, *, longest: int = 10)
 
 
 def caption_quality(rows: Sequence[Row], rate: Rate, *, least: int = 3) -> Outcome:
-    """Drop rows whose caption (`completion`) is poor in what it shows of the picture, or doesn't fit it (SAIL-VL).
+    """Drop rows whose caption (`completion`) says little about the picture, or doesn't match it (SAIL-VL).
 
-    The scores stay in the columns `richness` and `alignment`. A row that no judge rated goes.
+    The ratings stay in the columns `richness` and `alignment`. Rows without a rating are dropped.
     """
     captioned = [row for row in rows if row.get("completion")]
     rated = {row["id"]: scores for row, scores in zip(captioned, rate(captioned), strict=True)}
@@ -65,9 +65,9 @@ def guide(rows: Sequence[Row], think: Think, *, again: bool = False) -> Outcome:
     r"""Give every row a thought that leads to its gold answer (guided prompting), as its completion.
 
     Args:
-        rows: with an `answer`.
-        think: writes thoughts.
-        again: also for rows that have a completion.
+        rows: rows with an `answer`.
+        think: writes the thoughts.
+        again: whether to replace existing completions, too.
     """
     missing = [row for row in rows if again or not row.get("completion")]
     thoughts = {row["id"]: thought for row, thought in zip(missing, think(missing), strict=True)}
@@ -96,6 +96,6 @@ GIVEN_AWAY = (
 
 
 def told(thought: str) -> str | None:
-    """The words by which a thought gives away that it knew the answer, if there are any."""
+    """The words by which a thought reveals that it knew the answer, or None."""
     text = re.sub(r"given answer (?:choices|options)", "", thought.casefold())
     return next((words for words in GIVEN_AWAY if words in text), None)

@@ -1,4 +1,4 @@
-"""Balance of thought lengths: no stretch of lengths has more than its share of the rows."""
+"""Balances the lengths of thoughts, so that no range of lengths dominates."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .reading import tokens_of
 
 
 def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, seed: int = 0) -> Outcome:
-    """Resample rows by the tokens of their thoughts, so that no bin has more than a share of those that stay.
+    """Drop rows at random so that no bin of thought lengths holds more than a given share of the remaining rows.
 
     Args:
-        rows: unified ones.
-        edges: ascending; bins are below the first, from each to the next, and from the last on.
-        most: the highest share of one bin; with fewer than 1 / most bins that have rows, an equal share.
-        seed: of the choice within a bin.
+        rows: unified rows.
+        edges: the ascending bin edges in tokens; the first and the last bin are open.
+        most: the largest share of one bin; with fewer than 1 / most non-empty bins, all get equal shares.
+        seed: the seed of the choice within a bin.
     """
     bins: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
@@ -41,8 +41,8 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
 
 
 def _cap(counts: Sequence[int], most: float) -> int:
-    """The largest number of rows a bin with which none has more than `most` of all that stay; at least 1."""
-    most = max(most, 1 / len(counts))  # with so few bins, none can have less
+    """The largest bin size, at least 1, with which no bin exceeds the share `most` of the remaining rows."""
+    most = max(most, 1 / len(counts))  # a smaller share is impossible with so few bins
     low, high = 1, max(counts)
     while low < high:
         middle = (low + high + 1) // 2

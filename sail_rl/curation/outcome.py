@@ -1,4 +1,4 @@
-"""What a curation step is: rows in, rows out, and a reason for each row that is no longer there."""
+"""The result of a curation step: the kept rows, and a reason for each dropped row."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
-"""A row without its pictures: `id`, `index` (its place in the dataset), `prompt`, `completion`, `answer`, …"""
+"""A row without its pictures: `id`, `index` (its position in the dataset), `prompt`, `answer` and others."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """Result of one step; `changed` counts rows that stayed and are no longer the same."""
+    """The result of one step; `changed` counts the kept rows that the step changed."""
 
     rows: list[Row] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
-    """(id, reason)."""
+    """(id, reason) of each dropped row."""
     changed: int = 0
 
     def keep(self, before: Row, after: Row) -> None:
-        """The row stays, as `after`."""
+        """Keep the row `before` as `after`."""
         self.rows.append(after)
         self.changed += after != before
 
     def drop(self, row: Row, reason: str) -> None:
-        """The row goes."""
+        """Drop the row."""
         self.dropped.append((row["id"], reason))
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many rows went for each reason."""
+        """The number of dropped rows by reason."""
         return dict(Counter(reason for _, reason in self.dropped))
 
 
 def each(rows: Iterable[Row], change: Callable[[Row], Row | str]) -> Outcome:
-    """Apply `change` to every row by itself; a string that it returns is the reason to drop it."""
+    """Apply `change` to each row; it returns the new row, or the reason to drop it as a string."""
     outcome = Outcome()
     for row in rows:
         after = change(row)

@@ -1,4 +1,4 @@
-"""Prompts: without system messages and without hints that contradict the format that is taught."""
+"""Cleans prompts of system messages, and of hints that contradict the format that training teaches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sail_rl.messages import text_of
 from .outcome import Outcome, Row, each
 
 _REST = r"(?:[^.:?!\n]|\.(?=\d))*"
-"""The rest of a sentence: to its end, and never over a colon or question mark, behind which a question may stand."""
+"""The rest of a sentence; it stops at a colon or question mark, because a question may follow."""
 HINTS = tuple(
     hint.replace("…", _REST)
     for hint in (
@@ -35,17 +35,17 @@ HINTS = tuple(
         r"请?(?:让我们)?一步一步(?:地)?(?:思考|推理)[^。\n:]*",
     )
 )
-"""Instructions on how to answer that datasets carry along; each is a sentence, or a line, of its own. What the answer
-depends on (units, rounding, "as a fraction") is none of them."""
+"""Patterns of answer instructions in datasets, each a sentence or a line of its own. Instructions that change the
+answer (units, rounding, "as a fraction") don't match."""
 _SENTENCE = r"(?:(?<=[.?!。？！])\s*|^[^\S\n]*)(?:{})(?:[.!。]+(?=\s|$)|(?=\s*$))"
-"""Only whole sentences: from where one begins to its end, or the line's."""
+"""Matches complete sentences only, up to their end or the end of the line."""
 
 
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 
 
 def strip_prompts(rows: Iterable[Row], *, hints: Sequence[str] = HINTS) -> Outcome:
-    """Drop system messages, and hints from the user's; a row whose question was nothing else goes."""
+    """Remove system messages, and hints in user messages; drop rows whose question consists of hints only."""
     pattern = re.compile(_SENTENCE.format("|".join(f"(?:{hint})" for hint in hints)), re.IGNORECASE | re.MULTILINE)
 
     def change(row: Row) -> Row | str:
@@ -59,14 +59,14 @@ def strip_prompts(rows: Iterable[Row], *, hints: Sequence[str] = HINTS) -> Outco
 
 
 def question_of(prompt: str | Sequence[dict[str, Any]]) -> str:
-    """All text of the user's messages."""
+    """The text of all user messages."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(text_of(message["content"]) for message in prompt if message["role"] == "user")
 
 
 def with_text(prompt: str | Sequence[dict[str, Any]], change: Callable[[str], str]) -> Any:
-    """The prompt with every text of the user's messages changed; pictures stay where they are."""
+    """The prompt with `change` applied to every text of its user messages; pictures keep their positions."""
     if isinstance(prompt, str):
         return change(prompt)
     return [message | {"content": _changed(message["content"], change)} if message["role"] == "user" else message
@@ -74,7 +74,7 @@ def with_text(prompt: str | Sequence[dict[str, Any]], change: Callable[[str], st
 
 
 def normalised(question: str) -> str:
-    """A question's words, numbers and mathematical signs: spacing, case and punctuation don't tell two apart."""
+    """A question's words, numbers and mathematical signs, without spacing, case and punctuation."""
     text = "".join(f"^{unicodedata.normalize('NFKC', c)}" if c in _RAISED else c for c in question)
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
     signs = "".join(re.escape(c) for c in sorted({c for c in text if unicodedata.category(c) in ("Sm", "Sc", "So")}))
@@ -88,5 +88,5 @@ def _changed(content: str | Sequence[dict[str, Any]], change: Callable[[str], st
 
 
 def _tidy(text: str) -> str:
-    """Without the blanks that something taken out leaves behind."""
+    """The text without trailing blanks and repeated empty lines."""
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?<![ \t])[ \t]+(?=\n|$)", "", text)).strip()

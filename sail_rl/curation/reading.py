@@ -1,4 +1,4 @@
-r"""Reading a completion of any kind: what is thought, and what is the answer."""
+r"""Splits a completion in any common format into its thought and its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPEN_THOUGHT = re.compile(r"</?(?:think|thinking|thought|reasoning|reason)>|<\|
 _WRAPPED = re.compile(r"<answer>(.*?)</answer>|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|$)", re.DOTALL)
 _OPEN_ANSWER = re.compile(r"</?answer>|<\|(?:begin|end)_of_solution\|>")
 _SECTIONS = re.compile(r"(?P<thought>.*)<CONCLUSION>(?P<answer>.*?)</CONCLUSION>\s*", re.DOTALL)
-"""LLaVA-CoT: SUMMARY, CAPTION and REASONING are the thought (arXiv 2411.10440)."""
+"""LLaVA-CoT (arXiv 2411.10440), whose sections SUMMARY, CAPTION and REASONING form the thought."""
 _HEADING = re.compile(
     r"^(?:#{1,6}[ \t]*+|\*\*)(?:final[ \t]++)?answer[ \t]*+:?(?:\*\*)?[ \t]*+:?[ \t]*+\n++",
     re.IGNORECASE | re.MULTILINE,
@@ -26,20 +26,20 @@ _SAID = re.compile(
     r"|(?:(?:所以|因此|故|综上)[,，]?)?(?:正确|最终)?答案(?:是|为|[:：])\s*[:：]?\s*|故选[:：]?\s*)(?P<answer>\S[^\n]*?)\s*$",
     re.IGNORECASE,
 )
-"""Where the last line says what the answer is, to its end."""
+"""The phrase by which the last line states the answer, and the rest of that line."""
 _CLAUSE_END = re.compile(r"[,，;；](?!\d)|。|(?<![A-Z][a-z])\.(?:\s|$)|\s(?:because|since|which|as)\s")
 _IS_NUMBER = re.compile(r"[-+]?[\d.,/]+")
 _TOKEN = re.compile(r"[\u3400-\u9fff]|\w+|[^\w\s]")
 LONGEST = 8
-"""Tokens of an answer that is taken out of a sentence."""
+"""Longest answer in tokens that is extracted from a sentence."""
 
 
 def read(completion: str, *, gold: str | None = None) -> tuple[str, str] | str:
-    r"""Thought and answer (its text, with one `\boxed{}` at least), or the reason why they can't be told.
+    r"""The thought and the answer's text, with at least one `\boxed{}`, or the reason why they can't be separated.
 
     Args:
-        completion: with thought tags, or without: then the last line says the answer.
-        gold: the row's answer, which tells how much of a sentence such as "the answer is 5 because …" is the answer.
+        completion: text with thought tags, or text without tags whose last line states the answer.
+        gold: the row's answer; it tells which part of a sentence such as "the answer is 5 because …" is the answer.
     """
     text = _HEADING.sub("Answer: ", completion)
     if sections := _SECTIONS.fullmatch(text):
@@ -50,7 +50,7 @@ def read(completion: str, *, gold: str | None = None) -> tuple[str, str] | str:
         return "two thoughts"
     rest = _THOUGHT.sub("", text).strip()
     thought = next((group for group in found[0].group("thought", "other") if group is not None), "") if found else None
-    if thought is None and rest.count(THINK_END) == 1 and THINK_START not in rest:  # the template had opened it
+    if thought is None and rest.count(THINK_END) == 1 and THINK_START not in rest:  # the template opened the thought
         thought, _, rest = (part.strip() for part in rest.partition(THINK_END))
     if _OPEN_THOUGHT.search(rest):
         return "a thought that isn't closed"
@@ -64,7 +64,7 @@ def read(completion: str, *, gold: str | None = None) -> tuple[str, str] | str:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Words, single Chinese characters and signs: what a length or an overlap is counted in, whatever the tokenizer."""
+    """Words, single Chinese characters and signs; lengths and overlaps count these, independently of a tokenizer."""
     return _TOKEN.findall(text.casefold())
 
 
@@ -75,7 +75,7 @@ def _whole(thought: str, answer: str) -> tuple[str, str] | str:
 
 
 def _answer(text: str, gold: str | None, *, longest: int) -> str:
-    """The answer after a thought: as it is if it has a box, what it says, or all of it if it is as short as a value."""
+    """The answer after a thought: the text with its box, the answer that it states, or all of it if it is short."""
     if final_answer(text):
         return text
     if said := _said(text, gold):
@@ -85,12 +85,12 @@ def _answer(text: str, gold: str | None, *, longest: int) -> str:
 
 
 def _without_tags(text: str, gold: str | None) -> tuple[str, str]:
-    """Text without tags: what comes before the last line that says the answer, or before its words, is the thought."""
+    """Text without tags: the thought is everything before the statement of the answer."""
     lines = text.splitlines()
     for number in range(len(lines) - 1, -1, -1):
         line, match = lines[number], _SAID.search(lines[number])
         if final_answer(line):
-            if number and lines[number - 1].strip() in ("\\[", "$$"):  # a display of its own
+            if number and lines[number - 1].strip() in ("\\[", "$$"):  # the box is displayed mathematics
                 return _joined(lines[: number - 1]), "\n".join(lines[number - 1 : number + 2]).strip()
             start = match.start() if match else _sentence_start(line)
             return _joined([*lines[:number], line[:start]]), line[start:].strip()
@@ -104,20 +104,20 @@ def _joined(lines: list[str]) -> str:
 
 
 def _sentence_start(line: str) -> int:
-    """Where the words that hold the box begin, in a line that also thinks."""
+    """The start of the phrase that contains the box, in a line that also contains reasoning."""
     box = line.find("\\boxed")
     marks = [mark for mark in (". ", "。", ", so ", ": ") if mark in line[:box]]
     return max((line.rfind(mark, 0, box) + len(mark) for mark in marks), default=0)
 
 
 def _said(text: str, gold: str | None) -> str:
-    """What the last words of a text say that the answer is, boxed; empty if they don't."""
+    """The answer that the end of a text states, boxed; empty if it states none."""
     said = _SAID.search(text)
     return _box(said["answer"], gold) if said else ""
 
 
 def _box(answer: str, gold: str | None) -> str:
-    """An answer's text, boxed: the gold one if that is what it says, otherwise its first clause, if that is short."""
+    """A stated answer, boxed: the gold answer if the text starts with it, else its first clause if that is short."""
     answer = re.sub(r"^(?:\*\*|\$)+|(?:\*\*|\$)+$", "", answer.strip().rstrip(".。")).strip()
     expected = (gold or "").strip().strip("$")
     if expected and answer.startswith(expected) and _ends(answer[len(expected) :], expected):
@@ -127,7 +127,7 @@ def _box(answer: str, gold: str | None) -> str:
 
 
 def _ends(rest: str, gold: str) -> bool:
-    """Whether an answer that begins with the gold one says no more: a clause, an option's text, a Chinese unit."""
+    """Whether the text after the gold answer ends it: nothing, a clause, an option's text or a Chinese unit."""
     if not rest.strip() or _CLAUSE_END.match(rest):
         return True
     if re.fullmatch(r"[A-H]", gold):
@@ -136,7 +136,7 @@ def _ends(rest: str, gold: str) -> bool:
 
 
 def _clause(text: str) -> str:
-    """The text before the first end of a clause that isn't inside brackets."""
+    """The text before the first clause end outside brackets."""
     for end in _CLAUSE_END.finditer(text):
         before = text[: end.start()]
         if all(before.count(left) <= before.count(right) for left, right in ("()", "[]", "{}")):
