@@ -79,10 +79,10 @@ def shares() -> None:
     start, steps = time.perf_counter(), [packer.step() for _ in range(30)]
     spent = time.perf_counter() - start
     rows = [row for step, _ in steps for row in itertools.chain(*step)]
-    show("stream, rows dealt in turn", useful_share(sizes, rows, padded=False), waiting(rows))
+    show("stream, dealt in turn", useful_share(sizes, rows, padded=False), waiting(rows))
     balance = sum(metrics["packing/visual_imbalance"] for _, metrics in steps) / len(steps)
     show("stream, dealt by visual tokens (sail-rl)", useful_share(sizes, rows, padded=False), balance)
-    print(f"\nfilling a row takes {1000 * spent / len(rows):.2f} ms\n")
+    print(f"\nfilling a micro-batch takes {1000 * spent / len(rows):.2f} ms\n")
 
 
 def speed(rounds: int) -> None:

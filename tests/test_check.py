@@ -49,7 +49,9 @@ def test_the_real_recipes_pass_where_they_say_they_fit(name: str, capsys: pytest
 def test_an_untrue_batch_or_a_model_of_unknown_size_is_found(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = "recipes/sail_vl2_2b/thinking.yaml"
     assert main(["check", recipe, "--ranks", "7"]) == 2
-    assert "packing.rows 64 / 7 ranks = 9.14286 packed rows of 20480 tokens a rank" in capsys.readouterr().err
+    assert (
+        "packing.micro_batches 64 / 7 ranks = 9.14286 micro-batches of 20480 tokens a rank" in capsys.readouterr().err
+    )
     assert main(["check", recipe, "model.size=null"]) == 2
     assert "models/SAIL-VL2-2B, which has no config.json" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What SFT trains, token by token: the completion and its end of turn, and nothing else, alone and in packed rows."""
+"""What SFT trains, token by token: the completion and its end of turn, and nothing else, alone and packed."""
 
 from __future__ import annotations
 

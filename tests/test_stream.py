@@ -171,19 +171,19 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.longcot_sft.packing={rows: 4}"], "give either batch_size .* or packing"),
+        (["stages.longcot_sft.packing={micro_batches: 4}"], "give either batch_size .* or packing"),
         (["stages.longcot_sft.batch_size=null"], "give either batch_size .* or packing"),
         (
             [
-                "stages.longcot_sft.packing={rows: 4}",
+                "stages.longcot_sft.packing={micro_batches: 4}",
                 "stages.longcot_sft.batch_size=null",
                 "stages.longcot_sft.pack_length=100",
             ],
-            "rows of 100 tokens don't hold samples of model.max_length 256.*set pack_length to 256 or more",
+            "pack_length 100 is below model.max_length 256.*set it to 256 or more",
         ),
     ],
 )
-def test_a_step_has_one_size_and_rows_hold_any_sample(overrides: list[str], message: str) -> None:
+def test_a_step_has_one_size_and_micro_batches_hold_any_sample(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_recipe(Path("recipes/quickstart.yaml"), ["model.max_length=256", *overrides])
 
@@ -194,7 +194,7 @@ def test_a_packed_run_is_the_same_on_two_ranks_and_after_a_kill(tmp_path: Path) 
     tree = {
         "extends": str(Path("recipes/quickstart.yaml").resolve()),
         "model": {"max_length": 256},
-        "stages": {"rlvr": None, "longcot_sft": {"batch_size": None, "packing": {"rows": 4, "buffer": 32}}},
+        "stages": {"rlvr": None, "longcot_sft": {"batch_size": None, "packing": {"micro_batches": 4, "buffer": 32}}},
     }
     tree["stages"]["longcot_sft"] |= {"pack_length": 512, "steps": 4, "save_every": 2}  # type: ignore[index]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))

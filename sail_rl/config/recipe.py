@@ -113,12 +113,12 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _rows_hold_samples(self) -> Self:
+    def _micro_batches_hold_samples(self) -> Self:
         for stage in self.training:
             if isinstance(stage, SFTStage) and stage.packing and stage.pack_length < self.model.max_length:
                 raise ValueError(
-                    f"stage {stage.name}: rows of {stage.pack_length} tokens don't hold samples of model.max_length "
-                    f"{self.model.max_length}, and none is ever cut; set pack_length to {self.model.max_length} or more"
+                    f"stage {stage.name}: pack_length {stage.pack_length} is below model.max_length "
+                    f"{self.model.max_length}, and no sample is ever cut; set it to {self.model.max_length} or more"
                 )
         return self
 

@@ -58,10 +58,10 @@ class StageConfig(Strict):
     """Optimiser steps."""
     optimizer: OptimizerConfig
     pack_length: PositiveInt = 2048
-    """Tokens of a packed row, that is of one micro-batch on one rank. Changes speed and memory, not results."""
+    """Tokens of a micro-batch on one rank. It changes speed and memory, not results."""
     gradient_checkpointing: bool = False
     max_skipped_steps: PositiveInt = 3
-    """Stop after so many optimiser steps in a row whose gradient isn't finite."""
+    """Stop after this number of consecutive optimiser steps with a non-finite gradient."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
     With several rows a rank it costs a forward pass without gradients for each row but the first; 0 does without."""
@@ -171,12 +171,12 @@ class AdaLRSConfig(Strict):
 
 
 class PackingConfig(Strict):
-    """Stream packing with visual balance (see `data.stream`): a step is so many full rows, whatever they hold."""
+    """Stream packing with visual balance (see `data.stream`): a step is a fixed number of full micro-batches."""
 
-    rows: PositiveInt
-    """Packed rows of `pack_length` tokens of one optimiser step, over all ranks."""
+    micro_batches: PositiveInt
+    """Micro-batches of `pack_length` tokens of one optimiser step, over all ranks."""
     buffer: PositiveInt = 256
-    """Samples that wait for a row; more fill rows better."""
+    """Number of waiting samples; a larger buffer fills micro-batches better."""
 
 
 class SFTStage(StageConfig):
@@ -195,7 +195,7 @@ class SFTStage(StageConfig):
     def _one_size(self) -> Self:
         if (self.batch_size is None) == (self.packing is None):
             raise ValueError(
-                f"stage {self.name}: give either batch_size (samples of a step) or packing (rows of a step)"
+                f"stage {self.name}: give either batch_size (samples of a step) or packing (micro-batches of a step)"
             )
         return self
 
@@ -212,7 +212,8 @@ class SFTStage(StageConfig):
         """The batch algebra in one line; ValueError if it doesn't come out even."""
         name, unit, size = ("batch_size", "samples", self.batch_size or 0)
         if self.packing:
-            name, unit, size = "packing.rows", f"packed rows of {self.pack_length} tokens", self.packing.rows
+            name, size = "packing.micro_batches", self.packing.micro_batches
+            unit = f"micro-batches of {self.pack_length} tokens"
         if size % world_size:
             raise ValueError(
                 f"stage {self.name}: {name} {size} / {world_size} ranks = {size / world_size:g} {unit} a rank; make "

@@ -1,1 +1,1 @@
-"""Data: rows of a file, their order, token sequences, packed rows."""
+"""Data: rows of a file, their order, token sequences, packing."""

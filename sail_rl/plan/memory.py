@@ -57,7 +57,8 @@ def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *,
     """What one stage takes on each of `ranks` GPUs.
 
     Model states are DeepSpeed's (a bfloat16 weight takes 2 bytes, and a trained one 18 more: its gradient in 2 and 4, a
-    float32 copy, Adam's two moments); activations are of one row of `pack_length` tokens, all of them visual at worst.
+    float32 copy, Adam's two moments); activations are those of one micro-batch of `pack_length` tokens, all of them
+    visual at worst.
     """
     own = count_parameters(config, stage)
     width = 2 if recipe.model.dtype == "bfloat16" else 4
@@ -96,7 +97,7 @@ def model_states(own: Parameters, *, ranks: int, zero_stage: int, offload: bool,
 
 
 def activations(config: SailVLConfig, tokens: int, *, checkpointing: bool, width: int) -> float:
-    """Bytes that the backward pass keeps of one packed row; with checkpointing the layers' inputs and one layer."""
+    """Bytes that the backward pass keeps of one micro-batch; with checkpointing the layers' inputs and one layer."""
     text, vision = config.text_config, config.vision_config
     inner = text.num_experts_per_tok * text.moe_intermediate_size if config.is_moe else text.intermediate_size
     heads = (2 * text.num_attention_heads + 2 * text.num_key_value_heads) * text.head_dim

@@ -82,9 +82,9 @@ METRICS = (
     Metric("train/tokens", "tokens", "labelled tokens of the step, all ranks", "loss"),
     Metric("train/rate_scale", "—", "AdaLRS: learning rate over the scheduled one, after a decision", "loss"),
     Metric("train/skipped_steps", "steps", "optimiser steps skipped so far: gradient not finite", "loss"),
-    Metric("train/micro_batches", "rows", "packed rows (forward passes) of one rank in the step", "loss"),
-    Metric("packing/fill", "share", "of the rows' tokens that samples fill (stream packing)", "packing"),
-    Metric("packing/samples", "samples", "in the step's packed rows, all ranks", "packing"),
+    Metric("train/micro_batches", "micro-batches", "micro-batches (forward passes) of one rank in the step", "loss"),
+    Metric("packing/fill", "share", "share of the micro-batches' tokens that samples fill (stream packing)", "packing"),
+    Metric("packing/samples", "samples", "samples of the step's micro-batches, all ranks", "packing"),
     Metric("packing/visual_imbalance", "share", "extra time of vision towers because ranks' images differ", "packing"),
     Metric(
         "moe/load/{layer}/{expert}", "share", "share of a layer's routed token slots that one expert got", "experts"

@@ -233,7 +233,7 @@ class Stage:
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
             measure=lambda number: encoder.size(rows.outline(number), completion=True),
             pack_length=config.pack_length,
-            micro_batches=config.packing.rows,
+            micro_batches=config.packing.micro_batches,
             buffer=config.packing.buffer,
             world_size=world_size(),
         )
