@@ -188,7 +188,9 @@ class TestOverlong:
 
     def plan(self, rows: Rows, folder: Path, overlong: str) -> Plan:
         reward = {"accuracy": {"path": "rewards.answer:math_answer"}}
-        stage = {"name": "rl", "kind": "rl", "data": "d", "steps": 1, "learning_rate": 1e-6, "rewards": reward}
+        stage: dict[str, Any] = {"name": "rl", "kind": "rl", "data": "d", "steps": 1, "rewards": reward}
+        stage["optimizer"] = {"learning_rate": 1e-6}
+        stage["sampling"] = {"max_tokens": 8, "prompts_per_step": 1, "samples_per_prompt": 2}
         recipe = Recipe.model_validate(
             {
                 "name": "x",
@@ -196,7 +198,7 @@ class TestOverlong:
                 "model": {"max_length": 50},
                 "data": {"files": {"d": rows.path}, "overlong": overlong},
                 "evaluation": {"data": "d", "rewards": reward, "max_tokens": 8},
-                "stages": [{**stage, "max_tokens": 8, "prompts_per_step": 1, "samples_per_prompt": 2}],
+                "stages": [stage],
             }
         )
         return Plan(recipe, {"d": rows}, {}, {})
