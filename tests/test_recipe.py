@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from sail_rl.config import Recipe, RLStage
+from sail_rl.config.algorithms import ALGORITHMS, SHARED, laid_over
 from sail_rl.config.loading import dump_recipe, load_recipe, read_tree, result_settings
 from sail_rl.imports import resolve
 from sail_rl.plan.datasets import build_data
@@ -156,7 +157,7 @@ def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
             r"unknown key 'prompt_per_step'; the nearest valid key is 'sampling.prompts_per_step'",
         ),
         (
-            "stages.rlvr.sampling.max_tokens=4",
+            "stages.rlvr.max_tokens=4",
             r"  stages.rlvr.max_tokens: unknown key 'max_tokens'; the nearest valid key is 'sampling.max_tokens'",
         ),
         ("stages.rlvr.clip_low=0.1", "unknown key 'clip_low'; the nearest valid key is 'loss.clip_low'"),
@@ -332,3 +333,47 @@ def test_mistakes_are_explained_in_a_recipe_s_own_words(text: str, message: str,
     path.write_text(text.format(quickstart=QUICKSTART.resolve()) if "extends" in text else text)
     with pytest.raises(ValueError, match=message):
         load_recipe(path)
+
+
+class TestAlgorithms:
+    def test_an_algorithm_is_its_papers_defaults_under_the_stage_s_own_keys(self) -> None:
+        stage = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=gspo", "stages.rlvr.loss.clip_low=0.1"]).stages[1]
+        assert isinstance(stage, RLStage)
+        assert (stage.loss.surrogate, stage.loss.aggregation) == ("gspo", "sequence_mean")
+        assert (stage.loss.clip_low, stage.loss.clip_high) == (0.1, 4e-4)
+        assert stage.sampling.dynamic_sampling is None, "of the algorithm, not of the recipe before the override"
+
+    def test_the_order_of_overrides_doesn_t_matter(self) -> None:
+        overrides = ["output_dir=x", "stages.rlvr.loss.clip_low=0.1", "stages.rlvr.algorithm=gspo"]
+        assert load_recipe(QUICKSTART, overrides) == load_recipe(QUICKSTART, overrides[::-1])
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    def test_its_resolved_recipe_holds_the_values_and_loads_back_the_same(self, name: str, tmp_path: Path) -> None:
+        recipe = load_recipe(QUICKSTART, [f"stages.rlvr.algorithm={name}"])
+        check_code(recipe, world_size=1)
+        (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
+        assert load_recipe(tmp_path / "r.yaml") == recipe
+        written = yaml.safe_load((tmp_path / "r.yaml").read_text())["stages"][1]
+        assert laid_over(written, laid_over(SHARED, ALGORITHMS[name])) == written
+
+    def test_an_algorithm_wins_over_the_one_of_the_recipe_that_is_extended(self, tmp_path: Path) -> None:
+        base = f"extends: {QUICKSTART.resolve()}\nstages: {{rlvr: {{algorithm: ppo, loss: {{entropy_coef: 0.5}}}}}}\n"
+        (tmp_path / "ppo.yaml").write_text(base)
+        (tmp_path / "rloo.yaml").write_text("extends: ppo.yaml\nstages: {rlvr: {algorithm: rloo}}\n")
+        stage = load_recipe(tmp_path / "rloo.yaml").stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.critic is None
+        assert stage.advantages == "rloo"
+        assert stage.loss.entropy_coef == 0.5, "no algorithm sets it"
+
+    def test_one_that_is_built_in_python_has_them_too(self) -> None:
+        tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": "x"}
+        tree["stages"][1]["algorithm"] = "dr_grpo"
+        stage = Recipe.model_validate(tree).stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.advantages == "dr_grpo"
+        assert stage.sampling.dynamic_sampling is not None, "the stage's own"
+
+    def test_an_unknown_one_is_named_with_those_that_there_are(self) -> None:
+        with pytest.raises(ValueError, match=r"stages.rlvr.algorithm: Input should be 'grpo', 'dapo', 'dr_grpo'"):
+            load_recipe(QUICKSTART, ["stages.rlvr.algorithm=trpo"])

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from sail_rl.imports import code_file
 
 from . import Recipe
+from .algorithms import laid_over, with_algorithm
 from .shipped import find_recipe
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,6 +25,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Parse a recipe with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
 
     A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without it).
+    An `algorithm` sets its defaults where it is named: over the recipe that is extended, under the stage's other keys.
     Without an `output_dir` the run goes to `runs/NAME`, with the overrides in the folder's name, so that variants of a
     recipe don't overwrite each other. Code that the recipe names as `file.py:name` is looked for in the recipe's own
     folder first, then in the working directory.
@@ -45,7 +47,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The YAML tree of a recipe of any kind, merged over the one it `extends`, with its overrides."""
     tree = _read(path)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not _names_algorithm(text)):  # what it sets can be overridden
         _apply(tree, override)
     return tree
 
@@ -108,12 +110,13 @@ def _read(path: Path) -> dict[str, Any]:
     """The tree of a recipe, merged over the one that it `extends` (a path relative to its own, or a shipped name)."""
     path = find_recipe(path)
     try:
-        tree = _unshared(yaml.safe_load(path.read_text()))
+        tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} isn't YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
     tree = _anchored(tree, path.parent)
+    _expand_algorithms(tree)
     base = tree.pop("extends", None)
     if not base:
         return tree
@@ -122,7 +125,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _anchored(tree: Any, folder: Path) -> Any:
-    """`tree` with `folder` put before every `file.py:name` whose file lies there."""
+    """A copy of `tree` with `folder` put before every `file.py:name` whose file lies there.
+
+    In the copy no section is another's, as YAML's anchors make them, so that an override reaches one stage alone.
+    """
     if isinstance(tree, dict):
         return {key: _anchored(value, folder) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -131,11 +137,16 @@ def _anchored(tree: Any, folder: Path) -> Any:
     return str(folder / tree) if file and (folder / file).is_file() else tree
 
 
-def _unshared(tree: Any) -> Any:
-    """A copy in which no section is another's, as YAML's anchors make them: an override reaches one of them."""
-    if isinstance(tree, dict):
-        return {key: _unshared(value) for key, value in tree.items()}
-    return [_unshared(item) for item in tree] if isinstance(tree, list) else tree
+def _expand_algorithms(tree: dict[str, Any]) -> None:
+    """Give each stage that names an `algorithm` its defaults here, so that they win over a recipe that this extends."""
+    stages = tree.get("stages") or []
+    for key, stage in stages.items() if isinstance(stages, dict) else enumerate(stages):
+        if isinstance(stage, dict):
+            stages[key] = with_algorithm(stage)
+
+
+def _names_algorithm(override: str) -> bool:
+    return override.startswith("stages.") and override.partition("=")[0].split(".")[2:] == ["algorithm"]
 
 
 def _merged(base: Any, change: Any, path: Path) -> Any:
@@ -168,7 +179,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = _child(node, name, override)
     if not isinstance(node, dict):
         raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a section")
-    node[last] = yaml.safe_load(text)
+    value = yaml.safe_load(text)
+    node.update(laid_over(node, with_algorithm({last: value})) if _names_algorithm(override) else {last: value})
 
 
 def _child(node: Any, name: str, override: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from .algorithms import Algorithm, with_algorithm
 from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, RewardConfig, Strict
 from .stages import StageConfig
 
@@ -125,6 +126,8 @@ class RLStage(StageConfig):
     """Reinforcement learning; the defaults are GRPO's advantages with DAPO's token-level clipped loss."""
 
     kind: Literal["rl"]
+    algorithm: Algorithm | None = None
+    """Gives `advantages`, `critic`, `sampling.dynamic_sampling` and most of `loss` its defaults (see `algorithms`)."""
     rewards: dict[str, RewardConfig]
     total: str | None = None
     """The total as an expression over the rewards' names, `0.9 * judge * think * answer + 0.1 * format`; None: the sum
@@ -145,6 +148,11 @@ class RLStage(StageConfig):
     """Estimator of advantages (see `maths.advantages`)."""
     critic: CriticConfig | None = None
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_algorithm(cls, stage: Any) -> Any:
+        return with_algorithm(stage) if isinstance(stage, dict) else stage
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
