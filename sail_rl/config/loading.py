@@ -225,7 +225,7 @@ def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
         if isinstance(tree, list) and isinstance(part, int):
             tree = tree[part]
             yield str(tree.get("name", part)) if isinstance(tree, dict) else str(part)
-        elif not isinstance(tree, dict) or tree.get("kind") != part:
+        elif tree is None or (isinstance(tree, dict) and tree.get("kind") != part):
             tree = tree.get(part) if isinstance(tree, dict) else None
             yield str(part)
 

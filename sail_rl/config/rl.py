@@ -5,17 +5,35 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     model_validator,
 )
 
 from .algorithms import Algorithm, with_algorithm
 from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, RewardConfig, Strict
 from .stages import StageConfig
+
+
+def _how_named(value: Any) -> str:
+    return "path" if isinstance(value, str) and ":" in value else "name"
+
+
+CodePath = Annotated[str, Field(pattern=r"^.+:\w+$"), Tag("path")]
+"""`file.py:name` or `module:name`."""
+Advantages = Annotated[
+    Annotated[Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"], Tag("name")]
+    | CodePath,
+    Discriminator(_how_named),
+]
+SurrogateName = Annotated[
+    Annotated[Literal["clip", "gspo", "gspo_token", "cispo"], Tag("name")] | CodePath, Discriminator(_how_named)
+]
 
 
 class KLConfig(Strict):
@@ -99,8 +117,10 @@ class SamplingConfig(Strict):
 class LossConfig(Strict):
     """What is minimised; the defaults are DAPO's token-level clipped loss."""
 
-    surrogate: Literal["clip", "gspo", "gspo_token", "cispo"] = "clip"
-    """Policy objective (see `maths.losses`)."""
+    function: CodePath | None = None
+    """A whole loss of your own (`maths.losses.LossFunction`) in place of surrogate, entropy bonus and KL penalty."""
+    surrogate: SurrogateName = "clip"
+    """Policy objective (see `maths.losses`), or the path of one of your own (`maths.losses.Surrogate`)."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     """How token losses become one number (see `maths.aggregation`)."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.20
@@ -118,6 +138,11 @@ class LossConfig(Strict):
         if self.importance and self.old_logprobs != "trainer":
             raise ValueError(
                 "importance corrects from the engine's to the trainer's log-probs; set old_logprobs: trainer"
+            )
+        if self.function and (self.entropy_coef or (self.kl and self.kl.place == "loss")):
+            raise ValueError(
+                f"{self.function} is the whole loss, so entropy_coef and a KL penalty in the loss would not be read; "
+                "leave them out, or set kl.place: reward"
             )
         return self
 
@@ -144,8 +169,8 @@ class RLStage(StageConfig):
     """Parts of a batch of rollouts; each is one optimiser step."""
     epochs: PositiveInt = 1
     """Passes over each batch of rollouts (TRL's num_iterations)."""
-    advantages: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"] = "grpo"
-    """Estimator of advantages (see `maths.advantages`)."""
+    advantages: Advantages = "grpo"
+    """Estimator of advantages (see `maths.advantages`), or the path of a function from rewards to advantages."""
     critic: CriticConfig | None = None
     loss: LossConfig = LossConfig()
 
@@ -158,7 +183,8 @@ class RLStage(StageConfig):
     def _consistent(self) -> Self:
         if (self.critic is not None) != (self.advantages == "gae"):
             raise ValueError(f"stage {self.name}: `advantages: gae` and `critic` belong together; give both or neither")
-        if self.advantages not in ("gae", "reinforce_pp") and self.sampling.samples_per_prompt < 2:
+        compares = self.advantages in ("grpo", "dr_grpo", "rloo", "reinforce_pp_baseline")
+        if compares and self.sampling.samples_per_prompt < 2:
             raise ValueError(
                 f"stage {self.name}: sampling.samples_per_prompt is 1, but advantages {self.advantages!r} compare a "
                 "prompt's samples; give 2 or more"
@@ -204,6 +230,13 @@ class RLStage(StageConfig):
             f"{self.updates} optimiser step(s) of {rollouts // self.mini_batches} "
             f"({self.mini_batches} mini-batch(es) x {self.epochs} epoch(s)), on {world_size} rank(s)"
         )
+
+    @property
+    def custom_code(self) -> dict[str, str]:
+        """The paths of the stage's own estimator, surrogate and loss, by key."""
+        named = {"advantages": self.advantages, "loss.surrogate": self.loss.surrogate}
+        named |= {"loss.function": self.loss.function or ""}
+        return {key: path for key, path in named.items() if ":" in path}
 
     @property
     def updates(self) -> int:

@@ -60,6 +60,9 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
                 )
             if stage.sampling.routing_replay:
                 _check_replay(stage, recipe, engine)
+            for key, path in stage.custom_code.items():
+                if not callable(found := resolve(path)):
+                    raise ValueError(f"stage {stage.name}: {key}: {path} is a {type(found).__name__}, not a function")
             try:
                 stage_scorer(stage)
             except ValueError as error:

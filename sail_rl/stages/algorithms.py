@@ -10,6 +10,7 @@ from torch import nn
 
 from sail_rl.config import KLConfig, LossConfig, Recipe, RLStage
 from sail_rl.data.order import RowStream
+from sail_rl.imports import resolve
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
@@ -27,19 +28,26 @@ LEVELS = {"clip": "token", "gspo": "sequence", "gspo_token": "sequence_token"}
 def make_loss(config: RLStage) -> LossFunction:
     """The stage's loss."""
     loss = config.loss
-    surrogate: Surrogate
-    if loss.surrogate == "cispo":
-        surrogate = CispoSurrogate(loss.clip_low, loss.clip_high)
-    else:
-        surrogate = ClippedSurrogate(loss.clip_low, loss.clip_high, LEVELS[loss.surrogate])  # type: ignore[arg-type]
     kl = _kl_in(loss, "loss")
-    policy = PolicyLoss(
-        surrogate,
-        kl_coef=kl.coef if kl else 0.0,
-        kl_kind=kl.kind if kl else "k3",
-        entropy_coef=loss.entropy_coef,
-    )
+    policy: LossFunction
+    if loss.function:
+        policy = resolve(loss.function)
+    else:
+        policy = PolicyLoss(
+            _surrogate(loss),
+            kl_coef=kl.coef if kl else 0.0,
+            kl_kind=kl.kind if kl else "k3",
+            entropy_coef=loss.entropy_coef,
+        )
     return ActorCriticLoss(policy, config.critic.value_coef, config.critic.value_clip) if config.critic else policy
+
+
+def _surrogate(loss: LossConfig) -> Surrogate:
+    if ":" in loss.surrogate:
+        return resolve(loss.surrogate)
+    if loss.surrogate == "cispo":
+        return CispoSurrogate(loss.clip_low, loss.clip_high)
+    return ClippedSurrogate(loss.clip_low, loss.clip_high, LEVELS[loss.surrogate])  # type: ignore[arg-type]
 
 
 def make_estimator(config: RLStage) -> AdvantageEstimator:
@@ -86,7 +94,9 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
         aggregation=Aggregation(loss.aggregation, config.sampling.max_tokens),
         mini_batches=config.mini_batches,
         epochs=config.epochs,
-        skip_zero_advantage=not (config.critic or loss.entropy_coef or _kl_in(loss, "loss")),
+        skip_zero_advantage=not (
+            config.critic or loss.entropy_coef or _kl_in(loss, "loss") or config.custom_code.keys() - {"advantages"}
+        ),
         overlong_filtering=loss.overlong_filtering,
         critic_warmup=config.critic.warmup_steps if config.critic else 0,
         probe_rollouts=recipe.engine.probe_rollouts,

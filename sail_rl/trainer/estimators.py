@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sail_rl.data.encoding import Sample
+from sail_rl.imports import resolve
 from sail_rl.maths.advantages import ADVANTAGES, generalised_advantages
 from sail_rl.maths.kl import kl_estimate
 from sail_rl.maths.token_fields import present
@@ -38,7 +39,8 @@ class CompletionAdvantages:
     """One advantage for all tokens of a completion, from the rewards of all ranks' groups.
 
     Args:
-        name: one of `maths.advantages.ADVANTAGES`.
+        name: one of `maths.advantages.ADVANTAGES`, or the path of a function of your own from rewards [P, G] to
+            advantages [P, G].
         kl_coef: subtract this many times the completion's KL to the reference (k1, summed over its tokens) from its
             reward before the baseline is taken (RLOO, arXiv 2402.14740, eq. 2; REINFORCE++, arXiv 2501.03262).
     """
@@ -54,7 +56,13 @@ class CompletionAdvantages:
             own = [(s.position, s.index, _penalties(s.sample).sum().item()) for s in samples]
             for position, index, penalty in gather_objects(own):
                 rewards[position, index] -= self.kl_coef * penalty
-        advantages = ADVANTAGES[self.name](rewards)
+        estimate = ADVANTAGES[self.name] if self.name in ADVANTAGES else resolve(self.name)
+        advantages = estimate(rewards)
+        if advantages.shape != rewards.shape:
+            raise ValueError(
+                f"advantages: {self.name} made {list(advantages.shape)} of rewards {list(rewards.shape)}; return one "
+                "advantage for each reward"
+            )
         for s in samples:
             s.sample.token_fields.advantages = advantages[s.position, s.index].expand(s.sample.completion_length)
 
