@@ -15,6 +15,7 @@ from sail_rl.config import RLStage
 from sail_rl.config.loading import dump_recipe, load_recipe
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.maths.token_fields import present
 from sail_rl.plan.plan import check_code
 from sail_rl.run.lineage import stage_keys
 from sail_rl.stages.algorithms import make_estimator, make_loss
@@ -37,9 +38,9 @@ def reinforce(log_ratio, advantages, logprobs, segments):
     metrics = {"ratio/mean": log_ratio.detach().exp()}
     return TokenLoss(-advantages * logprobs, metrics)
 
-def weighted_likelihood(scores, fields):
-    weights = fields["advantages"].clamp(min=0)
-    return TokenLoss(-weights * scores.logprobs)
+def weighted_likelihood(output, fields, segments):
+    weights = fields.advantages.clamp(min=0)
+    return TokenLoss(-weights * output.logprobs)
 
 NUMBER = 3
 """
@@ -65,11 +66,11 @@ def test_an_estimator_of_one_s_own_gives_each_completion_its_advantage(code: Pat
     estimator = make_estimator(stage_with(f"advantages={code}:best_of_group"))
     groups = [Group(0, [rollout([5, 6]), rollout([7])], [0.25, 1.0], 3, 0)]
     samples = [
-        RolloutSample(0, 0, Sample(torch.arange(5), 3, token_fields={})),
-        RolloutSample(0, 1, Sample(torch.arange(4), 3, token_fields={})),
+        RolloutSample(0, 0, Sample(torch.arange(5), 3)),
+        RolloutSample(0, 1, Sample(torch.arange(4), 3)),
     ]
     estimator(groups, samples)
-    assert [s.sample.token_fields["advantages"].tolist() for s in samples] == [[-0.5, -0.5], [0.5]]
+    assert [present(s.sample.token_fields.advantages).tolist() for s in samples] == [[-0.5, -0.5], [0.5]]
     with pytest.raises(ValueError, match=r"one_for_all made \[3\] of rewards \[1, 2\]; return one advantage for each"):
         make_estimator(stage_with(f"advantages={code}:one_for_all"))(groups, samples)
 
@@ -83,12 +84,12 @@ def test_a_step_with_a_loss_of_one_s_own_makes_the_better_completion_likelier(
     encoder = Encoder(AutoProcessor.from_pretrained(tiny_dir()), max_length=256)
     samples = encoder.rollout_samples(question(encoder, "p", []), [rollout([30, 31, 32]), rollout([40, 41])])
     for sample, advantage in zip(samples, (1.0, -1.0), strict=True):
-        sample.token_fields["advantages"] = torch.full((sample.completion_length,), advantage)
+        sample.token_fields.advantages = torch.full((sample.completion_length,), advantage)
     likelihoods = []
     for rate in (1e-12, 1e-3):
         recipe = recipe_of(tmp_path, steps=1, optimizer={"learning_rate": rate, "weight_decay": 0.0})
         trainer = train(recipe, tiny_dir(), loss=make_loss(stage), source=SameBatch(samples))
-        likelihoods.append([scores.logprobs.sum() for scores in trainer.compute_logprobs(samples)])
+        likelihoods.append([found.logprobs.sum() for found in trainer.compute_logprobs(samples)])
     before, after = likelihoods
     assert after[0] > before[0]
     assert after[0] - before[0] > after[1] - before[1]
