@@ -91,7 +91,7 @@ def run_test(options: argparse.Namespace) -> None:
 
 def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig], str | None]:
     """The rewards by name and the expression over them, from the arguments or a recipe's stage."""
-    from sail_rl.config import RewardConfig, RLStage
+    from sail_rl.config import RewardConfig
 
     path, _, stage_name = options.reward.partition("#")
     if ":" not in path:
@@ -99,7 +99,7 @@ def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig]
 
         if options.others or options.kwargs or options.isolate:
             raise ValueError("--with, --kwargs and --isolate are for rewards named one by one; a recipe has its own")
-        stages = [stage for stage in load_recipe(Path(path)).stages if isinstance(stage, RLStage)]
+        stages = load_recipe(Path(path)).rl_stages
         chosen = next((stage for stage in stages if stage_name in ("", stage.name)), None)
         if chosen is None:
             raise ValueError(f"{path} has no RL stage {stage_name!r}; it has {', '.join(s.name for s in stages)}")

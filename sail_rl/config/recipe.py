@@ -17,7 +17,7 @@ from sail_rl.run_dir import BASE, RunDir
 from .data import DataConfig
 from .rl import RLStage
 from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
-from .stages import ExportStage, FilterStage, HarvestStage, RolloutsStage, SFTStage, SoupStage
+from .stages import ExportStage, FilterStage, HarvestStage, SFTStage, SoupStage
 
 AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportStage
 
@@ -45,12 +45,22 @@ class Recipe(Strict):
     @property
     def training(self) -> list[SFTStage | RLStage]:
         """The stages that train."""
-        return [stage for stage in self.stages if isinstance(stage, SFTStage | RLStage)]
+        return [stage for stage in self.stages if stage.trains]
+
+    @property
+    def sft_stages(self) -> list[SFTStage]:
+        """The stages of supervised fine-tuning."""
+        return [stage for stage in self.training if stage.learns_from == "completions"]
+
+    @property
+    def rl_stages(self) -> list[RLStage]:
+        """The stages of reinforcement learning."""
+        return [stage for stage in self.training if stage.learns_from == "prompts"]
 
     @property
     def dataset_stages(self) -> list[HarvestStage | FilterStage]:
         """The stages that make datasets out of rollouts."""
-        return [stage for stage in self.stages if isinstance(stage, HarvestStage | FilterStage)]
+        return [stage for stage in self.stages if stage.makes_data]
 
     @property
     def used_data(self) -> list[str]:
@@ -64,9 +74,11 @@ class Recipe(Strict):
         maker = next((stage for stage in self.dataset_stages if stage.name == data), None)
         if maker is None:
             return data
-        sampled = self.stage(maker.rollouts)
-        assert isinstance(sampled, RLStage)
-        return self.origin(sampled.data)
+        return self.origin(self.rl_stage(maker.rollouts).data)
+
+    def rl_stage(self, name: str) -> RLStage:
+        """The RL stage of this name."""
+        return next(stage for stage in self.rl_stages if stage.name == name)
 
     def stage(self, name: str) -> AnyStage:
         """The stage of this name."""
@@ -80,20 +92,13 @@ class Recipe(Strict):
     def parents(self, stage: AnyStage) -> list[str]:
         """The stages whose models this one takes (`base`: the base model); none for a harvest."""
         before = self.stages[: self.stages.index(stage)]
-        newest = next((s.name for s in reversed(before) if isinstance(s, SFTStage | RLStage | SoupStage)), BASE)
-        match stage:
-            case RolloutsStage():
-                return []
-            case SoupStage():
-                return stage.models
-            case ExportStage():
-                return [stage.model or newest]
-        return [stage.parent or newest]
+        newest = next((s.name for s in reversed(before) if s.makes_model), BASE)
+        return stage.parents(newest)
 
     @model_validator(mode="after")
     def _parents_come_before(self) -> Self:
         for number, stage in enumerate(self.stages):
-            made = [s.name for s in self.stages[:number] if isinstance(s, SFTStage | RLStage | SoupStage)]
+            made = [s.name for s in self.stages[:number] if s.makes_model]
             if unknown := [name for name in self.parents(stage) if name not in (BASE, *made)]:
                 raise ValueError(
                     f"stage {stage.name}: no stage before it makes the model {unknown[0]!r}; there are "
@@ -103,7 +108,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _completions_fit(self) -> Self:
-        limits = [(f"stage {s.name}", s.sampling.max_tokens) for s in self.training if isinstance(s, RLStage)]
+        limits = [(f"stage {s.name}", s.sampling.max_tokens) for s in self.rl_stages]
         for user, limit in [*limits, ("evaluation", self.evaluation.max_tokens)]:
             if limit >= self.model.max_length:
                 raise ValueError(
@@ -114,8 +119,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _micro_batches_hold_samples(self) -> Self:
-        for stage in self.training:
-            if isinstance(stage, SFTStage) and stage.packing and stage.pack_length < self.model.max_length:
+        for stage in self.sft_stages:
+            if stage.packing and stage.pack_length < self.model.max_length:
                 raise ValueError(
                     f"stage {stage.name}: pack_length {stage.pack_length} is below model.max_length "
                     f"{self.model.max_length}, and no sample is ever cut; set it to {self.model.max_length} or more"
@@ -137,8 +142,8 @@ class Recipe(Strict):
     def _data_names(self) -> Self:
         users = [("evaluation", name) for name in self.evaluation.sets]
         users += [(stage.name, stage.data) for stage in self.training]
-        supervised = {stage.name for stage in self.training if isinstance(stage, SFTStage)}
-        made = {stage.name: stage.kind for stage in self.dataset_stages}
+        supervised = {stage.name for stage in self.sft_stages}
+        made = {stage.name: stage.makes_data for stage in self.dataset_stages}
         order = [stage.name for stage in self.stages]
         for user, data in users:
             mixed = data in self.data.mixtures
@@ -150,9 +155,9 @@ class Recipe(Strict):
                     raise ValueError(
                         f"{user}.data is {source!r}, which a later stage makes; put {source} before {user}"
                     )
-                if made.get(source) == "harvest" and user not in supervised:
+                if made.get(source) == "completions" and user not in supervised:
                     raise ValueError(f"{user}.data is {source!r}, a harvest; harvests are for SFT stages")
-                if made.get(source) == "filter" and (user in supervised or user == "evaluation"):
+                if made.get(source) == "prompts" and (user in supervised or user == "evaluation"):
                     raise ValueError(f"{user}.data is {source!r}, rows filtered for RL; they have no completions")
             known = {**self.data.files, **self.data.curated}
             if known and data not in {*known, *self.data.mixtures, *made}:
@@ -161,19 +166,16 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _rollouts_come_before(self) -> Self:
-        before: dict[str, RLStage] = {}
-        for stage in self.stages:
-            if isinstance(stage, RLStage):
-                before[stage.name] = stage
-            if not isinstance(stage, RolloutsStage):
-                continue
-            if stage.rollouts not in before:
+        for stage in self.dataset_stages:
+            before = self.stages[: self.stages.index(stage)]
+            sampled = next((s for s in self.rl_stages if s.name == stage.rollouts and s in before), None)
+            if sampled is None:
                 raise ValueError(f"stage {stage.name}: there is no RL stage {stage.rollouts!r} before it")
-            if before[stage.rollouts].data in self.data.mixtures:
+            if sampled.data in self.data.mixtures:
                 raise ValueError(
                     f"stage {stage.name}: {stage.rollouts} samples a mixture, whose rows can't be told apart"
                 )
-            rewards = before[stage.rollouts].rewards
+            rewards = sampled.rewards
             if unknown := sorted(stage.minimum.keys() - rewards.keys()):
                 raise ValueError(
                     f"stage {stage.name}: minimum names {unknown[0]!r}, but stage {stage.rollouts} has the rewards "

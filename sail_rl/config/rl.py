@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Discriminator,
@@ -151,6 +151,8 @@ class RLStage(StageConfig):
     """Reinforcement learning; the defaults are GRPO's advantages with DAPO's token-level clipped loss."""
 
     kind: Literal["rl"]
+    learns_from: ClassVar[Literal["prompts"]] = "prompts"
+    makes_data: ClassVar[None] = None
     algorithm: Algorithm | None = None
     """Gives `advantages`, `critic`, `sampling.dynamic_sampling` and most of `loss` its defaults (see `algorithms`)."""
     rewards: dict[str, RewardConfig]
@@ -237,6 +239,14 @@ class RLStage(StageConfig):
         named = {"advantages": self.advantages, "loss.surrogate": self.loss.surrogate}
         named |= {"loss.function": self.loss.function or ""}
         return {key: path for key, path in named.items() if ":" in path}
+
+    @property
+    def critic_kind(self) -> Literal["head", "model"] | None:
+        return self.critic.kind if self.critic else None
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.loss.kl is not None
 
     @property
     def updates(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -44,10 +44,38 @@ class OptimizerConfig(Strict):
     max_grad_norm: PositiveFloat = 1.0
 
 
-class StageConfig(Strict):
-    """What all training stages share: data, steps and optimiser."""
+class AnyKind(Strict):
+    """What every stage says of itself: its name, and facts that hold for all stages of its kind."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+    trains: ClassVar[Literal[True, False]] = False
+    """Whether it trains a policy."""
+    learns_from: ClassVar[Literal["completions", "prompts"] | None] = None
+    """What it needs of the rows of the dataset that it trains on."""
+    makes_model: ClassVar[bool] = False
+    """Whether later stages can start from its model."""
+    makes_data: ClassVar[Literal["completions", "prompts"] | None] = None
+    """What is in the rows of the dataset that it makes, which is called like the stage."""
+    evaluated: ClassVar[bool] = True
+    """Whether its result depends on the held-out datasets."""
+
+    @property
+    def reads_rollouts_of(self) -> str | None:
+        """The RL stage whose stored rollouts it reads."""
+        return None
+
+    def parents(self, newest: str) -> list[str]:
+        """The stages whose models it starts from (`base`: the base model), given the newest model before it."""
+        return []
+
+
+class StageConfig(AnyKind):
+    """What all training stages share: data, steps and optimiser."""
+
+    trains: ClassVar[Literal[True]] = True
+    makes_model: ClassVar[bool] = True
+
     data: str
     """Name of a dataset in `data`."""
     parent: str | None = None
@@ -79,6 +107,19 @@ class StageConfig(Strict):
     """Train adapters in the parts that it targets; parts of `trainable` that it doesn't target learn whole."""
 
     @property
+    def critic_kind(self) -> Literal["head", "model"] | None:
+        """Which critic it trains beside the policy."""
+        return None
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it keeps a frozen copy of its starting model."""
+        return False
+
+    def parents(self, newest: str) -> list[str]:
+        return [self.parent or newest]
+
+    @property
     def learning(self) -> tuple[Part, ...]:
         """The parts that learn, in the order of the model."""
         if self.trainable is None:
@@ -104,10 +145,11 @@ class StageConfig(Strict):
         return self
 
 
-class RolloutsStage(Strict):
+class RolloutsStage(AnyKind):
     """What makes a dataset, called like the stage, out of an earlier RL stage's rollouts."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    trains: ClassVar[Literal[False]] = False
+    evaluated: ClassVar[bool] = False
     rollouts: str
     """The RL stage."""
     minimum: Annotated[dict[str, float], Field(min_length=1)]
@@ -117,11 +159,16 @@ class RolloutsStage(Strict):
     where: dict[str, list[str]] = Field(default_factory=dict)
     """Only rows whose column has one of these values."""
 
+    @property
+    def reads_rollouts_of(self) -> str:
+        return self.rollouts
+
 
 class HarvestStage(RolloutsStage):
     """Rejection sampling: right rollouts, as data for SFT."""
 
     kind: Literal["harvest"]
+    makes_data: ClassVar[Literal["completions"]] = "completions"
     per_prompt: PositiveInt = 1
     """Completions of one prompt, no two alike."""
 
@@ -130,31 +177,42 @@ class FilterStage(RolloutsStage):
     """Rows by their pass rate, as data for RL."""
 
     kind: Literal["filter"]
+    makes_data: ClassVar[Literal["prompts"]] = "prompts"
     keep: Literal["perception", "reasoning", "hard"] = "reasoning"
     """Not always right; neither never nor always right; sometimes right, but at most at the rate `hard_below`."""
     hard_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
-class SoupStage(Strict):
+class SoupStage(AnyKind):
     """The average of models that like stages of this run made."""
 
     kind: Literal["soup"]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    trains: ClassVar[Literal[False]] = False
+    makes_model: ClassVar[bool] = True
+    makes_data: ClassVar[None] = None
     models: Annotated[list[str], Field(min_length=2)]
     """The stages."""
     force: bool = False
     """Average unlike ones, too: it destroyed the model in the report."""
 
+    def parents(self, newest: str) -> list[str]:
+        return self.models
 
-class ExportStage(Strict):
+
+class ExportStage(AnyKind):
     """A folder to publish: weights, processor, generation config, model card with lineage and curves."""
 
     kind: Literal["export"]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    trains: ClassVar[Literal[False]] = False
+    makes_data: ClassVar[None] = None
+    evaluated: ClassVar[bool] = False
     model: str | None = None
     """The stage whose model it is; None: the newest before it."""
     published: bool = False
     """In the published layout; False: in ours, which vLLM reads."""
+
+    def parents(self, newest: str) -> list[str]:
+        return [self.model or newest]
 
 
 class AdaLRSConfig(Strict):
@@ -183,6 +241,8 @@ class SFTStage(StageConfig):
     """Supervised fine-tuning on prompt/completion rows."""
 
     kind: Literal["sft"]
+    learns_from: ClassVar[Literal["completions"]] = "completions"
+    makes_data: ClassVar[None] = None
     batch_size: PositiveInt | None = None
     """Samples of one optimiser step, over all ranks; or:"""
     packing: PackingConfig | None = None

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, SFTStage
+from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
 from sail_rl.curation.curate import curate
 from sail_rl.data.dataset import Rows
@@ -22,6 +22,8 @@ from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.imports import resolve
 
 logger = logging.getLogger(__name__)
+COLUMNS = {"completions": ("prompt", "completion"), "prompts": ("prompt",)}
+"""The columns that rows with completions have, and those of rows with prompts alone."""
 
 
 def build_data(
@@ -129,7 +131,7 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
     made = {stage.name for stage in recipe.dataset_stages}
     for stage in recipe.training:
         for source in sources_of(recipe.data.mixtures, stage.data).keys() - made:
-            needs.setdefault(source, {"prompt"}).update({"completion"} if isinstance(stage, SFTStage) else ())
+            needs.setdefault(source, {"prompt"}).update(COLUMNS[stage.learns_from])
     if clash := sorted(made & {*paths, *missing}):
         raise ValueError(f"{clash[0]!r} is both a dataset and a stage that makes one; rename one of them")
     unknown = sorted(set(needs) - {*paths, *missing})
@@ -140,8 +142,7 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
 
 def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
     """The rows of the dataset, of what a stage made, or of the mixture named `data`."""
-    needs = {"harvest": ("prompt", "completion"), "filter": ("prompt",)}
-    made = {stage.name: needs[stage.kind] for stage in recipe.dataset_stages}
+    made = {stage.name: COLUMNS[stage.makes_data] for stage in recipe.dataset_stages}
     weights = sources_of(recipe.data.mixtures, data)
     sources = {
         # Its videos are named by their absolute paths, which were checked where they came from.
@@ -172,13 +173,12 @@ def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path
     A prompt must leave room for one token; a stage that trains on completions needs room for them whole.
     """
     empty_thought: EmptyThought = "none"
-    for stage in recipe.training:
-        if isinstance(stage, SFTStage) and stage.empty_thought != "none":
+    for stage in recipe.sft_stages:
+        if stage.empty_thought != "none":
             empty_thought = stage.empty_thought  # the longer way of writing a direct answer
     processor = AutoProcessor.from_pretrained(model_dir)
     encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
-    training = [stage.data for stage in recipe.training if isinstance(stage, SFTStage)]
-    supervised = {source for data in training for source in sources_of(recipe.data.mixtures, data)}
+    supervised = {source for stage in recipe.sft_stages for source in sources_of(recipe.data.mixtures, stage.data)}
     fitting = {}
     for name, rows in datasets.items():
         limit = encoder.max_length - (name not in supervised)

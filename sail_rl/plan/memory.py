@@ -67,8 +67,7 @@ def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *,
     gpu = dict(states.gpu)
     gpu["activations"] = activations(config, stage.pack_length, checkpointing=stage.gradient_checkpointing, width=width)
     gpu["logits"] = 3.0 * CHUNK * config.text_config.vocab_size * 4
-    if isinstance(stage, RLStage):
-        copies = (stage.loss.kl is not None) + (stage.critic is not None and stage.critic.kind == "model") * 9
+    if copies := stage.needs_reference + (stage.critic_kind == "model") * 9:
         gpu["reference, critic"] = float(copies * width * own.total)
     if recipe.engine.path in SAME_GPU and "devices" not in recipe.engine.kwargs:
         gpu["engine"] = width * own.total + recipe.engine.kwargs.get("kv_cache_gib", 0.5) * GIB

@@ -44,29 +44,28 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     except TypeError as error:
         raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
     evaluation_scorer(recipe.evaluation)
-    for stage in recipe.training:
-        if isinstance(stage, RLStage):
-            if stage.sampling.staleness and not getattr(engine, "runs_out_of_process", False):
-                raise ValueError(
-                    f"stage {stage.name}: staleness {stage.sampling.staleness} takes an engine in processes of its "
-                    f"own, and {recipe.engine.path} runs in the trainer's; set engine.path to "
-                    "rollouts.workers:WorkerEngine"
-                )
-            if stage.sampling.partial_tokens and not getattr(engine, "supports_partial_rollouts", False):
-                raise ValueError(
-                    f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
-                    f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
-                    "rollouts.workers:WorkerEngine"
-                )
-            if stage.sampling.routing_replay:
-                _check_replay(stage, recipe, engine)
-            for key, path in stage.custom_code.items():
-                if not callable(found := resolve(path)):
-                    raise ValueError(f"stage {stage.name}: {key}: {path} is a {type(found).__name__}, not a function")
-            try:
-                stage_scorer(stage)
-            except ValueError as error:
-                raise ValueError(f"stage {stage.name}: {error}") from error
+    for stage in recipe.rl_stages:
+        if stage.sampling.staleness and not getattr(engine, "runs_out_of_process", False):
+            raise ValueError(
+                f"stage {stage.name}: staleness {stage.sampling.staleness} takes an engine in processes of its "
+                f"own, and {recipe.engine.path} runs in the trainer's; set engine.path to "
+                "rollouts.workers:WorkerEngine"
+            )
+        if stage.sampling.partial_tokens and not getattr(engine, "supports_partial_rollouts", False):
+            raise ValueError(
+                f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
+                f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
+                "rollouts.workers:WorkerEngine"
+            )
+        if stage.sampling.routing_replay:
+            _check_replay(stage, recipe, engine)
+        for key, path in stage.custom_code.items():
+            if not callable(found := resolve(path)):
+                raise ValueError(f"stage {stage.name}: {key}: {path} is a {type(found).__name__}, not a function")
+        try:
+            stage_scorer(stage)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name}: {error}") from error
     if recipe.data.builder:
         resolve(recipe.data.builder)
     check_lora(recipe)
@@ -105,7 +104,7 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
 def engine_options(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments of the rollout engine."""
     options: dict[str, Any] = {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype}
-    if any(isinstance(stage, RLStage) and stage.sampling.routing_replay for stage in recipe.training):
+    if any(stage.sampling.routing_replay for stage in recipe.rl_stages):
         options["capture_routed_experts"] = True
     return options | recipe.engine.kwargs
 

@@ -38,7 +38,7 @@ def check_lora(recipe: Recipe) -> None:
 
 def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> SailVLForConditionalGeneration | PeftModel:
     """The parent's model, ready to be trained as the stage says."""
-    critic = config.critic.kind if isinstance(config, RLStage) and config.critic else None
+    critic = config.critic_kind
     dtype = getattr(torch, recipe.model.dtype)
     quantisation = _nf4(dtype) if config.lora and config.lora.quantize else None
     model = load_model(parent, dtype=dtype, critic=critic, quantization_config=quantisation)
@@ -110,7 +110,7 @@ def _check_quantised(stage: SFTStage | RLStage, recipe: Recipe) -> None:
         raise ValueError(
             f"stage {stage.name}: ZeRO-3 can't partition lora.quantize's 4-bit weights; set deepspeed.zero_stage to 2"
         )
-    if isinstance(stage, RLStage) and stage.critic and stage.critic.kind == "model":
+    if stage.critic_kind == "model":
         raise ValueError(
             f"stage {stage.name}: a critic of its own starts as a copy of whole weights, and lora.quantize has none; "
             "use critic.kind: head"

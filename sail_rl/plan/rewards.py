@@ -76,7 +76,7 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
         ValueError: for the first row with an answer that its reward can't use, with file, row and reward.
     """
     users = [("evaluation", name, recipe.evaluation.rewards) for name in recipe.evaluation.sets]
-    users += [(stage.name, stage.data, stage.rewards) for stage in recipe.training if isinstance(stage, RLStage)]
+    users += [(stage.name, stage.data, stage.rewards) for stage in recipe.rl_stages]
     for user, data, rewards in users:
         terms = make_terms(rewards)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sail_rl.config import ExportStage, Recipe, RLStage, RolloutsStage, SFTStage
+from sail_rl.config import Recipe
 from sail_rl.config.loading import is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
@@ -64,19 +64,17 @@ def code_in(tree: Any) -> dict[str, str]:
 
 def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
     """The datasets that a stage reads, and the stages whose rollouts or datasets it reads."""
-    if isinstance(stage, RolloutsStage):
-        sampled = recipe.stage(stage.rollouts)
-        assert isinstance(sampled, RLStage)
-        return [recipe.origin(sampled.data)], [stage.rollouts]
+    if sampled := stage.reads_rollouts_of:
+        return [recipe.origin(recipe.rl_stage(sampled).data)], [sampled]
     made = {maker.name for maker in recipe.dataset_stages}
     own = _mixture(recipe, stage)
-    evaluated = [] if isinstance(stage, ExportStage) else recipe.evaluation.sets
+    evaluated = recipe.evaluation.sets if stage.evaluated else []
     return sorted({*own, *evaluated} - made), sorted(own.keys() & made)
 
 
 def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
     """The sources that a stage trains on, with their shares."""
-    return sources_of(recipe.data.mixtures, stage.data) if isinstance(stage, SFTStage | RLStage) else {}
+    return sources_of(recipe.data.mixtures, stage.data) if stage.trains else {}
 
 
 def data_hash(recipe: Recipe, name: str, path: Path) -> str:
@@ -100,7 +98,7 @@ def write_lineage(
         for name in datasets
         if name in paths
     }
-    of_rollouts = isinstance(stage, RolloutsStage)
+    of_rollouts = stage.reads_rollouts_of is not None
     trained_on = datasets if of_rollouts else _mixture(recipe, stage)
     prefix = "rollouts of " if of_rollouts else ""
     of_stages = {prefix + name: {"stage": name, "key": keys[name]} for name in stages}

@@ -6,7 +6,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from sail_rl.config import RLStage, SFTStage
 from sail_rl.contracts import Prompt, Rollout, Scores
 from sail_rl.plan.plan import Plan
 from sail_rl.records.jsonl import append_jsonl
@@ -50,7 +49,7 @@ class Records:
             shutil.rmtree(folder / unfinished, ignore_errors=True)
         if checkpoint:
             logger.info("stage %s: going on after step %d", stage.name, done)
-        if isinstance(stage, SFTStage | RLStage):
+        if stage.trains:
             self.display = StageDisplay(stage.name, total=stage.steps, done=done)
 
     def end(self) -> None:

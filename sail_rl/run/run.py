@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,24 @@ from typing import Any
 from torch import distributed
 from transformers import AutoProcessor
 
-from sail_rl.config import ExportStage, FilterStage, HarvestStage, Recipe, RLStage, SFTStage, SoupStage
+from sail_rl.config import Recipe
+from sail_rl.config.recipe import AnyStage
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
-from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan
 from sail_rl.plan.rewards import evaluation_scorer
 from sail_rl.records.store import RolloutStore
 from sail_rl.reporting.report import write_report
 from sail_rl.run_dir import BASE
 from sail_rl.stages.best import remove_candidates
-from sail_rl.stages.export import export_stage
-from sail_rl.stages.harvest import harvest, select
-from sail_rl.stages.soup import soup_stage
-from sail_rl.stages.train import Stage, StageResult
+from sail_rl.stages.dispatch import StageContext, run_stage
+from sail_rl.stages.train import StageResult
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.distributed import gather_objects, join_process_group, rank, world_size
+from sail_rl.trainer.sampling import RolloutObserver
 
 from .folder import await_ready, clear_ready, invalidate_stale_stages, prepare_run_dir, signal_ready, write_stage_key
 from .lineage import stage_keys, write_lineage
@@ -114,7 +113,7 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
                     write_stage_key(stage.root, keys[config.name])
                     records.begin(number, stage.root)
                 distributed.barrier()
-                result = _run_stage(plan, number, base, engine, evaluator, records)
+                result = run_stage(_context(plan, number, base, engine, evaluator, records))
                 if records:
                     records.end()
                     write_lineage(recipe, config, keys, plan.paths, asdict(result))
@@ -133,10 +132,10 @@ def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
     return results
 
 
-def _run_stage(
+def _context(
     plan: Plan, number: int, base: Path, engine: RolloutEngine, evaluator: Evaluator, records: Records | None
-) -> StageResult:
-    """Run one stage of any kind; every rank gets there, whatever it has to do."""
+) -> StageContext:
+    """What stage `number` is run with."""
     recipe, config = plan.recipe, plan.recipe.stages[number]
     models = [base if name == BASE else recipe.run_dir.model(name) for name in recipe.parents(config)]
 
@@ -144,32 +143,13 @@ def _run_stage(
         if records:
             records.log(metrics, number, step)
 
-    if isinstance(config, SFTStage | RLStage):
-        observe = _observer(recipe, config, records)
-        return Stage(plan, config, models[0], engine, evaluator, log, observe).run()
-    result = StageResult(config.name, 0.0, None, None)
-    if rank() == 0:
-        if isinstance(config, HarvestStage):
-            result = harvest(plan, config)
-        elif isinstance(config, FilterStage):
-            result = select(plan, config)
-        elif isinstance(config, SoupStage):
-            result = soup_stage(plan, config, models)
-        elif isinstance(config, ExportStage):
-            result = export_stage(plan, config, models[0])
-    distributed.barrier()
-    if isinstance(config, SoupStage):
-        engine.push_weights(1, load_model(recipe.run_dir.model(config.name)).named_parameters())
-        metrics = evaluator()
-        log(metrics, 0)
-        result = StageResult(config.name, result.minutes, None, metrics[evaluator.accuracy_name])
-    return result
+    return StageContext(plan, config, models, engine, evaluator, log, _observer(recipe, config, records))
 
 
-def _observer(recipe: Recipe, config: SFTStage | RLStage, records: Records | None) -> Callable:
+def _observer(recipe: Recipe, config: AnyStage, records: Records | None) -> RolloutObserver:
     """Where a stage's rollouts go; every rank takes part in gathering the prompts."""
     store = None
-    if limit := recipe.logging.rollouts_gib:
+    if config.trains and (limit := recipe.logging.rollouts_gib):
         store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit)
         found = checkpoints.newest_checkpoint(recipe.run_dir.stage(config.name).root)
         store.rollback(config.name, found[1] if found else -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,13 @@ def export_model(
     partial.rename(out)
 
 
-def export_stage(plan: Plan, config: ExportStage, model_dir: Path) -> StageResult:
+def export_stage(plan: Plan, config: ExportStage, models: Sequence[Path]) -> StageResult:
     """Export the model of a stage of this run into the export stage's folder (rank 0 only)."""
     start = time.perf_counter()
     out = plan.recipe.run_dir.stage(config.name).export
     shutil.rmtree(out, ignore_errors=True)  # of a run that was killed before it noted the result
     run_dir = plan.recipe.output_dir
-    export_model(model_dir, out, run_dir=run_dir, published=config.published, name=plan.recipe.name)
+    export_model(models[0], out, run_dir=run_dir, published=config.published, name=plan.recipe.name)
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 

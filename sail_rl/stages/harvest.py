@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sail_rl.config import FilterStage, HarvestStage, RLStage, RolloutsStage
+from sail_rl.config import FilterStage, HarvestStage, RolloutsStage
 from sail_rl.curation.harvest import (
     StoredRollout,
     hard_cases,
@@ -27,7 +27,7 @@ from sail_rl.records.store import read_rollouts
 from .train import StageResult
 
 
-def harvest(plan: Plan, config: HarvestStage) -> StageResult:
+def harvest_stage(plan: Plan, config: HarvestStage, models: Sequence[Path]) -> StageResult:
     """Write right rollouts as the stage's dataset, and a summary of what went in and came out (rank 0 only).
 
     Raises:
@@ -46,7 +46,7 @@ def harvest(plan: Plan, config: HarvestStage) -> StageResult:
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
-def select(plan: Plan, config: FilterStage) -> StageResult:
+def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> StageResult:
     """Write the rows whose pass rate is wanted as the stage's dataset, and a summary (rank 0 only).
 
     Raises:
@@ -76,9 +76,7 @@ def kept_by_rate(rates: Mapping[str, float], keep: str, *, hard_below: float) ->
 
 def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows that were sampled, and the rollouts that the stage looks at."""
-    sampled = plan.recipe.stage(config.rollouts)
-    assert isinstance(sampled, RLStage)
-    rows = plan.datasets[plan.recipe.origin(sampled.data)]
+    rows = plan.datasets[plan.recipe.origin(config.name)]
     stored = newest_steps(read_rollouts(plan.recipe.output_dir, stage=config.rollouts), config.last_steps)
     outlines = [rows.outline(index) for index in range(len(rows))]
     wanted = {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor
 
-from sail_rl.config import Recipe, RLStage, RolloutsStage, SFTStage, SoupStage
+from sail_rl.config import Recipe, SoupStage
 from sail_rl.config.loading import load_recipe, result_settings
 from sail_rl.data.mixture import sources_of
 from sail_rl.models.build import refuse_to_overwrite
@@ -111,11 +111,11 @@ def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str,
         found.add(stage)
         config = recipe.stage(stage)
         wanted += recipe.parents(config)
-        if isinstance(config, SFTStage | RLStage):
+        if config.trains:
             names = sources_of(recipe.data.mixtures, config.data)
             wanted += [maker.name for maker in recipe.dataset_stages if maker.name in names]
-        if isinstance(config, RolloutsStage):
-            wanted.append(config.rollouts)
+        if config.reads_rollouts_of:
+            wanted.append(config.reads_rollouts_of)
     return tree, [by_name[stage.name] for stage in recipe.stages if stage.name in found]
 
 

@@ -111,7 +111,7 @@ class Stage:
         trainer = self._trainer(args)
         if checkpoint and self.memory:
             self.memory.load_state(saved["source"])
-        if isinstance(self.config, SFTStage) and self.config.adalrs:
+        if self.config.kind == "sft" and self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
             trainer.add_callback(LineSearchCallback(self.search, trainer, self.folder / "adalrs"))
@@ -181,7 +181,7 @@ class Stage:
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config
         processor = AutoProcessor.from_pretrained(self.parent)
-        empty_thought = config.empty_thought if isinstance(config, SFTStage) else "none"
+        empty_thought = config.empty_thought if config.kind == "sft" else "none"
         encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
         model = load_policy(config, recipe, self.parent)
         source, loss = self._source_and_loss(encoder)
@@ -199,7 +199,7 @@ class Stage:
 
     def _source_and_loss(self, encoder: Encoder) -> tuple[BatchSource, LossFunction]:
         config = self.config
-        if isinstance(config, SFTStage):
+        if config.kind == "sft":
             return self._supervised(config, encoder), cross_entropy
         how = config.sampling
         stream = self._stream(how.prompts_per_step, encoder)
@@ -242,7 +242,7 @@ class Stage:
     def _can_sample_ahead(self, step: int) -> bool:
         """True if no checkpoint, evaluation or end falls within the updates on the batch that begins at `step`."""
         config = self.config
-        assert isinstance(config, RLStage)
+        assert config.kind == "rl"
         every = (config.save_every, self.plan.recipe.evaluation.every, config.steps)
         return all(end % period for end in range(step + 1, step + config.updates + 1) for period in every)
 

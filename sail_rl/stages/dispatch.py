@@ -1,0 +1,90 @@
+"""One table: the function that runs a stage of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+
+from sail_rl.config.recipe import AnyStage
+from sail_rl.contracts import RolloutEngine
+from sail_rl.evaluation.evaluate import Evaluator
+from sail_rl.models.loading import load_model
+from sail_rl.plan.plan import Plan
+from sail_rl.trainer.distributed import rank
+from sail_rl.trainer.sampling import RolloutObserver
+
+from .export import export_stage
+from .harvest import filter_stage, harvest_stage
+from .soup import soup_stage
+from .train import Stage, StageResult
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a stage is run with.
+
+    Args:
+        plan: the checked recipe and its datasets.
+        config: the stage's part of the recipe.
+        models: folders of the models that it starts from.
+        engine: rollout engine, shared by all stages.
+        evaluator: held-out evaluation with that engine.
+        log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
+        observer: is shown RL rollouts.
+    """
+
+    plan: Plan
+    config: AnyStage
+    models: Sequence[Path]
+    engine: RolloutEngine
+    evaluator: Evaluator
+    log: Callable[[dict[str, float], int], None]
+    observer: RolloutObserver
+
+
+def run_stage(context: StageContext) -> StageResult:
+    """Run one stage of any kind; every rank calls it."""
+    return STAGES[context.config.kind](context)
+
+
+def _train(context: StageContext) -> StageResult:
+    assert context.config.trains
+    models, engine, evaluator = context.models, context.engine, context.evaluator
+    return Stage(context.plan, context.config, models[0], engine, evaluator, context.log, context.observer).run()
+
+
+def _on_rank_0(make: Callable[[Plan, Any, Sequence[Path]], StageResult]) -> Callable[[StageContext], StageResult]:
+    """The stage on rank 0, while the other ranks wait."""
+
+    def run(context: StageContext) -> StageResult:
+        result = StageResult(context.config.name, 0.0, None, None)
+        if rank() == 0:
+            result = make(context.plan, context.config, context.models)
+        distributed.barrier()
+        return result
+
+    return run
+
+
+def _soup(context: StageContext) -> StageResult:
+    """The soup, and its held-out evaluation on all ranks."""
+    result = _on_rank_0(soup_stage)(context)
+    model = load_model(context.plan.recipe.run_dir.model(context.config.name))
+    context.engine.push_weights(1, model.named_parameters())
+    metrics = context.evaluator()
+    context.log(metrics, 0)
+    return replace(result, heldout_accuracy_after=metrics[context.evaluator.accuracy_name])
+
+
+STAGES: dict[str, Callable[[StageContext], StageResult]] = {
+    "sft": _train,
+    "rl": _train,
+    "harvest": _on_rank_0(harvest_stage),
+    "filter": _on_rank_0(filter_stage),
+    "soup": _soup,
+    "export": _on_rank_0(export_stage),
+}
