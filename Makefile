@@ -22,7 +22,7 @@ demo: setup
 	$(RUN)/sail-rl run quickstart
 
 test: setup check browser
-	$(RUN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2
 
 # Some tests look at the report in a real browser; where there is none and none can be installed, they are left out.
 browser:

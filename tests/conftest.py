@@ -1,50 +1,59 @@
-"""Shared fixtures: tiny models and live vLLM engines are built once a session."""
+"""Shared fixtures: tiny models, live vLLM engines and a server are built once a session.
+
+Libraries are imported where they are used: the process that deals the tests out to workers reads this file, too.
+"""
 
 from __future__ import annotations
 
 import os
 
-# Before torch and vLLM are imported: two busy OpenMP pools on two cores cost more than they bring.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Before torch and vLLM are imported: a worker has one core, and threads that wait for work must not spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
 import pytest
-import torch
-from PIL import Image
-from transformers import AutoProcessor
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rollouts.vllm_engine import VLLMEngine
-from sail_rl.contracts import Prompt
-from sail_rl.data.encoding import Encoder
-from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
-from sail_rl.models.loading import load_model
-from sail_rl.models.tiny import build_tiny
-from sail_rl.trainer.distributed import join_process_group
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from rollouts.vllm_engine import VLLMEngine
+    from sail_rl.contracts import Prompt
+    from sail_rl.data.encoding import Encoder
+    from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
 
 TEXTS = ["What is the sum of the digits? <think>The digits are 1 2 3 4.</think>\\boxed{10}"] * 4
 VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe", False)]
+
+
+pytest_plugins = ["dealing"]
 
 
 @pytest.fixture(autouse=True)
 def _no_zero3_left_over() -> Iterator[None]:
     """transformers loads models in parts as long as a ZeRO-3 configuration is alive anywhere."""
     yield
-    unset_hf_deepspeed_config()
+    if deepspeed := sys.modules.get("transformers.integrations.deepspeed"):
+        deepspeed.unset_hf_deepspeed_config()
 
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_dir(llm, tied, resolution)`: folder of a tiny model, built once; AnyRes images have up to 8x8 patches."""
+    from transformers import AutoProcessor
+
+    from sail_rl.models.tiny import build_tiny
 
     @cache
     def build(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> Path:
@@ -60,23 +69,31 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def processor(tiny_dir: Callable[..., Path]) -> SailVLProcessor:
+    from transformers import AutoProcessor
+
     return AutoProcessor.from_pretrained(tiny_dir())
 
 
 @pytest.fixture(scope="session")
 def encoder(processor: SailVLProcessor) -> Encoder:
+    from sail_rl.data.encoding import Encoder
+
     return Encoder(processor, max_length=256)
 
 
 @pytest.fixture
 def model(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
     """A dense tiny model of its own for each test."""
+    from sail_rl.models.loading import load_model
+
     return load_model(tiny_dir()).eval()
 
 
 @pytest.fixture
 def moe(tiny_dir: Callable[..., Path]) -> SailVLForConditionalGeneration:
     """A tiny MoE of its own for each test."""
+    from sail_rl.models.loading import load_model
+
     return load_model(tiny_dir("qwen3_moe")).eval()
 
 
@@ -86,6 +103,9 @@ def vllm_engine_at() -> Iterator[Callable[..., VLLMEngine]]:
 
     One lives at a time, and asking for the same folder again gives the same one.
     """
+    from rollouts.vllm_engine import VLLMEngine
+    from sail_rl.trainer.distributed import join_process_group
+
     join_process_group()
     live: dict[tuple[Any, ...], VLLMEngine] = {}
 
@@ -114,8 +134,28 @@ def vllm_engine(tiny_dir: Callable[..., Path], vllm_engine_at: Callable[..., VLL
     return engine
 
 
+SERVED_LENGTH = 8192  # tokens: room for a judge's prompt (a tiny tokenizer's tokens are short)
+
+
+@pytest.fixture(scope="session")
+def real_server(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a vLLM server for the tiny model, started by its command."""
+    from serving import serving_vllm
+
+    folder = tmp_path_factory.mktemp("served")
+    model = shutil.copytree(tiny_dir(), folder / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = SERVED_LENGTH  # rotary: no weights depend on it
+    (model / "config.json").write_text(json.dumps(config))
+    with serving_vllm(model, folder, max_model_len=SERVED_LENGTH, fork=False) as address:
+        yield address
+
+
 def picture(seed: int, width: int = 56, height: int = 56) -> Image.Image:
     """A noise picture."""
+    import numpy
+    from PIL import Image
+
     pixels = numpy.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=numpy.uint8)
     return Image.fromarray(pixels)
 
@@ -126,9 +166,11 @@ def question(encoder: Encoder, name: str, images: list[Image.Image], text: str =
     return encoder.prompt({"id": name, "prompt": [{"role": "user", "content": content}], "images": images})
 
 
-@torch.no_grad()
 def perturb(model: torch.nn.Module, seed: int, scale: float = 0.02) -> None:
     """Add seeded noise to every parameter, as an optimiser step would."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from conftest import perturb, picture, question
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_engines import SAMPLING, gap
-from test_run import command
+from test_run import run
 from training import recipe_of, train, weights_of
 from transformers import AutoProcessor
 
@@ -279,10 +277,7 @@ def test_a_run_with_lora_in_both_stages_leaves_adapters_and_merged_models(tmp_pa
         "stages.rlvr.loss.kl={coef: 1.0e-3}",
         "stages.rlvr.optimizer.learning_rate=1e-2",
     ]
-    # Not the process group of this very process, which other tests here have joined.
-    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command(folder, *overrides), check=True, timeout=280, env=environment)
+    run(folder, *overrides)
     records = [record for record in read_jsonl(folder / "metrics.jsonl") if record["stage"] == "rlvr"]
     assert all(record["rollout/logprob_diff_max"] < 1e-4 for record in records if record["step"])
     assert records[-1]["kl/reference"] > 0

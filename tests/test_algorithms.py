@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from launching import finish
 from safetensors.torch import load_file
 
 from sail_rl.records.jsonl import read_jsonl
@@ -70,11 +68,10 @@ def family(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
 def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, tmp_path: Path) -> None:
     recipe = family(tmp_path)
-    command = [sys.executable, "-m", "sail_rl", "run", str(recipe), f"model.llm={llm}"]
+    command = ["-m", "sail_rl", "run", str(recipe), f"model.llm={llm}"]
     if llm == "qwen3_moe":  # the engine then captures routes, and two of the stages replay them
         command += [f"stages.{name}.sampling.routing_replay=true" for name in ("gspo", "tis")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    subprocess.run(command, check=True, timeout=380, env=environment)
+    finish(command, timeout=380)
     records = {(r["stage"], r["step"]): r for r in read_jsonl(tmp_path / "run/metrics.jsonl")}
     parent = tmp_path / "run/base/model.safetensors"
     for name in STAGES:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import picture
+from launching import finish
 from test_run import SHORT, steps
 
 from sail_rl.cli.main import main
@@ -141,9 +139,7 @@ def test_a_run_keeps_the_best_model_by_a_metric_that_gets_worse(tmp_path: Path) 
         *("stages.longcot_sft.metric_for_best_model=eval/heldout/length_mean", "stages.longcot_sft.steps=3"),
     ]
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={run}", *overrides]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    subprocess.run(command, check=True, timeout=300, env=environment)
+    finish(["-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={run}", *overrides])
     logged, results = steps(run), {}
     for stage, choose in (("longcot_sft", max), ("rlvr", min)):
         lengths = {step: logged[stage, step]["eval/heldout/length_mean"] for step in (1, 2, 3)}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from launching import finish
 from test_run import SHORT
 from training import recipe_of, train, weights_of
 from transformers import AutoModelForImageTextToText
@@ -140,11 +138,7 @@ def test_three_stages_with_the_report_s_three_plans(tmp_path: Path) -> None:
         "stages": [stage | {"name": name, "trainable": plan} for name, plan in plans.items()],
     }
     (tmp_path / "plans.yaml").write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "sail_rl", "run", str(tmp_path / "plans.yaml"), *SHORT[:3]]
-    # Not the process group of this very process, which other tests here have joined.
-    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {name: value for name, value in os.environ.items() if name not in own} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=True, timeout=280, env=environment, capture_output=True, text=True)
+    done = finish(["-m", "sail_rl", "run", str(tmp_path / "plans.yaml"), *SHORT[:3]])
     before = weights_in(tmp_path / "run/base")
     for name, plan in plans.items():
         after = weights_in(tmp_path / f"run/stages/{name}/model")

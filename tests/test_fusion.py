@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from launching import finish
 from test_run import SHORT, steps
 
 from sail_rl.config import HarvestStage
@@ -87,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     )
     shortened = [option for option in SHORT if not option.startswith("data.kwargs")]
     command = [
-        *(sys.executable, "-m", "sail_rl", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
+        *("-m", "sail_rl", "run", str(RECIPE), f"output_dir={folder / 'run'}", *shortened),
         "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8, direct_rows: 16}",
         f"stages.rlvr.rewards.any={{path: '{folder}/my_reward.py:any_length', weight: 0.01}}",
         f"stages.rlvr.rewards.odd={{path: '{folder}/my_reward.py:odd', weight: 0.01}}",
@@ -98,13 +97,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     for name in ("mixed_rl", "mixed_rl_again"):
         changes = ("steps=2", "save_every=2", "sampling={prompts_per_step: 4, samples_per_prompt: 4, max_tokens: 24}")
         command += [f"stages.{name}.{change}" for change in changes]
-    again(command)
+    finish(command)
     return folder / "run", command
-
-
-def again(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    return subprocess.run(command, check=True, timeout=280, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def made(run: Path) -> dict[str, int]:
@@ -175,7 +169,7 @@ class TestAShortRun:
         before, soup = made(run), weights(run / "stages/soup/model")
         for name in ("summary.json", "stages/soup/result.json", "stages/export/result.json"):  # killed in the soup
             (run / name).unlink()
-        again(command)
+        finish(command)
         after = made(run)
         assert [name for name in STAGES if after[name] != before[name]] == ["soup", "export"]
         assert all(torch.equal(tensor, soup[name]) for name, tensor in weights(run / "stages/soup/model").items())
@@ -184,15 +178,15 @@ class TestAShortRun:
         run, command = finished
         before, changed = made(run), [*command, "stages.mixed_rl_again.steps=1"]
         with pytest.raises(subprocess.CalledProcessError) as error:
-            again(changed)
+            finish(changed)
         assert "--redo to do again only the stages that change" in error.value.stderr
         with pytest.raises(
             subprocess.CalledProcessError
         ) as error:  # longer than the other one: not a soup of like runs
-            again([*changed, "--redo"])
+            finish([*changed, "--redo"])
         assert "stages.mixed_rl.steps is 2 and 1" in error.value.stderr
         assert (run / "stages/mixed_rl_again/result.json").stat().st_mtime_ns > before["mixed_rl_again"]
-        again([*changed, "stages.soup.force=true", "--redo"])
+        finish([*changed, "stages.soup.force=true", "--redo"])
         after = made(run)
         assert [name for name in STAGES if after[name] != before[name]] == STAGES[6:]
         assert max(step for stage, step in steps(run) if stage == "mixed_rl_again") == 1

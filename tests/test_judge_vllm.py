@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import picture
-from test_serve import serving_vllm
 
 from rewards.judge import AnswerJudge, ThinkJudge, WhenToThinkJudge
 from sail_rl.endpoint.errors import JudgeRefusedError
 
 PROMPT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is the sum?"}]}]
-LENGTH = 8192  # tokens
 COMPLETIONS = ["<think>1 and 2 make 3</think>\\boxed{3}", "<think>1 and 2 make 4</think>\\boxed{4}", "\\boxed{5}"]
 
 
-@pytest.fixture(scope="module")
-def address(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API of a server for the tiny model, with room for a judge's prompt (a tiny tokenizer's tokens are short)."""
-    folder = tmp_path_factory.mktemp("judge")
-    model = shutil.copytree(tiny_dir(), folder / "model")
-    config = json.loads((model / "config.json").read_text())
-    config["text_config"]["max_position_embeddings"] = LENGTH  # rotary: no weights depend on it
-    (model / "config.json").write_text(json.dumps(config))
-    with serving_vllm(model, folder, max_model_len=LENGTH) as server:
-        yield f"{server}/v1"
+@pytest.fixture
+def address(real_server: str) -> str:
+    return f"{real_server}/v1"
 
 
 def judged(judge: Any) -> list[float | None]:

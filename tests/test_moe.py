@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import picture, question
+from launching import finish_ranks
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from sail_rl.data.encoding import Encoder, Sample
@@ -242,8 +240,6 @@ def test_a_step_under_deepspeed_has_the_gradients_of_plain_autograd(
     tiny_dir: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--standalone"]
     options = [str(tiny_dir("qwen3_moe")), str(tmp_path), str(zero_stage), str(pack_length), str(int(checkpointing))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([".", "tests"])}
-    subprocess.run([sys.executable, *launcher, "tests/moe_step.py", *options], check=True, timeout=200, env=environment)
+    finish_ranks(["tests/moe_step.py", *options], ranks=ranks)
     assert_same_gradients(torch.load(tmp_path / "gradients.pt"), reference)

@@ -13,8 +13,8 @@ from threading import Thread
 
 import pytest
 from conftest import perturb, picture, question
-from test_run import free_port
-from test_serve import serving_vllm
+from launching import free_port
+from serving import serving_vllm
 from test_workers import close_to
 
 from rollouts.remote import RemoteEngine

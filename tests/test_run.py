@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -18,12 +17,14 @@ import psutil
 import pytest
 import torch
 from conftest import picture
+from launching import Fork, environment, finish, finish_ranks, free_port
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sail_rl.records.jsonl import read_jsonl
 
 pytestmark = pytest.mark.slow
 
+OFFLINE = {"WANDB_MODE": "offline"}
 SHORT = [
     "data.kwargs={sft_rows: 64, rl_rows: 24, heldout_rows: 8}",
     "evaluation.every=2",
@@ -48,13 +49,11 @@ def rare(completions, **_):
 """
 
 
-def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
+def command(folder: Path, *overrides: str) -> list[str]:
+    """Arguments of Python for a shortened run in this folder."""
     reward = folder.parent / "my_reward.py"
     reward.write_text(REWARD)
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", str(free_port())]
     return [
-        sys.executable,
-        *(launcher if ranks > 1 else []),
         *("-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={folder}"),
         *SHORT,
         f"stages.rlvr.rewards.length={{path: '{reward}:length', weight: 0.5}}",
@@ -62,18 +61,20 @@ def command(folder: Path, *overrides: str, ranks: int = 1) -> list[str]:
     ]
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def run(folder: Path, *overrides: str, ranks: int = 1) -> Path:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    subprocess.run(command(folder, *overrides, ranks=ranks), check=True, timeout=280, env=environment)
+    """A run in forks, to its end."""
+    if ranks > 1:
+        finish_ranks(command(folder, *overrides), ranks=ranks, **OFFLINE)
+    else:
+        finish(command(folder, *overrides), **OFFLINE)
     return folder
+
+
+def really(folder: Path, *overrides: str, ranks: int = 1, **options: Any) -> subprocess.Popen[str]:
+    """The same as its users start it: by `python -m sail_rl`, or by torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", str(free_port())]
+    started = [sys.executable, *(launcher if ranks > 1 else []), *command(folder, *overrides)]
+    return subprocess.Popen(started, env=environment(**OFFLINE), text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +183,7 @@ def test_so_does_a_run_that_samples_ahead_in_a_process_of_its_own(tmp_path: Path
 
 
 def killed_at_step_three(folder: Path, *overrides: str) -> Path:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    with subprocess.Popen(command(folder, *overrides), env=environment) as process:
+    with Fork(command(folder, *overrides), env=environment(**OFFLINE)) as process:
         deadline = time.monotonic() + 240
         # Step 3 is logged, the newest checkpoint is that of step 2: step 3 has to be forgotten and done again.
         while ("rlvr", 3) not in {(r["stage"], r["step"]) for r in read_jsonl(folder / "metrics.jsonl")}:
@@ -196,7 +196,7 @@ def killed_at_step_three(folder: Path, *overrides: str) -> Path:
 
 
 @pytest.mark.timeout(700)
-def test_killed_at_ten_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
+def test_killed_before_many_a_write_and_at_random_moments_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """With all that has to survive: surplus groups, the prompts' cursor, the line search of a learning rate."""
     overrides = ["stages.rlvr.sampling.dynamic_sampling={max_rounds: 2}"]
     overrides += ["stages.rlvr.mini_batches=2", "stages.rlvr.steps=8"]
@@ -204,20 +204,34 @@ def test_killed_at_ten_random_moments_loses_and_repeats_nothing(tmp_path: Path) 
     overrides += ["stages.longcot_sft.steps=9"]
     overrides.append(f"stages.rlvr.rewards.length={{path: '{tmp_path}/my_reward.py:rare'}}")
     straight, folder = run(tmp_path / "straight", *overrides), tmp_path / "killed"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    moments = random.Random(4)
-    kills = 0
-    for _ in range(10):
-        with subprocess.Popen(command(folder, *overrides), env=environment) as process:
-            try:
-                assert process.wait(timeout=moments.uniform(8, 16)) == 0
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+    ends = [killed_before_write(number, folder, *overrides) for number in (2, 8, 26, 14)]
+    for further in (3, 4):
+        kill_after(further, folder, *overrides)
+    ends += [killed_before_write(number, folder, *overrides) for number in (13, 16, 21, 26)]
+    assert ends.count(True) >= 6, "this run has fewer writes than it had"
     run(folder, *overrides)
-    assert kills >= 3, "this machine is too fast for these moments"
     assert_same_course(straight, folder, tolerance=1e-6)
     assert {r["sampling/surplus"] for r in steps(straight).values() if "sampling/surplus" in r} != {0}
+
+
+def killed_before_write(number: int, folder: Path, *overrides: str) -> bool:
+    """Go on with a run in a process that kills itself before this durable write; whether it got there."""
+    with Fork(command(folder, *overrides), kill_at=number, env=environment(**OFFLINE)) as fork:
+        assert fork.wait(280) in (0, -signal.SIGKILL)
+    return fork.returncode != 0
+
+
+def kill_after(further: int, folder: Path, *overrides: str) -> None:
+    """Go on with a run, and kill it a random time after it has logged so many steps more."""
+    before = len(read_jsonl(folder / "metrics.jsonl"))
+    with really(folder, *overrides) as process:
+        deadline = time.monotonic() + 240
+        while len(read_jsonl(folder / "metrics.jsonl")) < before + further:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(random.Random(further).uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
 
 
 def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
@@ -226,9 +240,9 @@ def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
     folder = tmp_path / "run"
     # The model fits (10 MB), a checkpoint's optimiser states don't.
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20,) * 2); import runpy; "
-    arguments = command(folder)[3:]
+    arguments = command(folder)[2:]
     program = f"{limit} sys.argv = ['sail-rl', *{arguments!r}]; runpy.run_module('sail_rl', run_name='__main__')"
-    stopped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    stopped = finish(["-c", program], check=False, **OFFLINE)
     assert stopped.returncode != 0
     assert "GiB are free there. The checkpoint before it is intact" in stopped.stderr
     assert not list(folder.glob("stages/*/checkpoint-*/COMPLETE"))
@@ -236,9 +250,8 @@ def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
 
 
 def test_a_rank_that_dies_takes_the_job_down_at_once(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     folder = tmp_path / "run"
-    with subprocess.Popen(command(folder, ranks=2), env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with really(folder, ranks=2, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 120
         while not (folder / "metrics.jsonl").exists():
             assert process.poll() is None
@@ -258,7 +271,13 @@ def test_a_rank_that_dies_takes_the_job_down_at_once(tmp_path: Path) -> None:
 def test_two_ranks_equal_one(llm: str, zero_stage: int, finished: Callable[[str], Path], tmp_path: Path) -> None:
     # Without this ZeRO-3 would keep every tensor of so small a model whole.
     overrides = ["deepspeed.zero_options={stage3_param_persistence_threshold: 0}"] if zero_stage == 3 else []
-    folder = run(tmp_path / "run", f"model.llm={llm}", f"deepspeed.zero_stage={zero_stage}", *overrides, ranks=2)
+    overrides += [f"model.llm={llm}", f"deepspeed.zero_stage={zero_stage}"]
+    folder = tmp_path / "run"
+    if zero_stage == 3:
+        with really(folder, *overrides, ranks=2) as process:
+            assert process.wait(280) == 0
+    else:
+        run(folder, *overrides, ranks=2)
     assert_same_course(finished(llm), folder, tolerance=1e-4)
 
 
@@ -267,15 +286,14 @@ def test_a_finished_run_is_reported_again_and_another_recipe_is_refused(finished
     before = (folder / "metrics.jsonl").read_text()
     run(folder, "model.llm=qwen3")
     assert (folder / "metrics.jsonl").read_text() == before
-    refused = subprocess.run(command(folder, "seed=99"), capture_output=True, text=True, timeout=120)
+    with really(folder, "seed=99", stderr=subprocess.PIPE) as refused:
+        stderr = refused.communicate(timeout=120)[1]
     assert refused.returncode == 2
-    assert "holds a run of another recipe" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "holds a run of another recipe" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_gap_between_engine_and_trainer_stops_the_run(tmp_path: Path) -> None:
-    stopped = subprocess.run(
-        command(tmp_path / "run", "engine.max_mismatch=1e-12"), capture_output=True, text=True, timeout=240
-    )
+    stopped = finish(command(tmp_path / "run", "engine.max_mismatch=1e-12"), check=False)
     assert stopped.returncode != 0
     assert "log-probs of the rollout engine and of the trainer differ by up to" in stopped.stderr

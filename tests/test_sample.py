@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import picture
+from launching import finish
 from rich.console import Console
 
 from sail_rl.config import RewardConfig
@@ -107,18 +106,9 @@ def test_sampling_stopped_half_way_goes_on_and_gives_the_same(
 
 @pytest.mark.slow
 def test_the_command_samples_with_vllm(data: Path, tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "sail_rl",
-        "sample",
-        str(tiny_dir()),
-        str(data),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command = ["-m", "sail_rl", "sample", tiny_dir(), data, "--out", tmp_path / "out"]
     limits = ["--n", "2", "--max-tokens", "4", "--max-length", "128", "--batch-size", "8"]
-    done = subprocess.run([*command, *limits], capture_output=True, text=True, timeout=200, check=True)
+    done = finish([*command, *limits])
     assert "pass@2" in done.stdout
     assert len(read_rollouts(tmp_path / "out")) == 10
 

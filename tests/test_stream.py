@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_run import free_port, steps
+from launching import finish_ranks
+from test_run import steps
 from training import recipe_of, train, weights_of
 
 from sail_rl.config.loading import load_recipe
@@ -201,11 +199,7 @@ def test_a_packed_run_is_the_same_on_two_ranks_and_after_a_kill(tmp_path: Path) 
     settings = ["data.kwargs={sft_rows: 64, rl_rows: 4, heldout_rows: 8}", "evaluation.max_tokens=8"]
 
     def packed(folder: Path, ranks: int = 1) -> dict[tuple[str, int], dict[str, Any]]:
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-        command = [sys.executable, *(launcher if ranks > 1 else []), "-m", "sail_rl", "run"]
-        command += [str(tmp_path / "recipe.yaml"), f"output_dir={folder}", *settings]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-        subprocess.run(command, check=True, timeout=180, env=environment)
+        finish_ranks(["-m", "sail_rl", "run", tmp_path / "recipe.yaml", f"output_dir={folder}", *settings], ranks=ranks)
         return steps(folder)
 
     whole, two = packed(tmp_path / "one"), packed(tmp_path / "two", ranks=2)

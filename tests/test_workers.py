@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
@@ -16,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import perturb, picture, question
+from launching import Fork, WorkerForks
 
+import rollouts.workers
 from rollouts.vllm_engine import VLLMEngine
 from rollouts.workers import EngineError, WorkerEngine
 from sail_rl.contracts import Prompt, Rollout, Sampling
@@ -27,6 +27,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 32, "kv_cache_gib": 0.1, "threads": 1}
 SAMPLING = Sampling(samples_per_prompt=2, max_tokens=8, temperature=1.0, seed=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forks() -> Iterator[None]:
+    """Most workers here are forks; those of the trainers that end, and of whole runs, are spawned as always."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts.workers, "SPAWN", WorkerForks)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +182,7 @@ def test_no_worker_outlives_the_trainer(end: str, tiny_dir: Callable[..., Path],
                 time.sleep(100)
         """)
     )
-    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
-    with subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.DEVNULL) as trainer:
+    with Fork([script]) as trainer:
         deadline = time.monotonic() + 120
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             assert time.monotonic() < deadline
