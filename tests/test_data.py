@@ -171,16 +171,16 @@ class TestPacking:
     def test_first_fit_decreasing_by_hand(self) -> None:
         assert first_fit_layout([3, 8, 5, 2, 4], pack_length=10) == [[1, 3], [2, 4], [0]]
 
-    def test_a_sample_longer_than_a_row_gets_its_own(self) -> None:
+    def test_a_sample_longer_than_a_micro_batch_gets_its_own(self) -> None:
         assert first_fit_layout([12, 3], pack_length=10) == [[0], [1]]
 
     def test_targets_are_shifted_within_each_segment(self) -> None:
-        row = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
-        assert row.input_ids.tolist() == [[100, 101, 102, 103, 100, 101, 102]]
-        assert row.targets.tolist() == [[IGNORE, 102, 103, IGNORE, 101, 102, IGNORE]]
-        assert row.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
-        assert row.cu_seq_lens.tolist() == [0, 4, 7]
-        assert row.segments.tolist() == [0, 0, 1, 1]
+        micro_batch = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
+        assert micro_batch.input_ids.tolist() == [[100, 101, 102, 103, 100, 101, 102]]
+        assert micro_batch.targets.tolist() == [[IGNORE, 102, 103, IGNORE, 101, 102, IGNORE]]
+        assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+        assert micro_batch.cu_seq_lens.tolist() == [0, 4, 7]
+        assert micro_batch.segments.tolist() == [0, 0, 1, 1]
 
     def test_token_fields_follow_the_labelled_tokens(self) -> None:
         parts = [sample(4, 2, advantages=torch.tensor([1.0, 2.0])), sample(2, 1, advantages=torch.tensor([3.0]))]
@@ -188,28 +188,35 @@ class TestPacking:
 
     def test_a_field_that_only_some_samples_have_is_named(self) -> None:
         parts = [sample(4, 2), sample(2, 1, advantages=torch.tensor([3.0])), sample(3, 1)]
-        with pytest.raises(ValueError, match=r"token field advantages: only 1 of 3 samples .* have it"):
+        with pytest.raises(ValueError, match=r"token field advantages: only 1 of 3 samples have it"):
             collate(parts, filler=FILLER)
+        with pytest.raises(ValueError, match="token field advantages"):  # in different micro-batches, too
+            pack(parts, pack_length=4, filler=FILLER)
 
     def test_samples_without_labelled_tokens_need_no_fields(self) -> None:
         with_padding = collate([FILLER, sample(2, 1, advantages=torch.tensor([3.0]))], filler=FILLER)
         assert with_padding.token_fields.advantages.tolist() == [3]
         assert collate([FILLER], filler=FILLER).token_fields == TokenFields()
 
-    def test_a_row_without_images_gets_the_filler_unlabelled(self) -> None:
+    def test_a_micro_batch_without_images_gets_the_filler_unlabelled(self) -> None:
         text = Sample(torch.tensor([1, 2, 3]), 1)
-        row = collate([text], filler=FILLER)
-        assert row.input_ids.tolist() == [[1, 2, 3, 7, 7]]
-        assert row.labelled == 2
-        assert row.pixel_values.shape == (4, 12)
-        assert row.image_grid_thw.tolist() == [[1, 2, 2]]
+        micro_batch = collate([text], filler=FILLER)
+        assert micro_batch.input_ids.tolist() == [[1, 2, 3, 7, 7]]
+        assert micro_batch.labelled == 2
+        assert micro_batch.pixel_values.shape == (4, 12)
+        assert micro_batch.image_grid_thw.tolist() == [[1, 2, 2]]
 
     def test_packing_loses_nothing(self) -> None:
         samples = [sample(length, 1) for length in (9, 2, 7, 4, 4, 3)]
-        _, rows = pack(samples, pack_length=10, filler=FILLER)
-        assert sum(row.labelled for row in rows) == sum(s.completion_length for s in samples)
-        assert all(row.input_ids.numel() <= 10 for row in rows)
-        assert len(rows) == 3
+        _, micro_batches = pack(samples, pack_length=10, filler=FILLER)
+        assert sum(micro_batch.labelled for micro_batch in micro_batches) == sum(s.completion_length for s in samples)
+        assert all(micro_batch.input_ids.numel() <= 10 for micro_batch in micro_batches)
+        assert len(micro_batches) == 3
+
+    def test_a_given_layout_is_followed(self) -> None:
+        layout, micro_batches = pack([sample(3, 1)] * 3, pack_length=10, filler=FILLER, layout=[[2], [0, 1]])
+        assert layout == [[2], [0, 1]]
+        assert [micro_batch.labelled for micro_batch in micro_batches] == [2, 4]
 
 
 def test_ids_are_strings_that_tell_rows_apart(tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def gap(
         for prompt, group in zip(prompts, groups, strict=True)
         for sample in encoder.rollout_samples(prompt, group)
     ]
-    row = collate(samples, filler=encoder.filler())
+    batch = collate(samples, filler=encoder.filler())
     banned = tuple(encoder.processor.image_token_ids)
-    scores = model(**row.model_inputs(torch.device("cpu")), distribution=Distribution(SAMPLING.temperature, banned))
-    return (scores.logprobs - row.token_fields.rollout_logprobs).abs().max().item()
+    output = model(**batch.model_inputs(torch.device("cpu")), distribution=Distribution(SAMPLING.temperature, banned))
+    return (output.logprobs - batch.token_fields.rollout_logprobs).abs().max().item()
 
 
 def prompts_of_every_kind(encoder: Encoder) -> dict[str, Prompt]:

@@ -110,8 +110,8 @@ def test_packed_logprobs_and_gradients_equal_unpacked(
 ) -> None:
     samples = [completion(encoder, str(n), images=n % 3, length=5 + 7 * n) for n in range(4)]
     packed, alone = load_model(tiny_dir(llm)), load_model(tiny_dir(llm))
-    row = collate(samples, filler=encoder.filler())
-    scores = packed(**row.model_inputs(torch.device("cpu")))
+    batch = collate(samples, filler=encoder.filler())
+    scores = packed(**batch.model_inputs(torch.device("cpu")))
     expected = torch.cat([unpacked_logprobs(alone, sample) for sample in samples])
     torch.testing.assert_close(scores.logprobs, expected, atol=2e-6, rtol=1e-5)
     weights = torch.linspace(-1, 1, len(expected))
@@ -125,10 +125,10 @@ def test_text_only_row_gets_an_image_that_changes_nothing(
     model: SailVLForConditionalGeneration, encoder: Encoder
 ) -> None:
     sample = completion(encoder, "text", images=0, length=9)
-    row = collate([sample], filler=encoder.filler())
-    assert row.image_grid_thw.tolist() == [[1, 4, 4]]
-    assert row.labelled == 9
-    scores = model(**row.model_inputs(torch.device("cpu")))
+    batch = collate([sample], filler=encoder.filler())
+    assert batch.image_grid_thw.tolist() == [[1, 4, 4]]
+    assert batch.labelled == 9
+    scores = model(**batch.model_inputs(torch.device("cpu")))
     torch.testing.assert_close(scores.logprobs, unpacked_logprobs(model, sample), atol=2e-6, rtol=1e-5)
 
 

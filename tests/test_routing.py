@@ -48,9 +48,9 @@ def samples_of(encoder: Encoder, prompts: list[Prompt], groups: list[list[Rollou
 def own_experts(model: SailVLForConditionalGeneration, encoder: Encoder, sample: Sample) -> torch.Tensor:
     """The experts [T, layers, k] that the model itself chooses, in order of their probability."""
     with torch.no_grad():
-        scores = model(**collate([sample], filler=encoder.filler()).model_inputs(CPU) | {"routed_experts": None})
+        output = model(**collate([sample], filler=encoder.filler()).model_inputs(CPU) | {"routed_experts": None})
     k = model.config.text_config.num_experts_per_tok
-    return torch.stack([logits.topk(k).indices for logits in scores.router_logits], dim=1)[: len(sample)]
+    return torch.stack([logits.topk(k).indices for logits in output.router_logits], dim=1)[: len(sample)]
 
 
 @pytest.mark.slow
@@ -87,12 +87,12 @@ def test_in_bfloat16_replay_takes_away_the_gaps_that_come_from_other_experts(
     gaps: dict[bool, torch.Tensor] = {}
     with torch.no_grad():
         for replayed in (False, True):
-            row = collate(samples, filler=encoder.filler())
-            inputs = row.model_inputs(CPU) | ({} if replayed else {"routed_experts": None})
-            scores = model(
+            batch = collate(samples, filler=encoder.filler())
+            inputs = batch.model_inputs(CPU) | ({} if replayed else {"routed_experts": None})
+            output = model(
                 **inputs, distribution=Distribution(banned_token_ids=tuple(encoder.processor.image_token_ids))
             )
-            gaps[replayed] = (scores.logprobs - row.token_fields.rollout_logprobs).abs()
+            gaps[replayed] = (output.logprobs - batch.token_fields.rollout_logprobs).abs()
     assert gaps[True].max() < 0.06
     assert gaps[True].max() < 0.5 * gaps[False].max()
     assert gaps[True].mean() < 0.7 * gaps[False].mean()
@@ -103,8 +103,8 @@ def test_replaying_a_models_own_choice_changes_nothing_and_another_choice_does(
 ) -> None:
     prompt = question(encoder, "p", [picture(1)])
     (sample,) = encoder.rollout_samples(prompt, [Rollout("p", 0, [5, 6, 7, 8], [0.0] * 4, "", "length", 1)])
-    row = collate([sample], filler=sample)
-    free = moe(**row.model_inputs(CPU))
+    batch = collate([sample], filler=sample)
+    free = moe(**batch.model_inputs(CPU))
     sample.routed_experts = own_experts(moe, encoder, sample).to(torch.int16)
     replayed = moe(**collate([sample], filler=sample).model_inputs(CPU))
     torch.testing.assert_close(replayed.logprobs, free.logprobs)
@@ -112,8 +112,8 @@ def test_replaying_a_models_own_choice_changes_nothing_and_another_choice_does(
     sample.routed_experts = (sample.routed_experts + 1) % experts
     shifted = moe(**collate([sample], filler=sample).model_inputs(CPU))
     assert (shifted.logprobs - free.logprobs).abs().max() > 1e-4
-    again = moe(**row.model_inputs(CPU))
-    torch.testing.assert_close(again.logprobs, free.logprobs), "a forward without routes replays none"
+    again = moe(**batch.model_inputs(CPU))
+    torch.testing.assert_close(again.logprobs, free.logprobs), "a forward pass without routed experts replays none"
 
 
 def test_the_router_learns_under_replay_with_and_without_gradient_checkpointing(
@@ -148,7 +148,7 @@ def test_samples_with_and_without_routes_share_a_row(moe: SailVLForConditionalGe
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_routes_of_another_model_are_refused(moe: SailVLForConditionalGeneration) -> None:
+def test_routed_experts_of_another_model_are_refused(moe: SailVLForConditionalGeneration) -> None:
     with pytest.raises(ValueError, match="routed_experts has 7 layers, but the model has"):
         set_routed_experts(moe.model.language_model, torch.zeros(4, 7, 2))
 

@@ -130,7 +130,7 @@ def assert_equal(left: Trained, right: Trained) -> None:
 def test_results_don_t_depend_on_the_packing(
     aggregation: str, train: Callable[..., Any], samples: list[Sample]
 ) -> None:
-    """Rows of one sample each, of a few, and one row of all: the same weights after two steps."""
+    """Micro-batches of one sample, of a few and of all samples give the same weights after two steps."""
     runs = [
         train(samples, aggregation=aggregation, overrides=(f"stages.rlvr.pack_length={tokens}",))
         for tokens in (1, 80, 4096)

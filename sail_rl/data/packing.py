@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sail_rl.maths.token_fields import TokenFields
+from sail_rl.maths.token_fields import TokenFields, check_alike
 
 from .encoding import Sample
 
@@ -112,7 +112,11 @@ def pack(
 
     Returns:
         The layout and its micro-batches.
+
+    Raises:
+        ValueError: if only some of the labelled samples have a token field.
     """
+    check_alike([sample.token_fields for sample in samples if sample.completion_length])
     layout = layout or first_fit_layout([len(sample) for sample in samples], pack_length=pack_length)
     return layout, [collate([samples[index] for index in indices], filler=filler) for indices in layout]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -46,26 +47,32 @@ class TokenFields:
         logprobs = self.rollout_logprobs if self.old_logprobs is None else self.old_logprobs
         return present(logprobs)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the fields that are set."""
+        return [each.name for each in fields(self) if getattr(self, each.name) is not None]
+
     @classmethod
     def joined(cls, parts: Sequence[TokenFields]) -> TokenFields:
-        """The fields of several samples, concatenated.
-
-        Raises:
-            ValueError: if only some of the samples have a field.
-        """
-        values: dict[str, Tensor] = {}
-        for name in (each.name for each in fields(cls)):
-            found = [value for part in parts if (value := getattr(part, name)) is not None]
-            if found and len(found) < len(parts):
-                raise ValueError(
-                    f"token field {name}: only {len(found)} of {len(parts)} samples that are packed together have it; "
-                    "a batch source must set a field for all samples of a step or for none"
-                )
-            if found:
-                values[name] = torch.cat(found)
-        return cls(**values)
+        """The fields of several samples, concatenated; see `check_alike` for errors."""
+        check_alike(parts)
+        names = parts[0].names if parts else []
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> TokenFields:
         """The same fields with the function applied to each tensor."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return TokenFields(**{name: function(value) for name, value in values.items() if value is not None})
+        return TokenFields(**{name: function(getattr(self, name)) for name in self.names})
+
+
+def check_alike(parts: Sequence[TokenFields]) -> None:
+    """Check that several samples have the same fields.
+
+    Raises:
+        ValueError: if only some of the samples have a field.
+    """
+    for name, count in Counter(name for part in parts for name in part.names).items():
+        if count < len(parts):
+            raise ValueError(
+                f"token field {name}: only {count} of {len(parts)} samples have it; a batch source must set a field "
+                "for all samples of a step or for none"
+            )
