@@ -24,3 +24,15 @@ def test_the_reference_of_commands_is_what_the_parsers_say() -> None:
 
 def test_every_argument_says_what_it_is() -> None:
     assert not [line for line in script("cli").reference().splitlines() if line.endswith("`:")]
+
+
+def test_the_pictures_are_what_their_script_draws() -> None:
+    pictures = script("pictures")
+    for name, draw in pictures.PICTURES.items():
+        assert (Path("docs") / name).read_text() == draw(), "run `python docs/pictures.py`"
+
+
+def test_architecture_says_what_every_room_is_for() -> None:
+    text = Path("docs/architecture.md").read_text()
+    rooms = [path.parent for path in sorted(Path("sail_rl").glob("*/__init__.py"))]
+    assert [str(room) for room in rooms if f"- `{room}` " not in text] == []
