@@ -21,15 +21,16 @@ from sail_rl.curation.harvest import (
 )
 from sail_rl.data.dataset import Rows
 from sail_rl.data.saving import save_rows
-from sail_rl.records.store import RolloutStore
+from sail_rl.records.store import RolloutStore, StoredRollout
 
 RIGHT = {"answer": 1.0, "format": 1.0}
 
 
-def stored(prompt: str, sample: int, answer: float, text: str = "", *, tokens: int = 5, **changes: Any) -> dict:
-    rewards = [{"name": "answer", "value": answer}, {"name": "format", "value": 1.0}]
-    made = {"prompt_id": prompt, "sample": sample, "completion": text or f"{prompt}{sample}", "rewards": rewards}
-    return {**made, "token_ids": [1] * tokens, "stop_reason": "stop", "step": 1, **changes}
+def stored(
+    prompt: str, sample: int, answer: float, text: str = "", *, tokens: int = 5, stop_reason: Any = "stop"
+) -> StoredRollout:
+    rollout = Rollout(prompt, sample, [1] * tokens, [0.0] * tokens, text or f"{prompt}{sample}", stop_reason, 1)
+    return StoredRollout("rlvr", 1, "?", "7", rollout, answer, {"answer": answer, "format": 1.0})
 
 
 def test_right_is_what_ended_by_itself_with_every_score() -> None:
@@ -62,9 +63,9 @@ def test_rejection_sampling_takes_right_and_typical_completions_no_two_alike() -
         stored("a", 0, 0.0, "wrong"),
         stored("c", 0, 1.0, "only"),
     ]
-    assert [r["completion"] for r in rejection_sample(rollouts, RIGHT)] == ["usual", "only"]
+    assert [each.rollout.text for each in rejection_sample(rollouts, RIGHT)] == ["usual", "only"]
     two = rejection_sample(rollouts, RIGHT, per_prompt=2)
-    assert [r["completion"] for r in two] == ["usual", "short", "only"]
+    assert [each.rollout.text for each in two] == ["usual", "short", "only"]
     assert len(rejection_sample(rollouts, RIGHT, per_prompt=9)) == 4
     with pytest.raises(ValueError, match="per_prompt is 0"):
         rejection_sample(rollouts, RIGHT, per_prompt=0)

@@ -14,10 +14,11 @@ from launching import finish
 from rich.console import Console
 
 from sail_rl.config import RewardConfig
+from sail_rl.contracts import Rollout
 from sail_rl.evaluation.replay import replay, show
 from sail_rl.evaluation.sample import SampleOptions, sample, summary
 from sail_rl.maths.passk import majority, pass_at_k
-from sail_rl.records.store import read_rollouts
+from sail_rl.records.store import StoredRollout, read_rollouts
 
 
 def test_pass_at_k_by_hand_and_by_counting_subsets() -> None:
@@ -36,7 +37,9 @@ def test_the_majority_is_the_commonest_answer() -> None:
 
 def test_the_summary_by_hand() -> None:
     rollouts = [
-        {"prompt_id": prompt, "total": total, "token_ids": [1] * length, "completion": text}
+        StoredRollout(
+            *("sample", 0, "?", "7", Rollout(prompt, 0, [1] * length, [0.0] * length, text, "stop", 1)), total, {}
+        )
         for prompt, total, length, text in [
             *(("a", 1.0, 2, "<think>2+5</think>\\boxed{7}"), ("a", 0.0, 4, "\\boxed{8}")),
             *(("b", 0.0, 6, "\\boxed{9}"), ("b", 0.4, 8, "")),
@@ -96,7 +99,7 @@ def test_sampling_stopped_half_way_goes_on_and_gives_the_same(
     assert sample(options(data, model, tmp_path / "again")) == straight
     rollouts = read_rollouts(tmp_path / "again", stage="sample")
     assert rollouts == read_rollouts(tmp_path / "straight", stage="sample")
-    assert [r["prompt_id"] for r in rollouts] == [str(number) for number in range(5) for _ in range(4)]
+    assert [stored.rollout.prompt_id for stored in rollouts] == [str(number) for number in range(5) for _ in range(4)]
     assert straight["rollouts"] == 20
     assert 0 < straight["reward"] < 1
     assert straight["pass@1"] <= straight["pass@2"] <= straight["pass@4"]

@@ -22,12 +22,12 @@ def write(store: RolloutStore, step: int, *, samples: int = 2, text: str = "a") 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     write(RolloutStore(tmp_path), 3)
     first, second = read_rollouts(tmp_path, stage="rlvr", step=3)
-    assert (first["prompt_id"], first["sample"], second["sample"]) == ("p7", 0, 1)
-    assert first["token_ids"] == [5, 6]
-    assert first["logprobs"] == pytest.approx([-0.1, -0.25])
-    assert first["answer"] == "10"
-    assert second["total"] == 1.0
-    assert first["rewards"] == [{"name": "answer", "value": 1.0}, {"name": "format", "value": 0.5}]
+    assert (first.rollout.prompt_id, first.rollout.sample, second.rollout.sample) == ("p7", 0, 1)
+    assert first.rollout.token_ids == [5, 6]
+    assert first.rollout.logprobs == pytest.approx([-0.1, -0.25])
+    assert first.answer == "10"
+    assert second.total == 1.0
+    assert first.rewards == {"answer": 1.0, "format": 0.5}
 
 
 def test_datasets_reads_the_folder(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_rollback_forgets_later_steps_of_this_rank_only(tmp_path: Path) -> Non
         for step in (1, 2, 3):
             write(store, step)
     stores[0].rollback("rlvr", 1)
-    assert [row["step"] for row in read_rollouts(tmp_path)] == [1] * 4 + [2] * 2 + [3] * 2
+    assert [stored.step for stored in read_rollouts(tmp_path)] == [1] * 4 + [2] * 2 + [3] * 2
 
 
 def test_above_its_limit_the_oldest_go_and_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -60,7 +60,7 @@ def test_above_its_limit_the_oldest_go_and_that_is_said_once(tmp_path: Path, cap
     with caplog.at_level(logging.WARNING):
         for step in range(1, 6):
             write(store, step)
-    assert {row["step"] for row in read_rollouts(tmp_path)} == {4, 5}
+    assert {stored.step for stored in read_rollouts(tmp_path)} == {4, 5}
     assert caplog.text.count("the oldest rollouts are deleted") == 1
 
 

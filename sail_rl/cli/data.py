@@ -6,9 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sail_rl.files import atomic_write
+
+if TYPE_CHECKING:
+    from sail_rl.records.store import StoredRollout
 
 
 def add_parsers(commands: Any) -> None:
@@ -130,34 +133,30 @@ def _curate(options: argparse.Namespace) -> None:
 
 
 def _harvest(options: argparse.Namespace) -> None:
-    from sail_rl.curation.harvest import rejection_sample
+    from sail_rl.curation.harvest import rejection_sample, save_harvest
     from sail_rl.data.dataset import Rows
-    from sail_rl.stages.harvest import save_harvest
 
     rollouts, minimum = _read(options)
     kept = rejection_sample(rollouts, minimum, per_prompt=options.per_prompt, seed=options.seed)
     if not kept:
         raise ValueError(f"{options.rollouts}: none of {len(rollouts)} rollouts is right by {minimum}")
     save_harvest(options.out, Rows(options.data), kept)
-    prompts = len({rollout["prompt_id"] for rollout in rollouts})
+    prompts = len({stored.rollout.prompt_id for stored in rollouts})
     sys.stdout.write(
         f"{len(rollouts)} rollouts of {prompts} prompts -> {len(kept)} completions of "
-        f"{len({rollout['prompt_id'] for rollout in kept})} prompts in {options.out}\n"
+        f"{len({stored.rollout.prompt_id for stored in kept})} prompts in {options.out}\n"
     )
 
 
 def _filter(options: argparse.Namespace) -> None:
-    from sail_rl.curation.harvest import histogram, pass_rates
+    from sail_rl.curation.harvest import histogram, kept_by_rate, pass_rates, save_filtered
     from sail_rl.data.dataset import Rows
-    from sail_rl.data.saving import save_rows
-    from sail_rl.stages.harvest import kept_by_rate, places_of
 
     rollouts, minimum = _read(options)
     rates = pass_rates(rollouts, minimum)
     rows = Rows(options.data)
-    places = places_of(rows, rates.keys())
     kept = kept_by_rate(rates, options.kind, hard_below=options.hard_below)
-    save_rows(options.out, rows, [places[prompt] for prompt in kept], {"pass_rate": [rates[p] for p in kept]})
+    save_filtered(options.out, rows, kept, rates)
     dropped = {row_id: rates.get(row_id) for row_id in _ids(rows) if row_id not in set(kept)}
     side = options.out.with_suffix(".dropped.jsonl")
     atomic_write(side, "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items()))
@@ -167,9 +166,9 @@ def _filter(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{len(rows)} rows -> {len(kept)} in {options.out}; the others and their rates: {side}\n")
 
 
-def _read(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def _read(options: argparse.Namespace) -> tuple[list[StoredRollout], dict[str, float]]:
+    from sail_rl.curation.harvest import newest_steps
     from sail_rl.records.store import read_rollouts
-    from sail_rl.stages.harvest import newest_steps
 
     if not options.minimum:
         raise ValueError("say what is right: --minimum REWARD=SCORE, for instance --minimum answer=1")

@@ -14,16 +14,16 @@ from rich.text import Text
 from sail_rl.completion import THINK_END
 from sail_rl.config import Recipe, RewardConfig
 from sail_rl.config.loading import load_recipe
-from sail_rl.contracts import Prompt, Rollout
+from sail_rl.contracts import Prompt
 from sail_rl.plan.datasets import build_data, open_rows
 from sail_rl.plan.rewards import plain_scorer
-from sail_rl.records.store import read_rollouts
+from sail_rl.records.store import StoredRollout, read_rollouts
 from sail_rl.run_dir import RunDir
 
 
 def show(run_dir: Path, console: Console, *, stage: str | None, step: int | None, worst: int, best: int) -> None:
     """Print the `worst` and `best` rollouts by total reward."""
-    rollouts = sorted(read_rollouts(run_dir, stage=stage, step=step), key=lambda rollout: rollout["total"])
+    rollouts = sorted(read_rollouts(run_dir, stage=stage, step=step), key=lambda stored: stored.total)
     chosen = rollouts[:worst] + (rollouts[-best:] if best else [])
     for rollout in chosen:
         console.print(_panel(rollout))
@@ -36,13 +36,13 @@ def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None
     The dataset's columns reach the rewards as in training. Returns `scores` in stored order, with `before`, `mean`,
     `std`, `changed` (share of totals that differ) and `correlation` (None if one of them is constant).
     """
-    stored, prompts, rollouts = stored_samples(run_dir, stage=stage, step=step)
+    stored, prompts = stored_samples(run_dir, stage=stage, step=step)
     scorer = plain_scorer(rewards)
     try:
-        scores = scorer(prompts, rollouts).total
+        scores = scorer(prompts, [each.rollout for each in stored]).total
     finally:
         scorer.close()
-    before = [rollout["total"] for rollout in stored]
+    before = [each.total for each in stored]
     varied = pstdev(before) > 0 and pstdev(scores) > 0
     return {
         "before": before,
@@ -54,15 +54,12 @@ def replay(run_dir: Path, rewards: dict[str, RewardConfig], *, stage: str | None
     }
 
 
-def stored_samples(
-    run_dir: Path, *, stage: str | None, step: int | None
-) -> tuple[list[dict[str, Any]], list[Prompt], list[Rollout]]:
-    """Stored rollouts as they lie there, and each with its prompt as in training, the dataset's columns with it."""
+def stored_samples(run_dir: Path, *, stage: str | None, step: int | None) -> tuple[list[StoredRollout], list[Prompt]]:
+    """The stored rollouts, and the prompt of each as in training, with the dataset's columns."""
     stored = read_rollouts(run_dir, stage=stage, step=step)
     recipe = load_recipe(RunDir(run_dir).recipe)
-    rows = {name: _by_id(recipe, name) for name in {rollout["stage"] for rollout in stored}}
-    prompts = [_prompt(rows[rollout["stage"]], rollout) for rollout in stored]
-    return stored, prompts, [_rollout(rollout) for rollout in stored]
+    rows = {name: _by_id(recipe, name) for name in {each.stage for each in stored}}
+    return stored, [_prompt(rows[each.stage], each) for each in stored]
 
 
 def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:
@@ -71,24 +68,19 @@ def _by_id(recipe: Recipe, stage: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in (rows[index] for index in range(len(rows)))}
 
 
-def _prompt(rows: dict[str, dict[str, Any]], rollout: dict[str, Any]) -> Prompt:
-    row = rows[rollout["prompt_id"]]
+def _prompt(rows: dict[str, dict[str, Any]], stored: StoredRollout) -> Prompt:
+    row = rows[stored.rollout.prompt_id]
     columns = {name: value for name, value in row.items() if name not in ("prompt", "images", "video", "completion")}
-    return Prompt(row["id"], row["prompt"], rollout["prompt"], row["images"], columns)
+    return Prompt(row["id"], row["prompt"], stored.prompt, row["images"], columns)
 
 
-def _rollout(stored: dict[str, Any]) -> Rollout:
-    names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version", "earlier")
-    return Rollout(text=stored["completion"], **{name: stored[name] for name in names})
-
-
-def _panel(rollout: dict[str, Any]) -> Panel:
+def _panel(stored: StoredRollout) -> Panel:
     """One rollout: prompt, thought (dim), answer, rewards."""
-    thought, mark, answer = rollout["completion"].partition(THINK_END)
+    rollout = stored.rollout
+    thought, mark, answer = rollout.text.partition(THINK_END)
     completion = Text(thought + mark, style="dim") + Text(answer) if mark else Text(thought)
-    scored = [part for part in rollout["rewards"] if not math.isnan(part["value"])]
-    parts = ", ".join(f"{part['name']} {part['value']:.3g}" for part in scored)
-    title = f"{rollout['stage']} step {rollout['step']} · prompt {rollout['prompt_id']} #{rollout['sample']}"
-    facts = f"total {rollout['total']:.3g} ({parts}) · gold {rollout['answer']} · {len(rollout['token_ids'])} tokens, "
-    body = Group(Text(rollout["prompt"], style="cyan"), completion, Text(facts + rollout["stop_reason"], style="bold"))
+    parts = ", ".join(f"{name} {value:.3g}" for name, value in stored.rewards.items() if not math.isnan(value))
+    title = f"{stored.stage} step {stored.step} · prompt {rollout.prompt_id} #{rollout.sample}"
+    facts = f"total {stored.total:.3g} ({parts}) · gold {stored.answer} · {len(rollout.token_ids)} tokens, "
+    body = Group(Text(stored.prompt, style="cyan"), completion, Text(facts + rollout.stop_reason, style="bold"))
     return Panel(body, title=title)

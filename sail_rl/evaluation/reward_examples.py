@@ -160,6 +160,9 @@ def _label(value: Any, place: str) -> float | None:
 def _stored(run_dir: Path, *, stage: str | None, step: int | None) -> Cases:
     from .replay import stored_samples
 
-    stored, prompts, rollouts = stored_samples(run_dir, stage=stage, step=step)
-    places = [f"stage {r['stage']}, step {r['step']}, prompt {r['prompt_id']}, sample {r['sample']}" for r in stored]
+    stored, prompts = stored_samples(run_dir, stage=stage, step=step)
+    rollouts = [each.rollout for each in stored]
+    places = [
+        f"stage {s.stage}, step {s.step}, prompt {s.rollout.prompt_id}, sample {s.rollout.sample}" for s in stored
+    ]
     return Cases(prompts, rollouts, places, [None] * len(rollouts), words_for_tokens=False)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,7 +21,7 @@ from sail_rl.files import atomic_write, content_hash, sampled_hash
 from sail_rl.imports import resolve
 from sail_rl.models.loading import load_model
 from sail_rl.plan.rewards import plain_scorer
-from sail_rl.records.store import RolloutStore, read_rollouts
+from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.seeding import derive_seed
 
 from .evaluate import ACCURACY, Answered, source_of, summarise
@@ -66,7 +65,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
         encoder = Encoder(AutoProcessor.from_pretrained(options.model), max_length=options.max_length)
         engine, scorer = _engine(options), _scorer(options)
         try:
-            for number in _progress(missing, store, total=len(batches)):
+            for number in _progress(missing, options.out, total=len(batches)):
                 prompts = [encoder.prompt(rows[index]) for index in batches[number]]
                 _sample_batch(number, prompts, options, engine, scorer, store)
         finally:
@@ -76,7 +75,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
     return summary(read_rollouts(options.out, stage=STAGE), sources)
 
 
-def summary(rollouts: Sequence[dict[str, Any]], sources: Mapping[str, str | None]) -> dict[str, float]:
+def summary(rollouts: Sequence[StoredRollout], sources: Mapping[str, str | None]) -> dict[str, float]:
     """`evaluate.summarise` of stored rollouts; one is right when its total, called `reward`, is above 0.5.
 
     Args:
@@ -86,14 +85,14 @@ def summary(rollouts: Sequence[dict[str, Any]], sources: Mapping[str, str | None
     answers = [
         Answered(
             dataset="",
-            prompt=rollout["prompt_id"],
-            source=sources.get(rollout["prompt_id"]),
-            answer=final_answer(rollout["completion"]),
-            thought=THINK_END in rollout["completion"],
-            length=len(rollout["token_ids"]),
-            scores={ACCURACY: float(rollout["total"] > 0.5), "reward": rollout["total"]},
+            prompt=stored.rollout.prompt_id,
+            source=sources.get(stored.rollout.prompt_id),
+            answer=final_answer(stored.rollout.text),
+            thought=THINK_END in stored.rollout.text,
+            length=len(stored.rollout.token_ids),
+            scores={ACCURACY: float(stored.total > 0.5), "reward": stored.total},
         )
-        for rollout in rollouts
+        for stored in rollouts
     ]
     return {"rollouts": float(len(answers))} | summarise(answers)
 
@@ -145,12 +144,12 @@ def _scorer(options: SampleOptions) -> Scorer:
 
 def _batches_done(out: Path) -> set[int]:
     try:
-        return {rollout["step"] for rollout in read_rollouts(out, stage=STAGE)}
+        return {stored.step for stored in read_rollouts(out, stage=STAGE)}
     except ValueError:
         return set()
 
 
-def _progress(missing: Sequence[int], store: RolloutStore, *, total: int) -> Iterator[int]:
+def _progress(missing: Sequence[int], out: Path, *, total: int) -> Iterator[int]:
     """The batches to do, with a bar that shows tokens a second and the time that is left."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     with Progress(TextColumn("sampling"), *columns) as bar:
@@ -158,5 +157,5 @@ def _progress(missing: Sequence[int], store: RolloutStore, *, total: int) -> Ite
         for number in missing:
             start = time.perf_counter()
             yield number
-            tokens = sum(len(r["token_ids"]) for r in read_rollouts(store.folder.parent, stage=STAGE, step=number))
+            tokens = sum(len(r.rollout.token_ids) for r in read_rollouts(out, stage=STAGE, step=number))
             bar.update(task, advance=1, speed=f"{tokens / (time.perf_counter() - start):,.0f} tokens/s")

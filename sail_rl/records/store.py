@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SCHEMA = pyarrow.schema(
     [
         ("stage", pyarrow.string()),
         ("step", pyarrow.int64()),
-        ("prompt_id", pyarrow.string()),  # of the row in the stage's dataset, where its images are
+        ("prompt_id", pyarrow.string()),  # id of the row in the stage's dataset, which has the images
         ("sample", pyarrow.int64()),
         ("prompt", pyarrow.string()),
         ("answer", pyarrow.string()),
@@ -37,26 +38,77 @@ SCHEMA = pyarrow.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRollout:
+    """A rollout of one step of a stage, with its scores.
+
+    `prompt` is the rendered text, `answer` the gold answer as text. `rewards` holds every reward and every part of the
+    total by name; NaN means that the rollout has no such score.
+    """
+
+    stage: str
+    step: int
+    prompt: str
+    answer: str | None
+    rollout: Rollout
+    total: float
+    rewards: dict[str, float]
+
+    def to_row(self) -> dict[str, Any]:
+        """The row of a Parquet file, see SCHEMA."""
+        rollout = self.rollout
+        return {
+            "stage": self.stage,
+            "step": self.step,
+            "prompt_id": rollout.prompt_id,
+            "sample": rollout.sample,
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "completion": rollout.text,
+            "token_ids": rollout.token_ids,
+            "logprobs": rollout.logprobs,
+            "stop_reason": rollout.stop_reason,
+            "weights_version": rollout.weights_version,
+            "earlier": rollout.earlier,
+            "total": self.total,
+            "rewards": [{"name": name, "value": value} for name, value in self.rewards.items()],
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> StoredRollout:
+        """The inverse of `to_row`."""
+        names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version", "earlier")
+        rollout = Rollout(text=row["completion"], **{name: row[name] for name in names})
+        rewards = {part["name"]: part["value"] for part in row["rewards"]}
+        return cls(row["stage"], row["step"], row["prompt"], row["answer"], rollout, row["total"], rewards)
+
+
 class RolloutStore:
-    """Writes one rank's rollouts, a file for each round of sampling; a kill leaves whole files only.
+    """Writes one rank's rollouts, one file for each round of sampling; a kill leaves only complete files.
 
     Args:
         run_dir: the run's folder.
         rank: this process's number.
-        max_gib: this rank's limit, in GiB; above it the oldest files are deleted, and that is said once.
+        max_gib: this rank's limit in GiB. Above it the oldest files are deleted; a warning says so once.
     """
 
     def __init__(self, run_dir: Path, *, rank: int = 0, max_gib: float = 4.0) -> None:
         self.folder = RunDir(run_dir).rollouts
         self.rank = rank
         self.max_bytes = int(max_gib * 2**30)
-        self._said = False
+        self._warned = False
 
     def write(
         self, stage: str, step: int, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores
     ) -> Path:
         """Write the rollouts of one round; rollout `i` answers prompt `i`."""
-        rows = [self._row(stage, step, prompts[i], rollouts[i], scores, i) for i in range(len(rollouts))]
+        rows = []
+        for index, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+            answer = prompt.columns.get("answer")
+            rewards = {name: values[index] for name, values in scores.parts.items()}
+            gold = None if answer is None else str(answer)
+            stored = StoredRollout(stage, step, prompt.text, gold, rollout, scores.total[index], rewards)
+            rows.append(stored.to_row())
         folder = self.folder / stage
         folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{step:06d}-rank-{self.rank}"
@@ -67,49 +119,28 @@ class RolloutStore:
         return path
 
     def rollback(self, stage: str, step: int) -> None:
-        """Delete what this rank wrote of `stage` after `step`: it will happen again."""
+        """Delete what this rank wrote of `stage` after `step`, because those steps will run again."""
         for path, written, rank in _shards(self.folder / stage):
             if written > step and rank == self.rank:
                 path.unlink()
-
-    def _row(
-        self, stage: str, step: int, prompt: Prompt, rollout: Rollout, scores: Scores, index: int
-    ) -> dict[str, Any]:
-        answer = prompt.columns.get("answer")
-        return {
-            "stage": stage,
-            "step": step,
-            "prompt_id": prompt.id,
-            "sample": rollout.sample,
-            "prompt": prompt.text,
-            "answer": None if answer is None else str(answer),
-            "completion": rollout.text,
-            "token_ids": rollout.token_ids,
-            "logprobs": rollout.logprobs,
-            "stop_reason": rollout.stop_reason,
-            "weights_version": rollout.weights_version,
-            "earlier": rollout.earlier,
-            "total": scores.total[index],
-            "rewards": [{"name": name, "value": values[index]} for name, values in scores.parts.items()],
-        }
 
     def _shrink(self) -> None:
         own = [path for path, _, rank in _shards(self.folder) if rank == self.rank]
         own.sort(key=lambda path: path.stat().st_mtime)
         size = sum(path.stat().st_size for path in own)
         while size > self.max_bytes and len(own) > 1:
-            if not self._said:
+            if not self._warned:
                 logger.warning("%s is over its limit: the oldest rollouts are deleted from now on", self.folder)
-                self._said = True
+                self._warned = True
             size -= own[0].stat().st_size
             own.pop(0).unlink()
 
 
-def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None = None) -> list[dict[str, Any]]:
+def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None = None) -> list[StoredRollout]:
     """The stored rollouts of a run, of one stage or step if given, in order of stage folder, step and rank.
 
     Raises:
-        ValueError: when there are none, naming what there is.
+        ValueError: there are none; the message names the steps and stages that are stored.
     """
     found = _shards(RunDir(run_dir).rollouts)
     shards = sorted(found, key=lambda shard: (shard[0].parent.name, shard[1], shard[0].name))
@@ -120,7 +151,8 @@ def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None =
             f"; stored are steps {there[0][1]} to {there[-1][1]} of {', '.join({s for s, _ in there})}" if there else ""
         )
         raise ValueError(f"{run_dir} has no rollouts of stage {stage or 'any'}, step {step or 'any'}{known}")
-    return [row for path in chosen for row in parquet.read_table(path, schema=SCHEMA).to_pylist()]
+    tables = (parquet.read_table(path, schema=SCHEMA) for path in chosen)
+    return [StoredRollout.from_row(row) for table in tables for row in table.to_pylist()]
 
 
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sail_rl.config import FilterStage, HarvestStage, RolloutsStage
 from sail_rl.curation.harvest import (
-    StoredRollout,
-    hard_cases,
     histogram,
-    keeps_difficulty,
+    kept_by_rate,
+    newest_steps,
     pass_rates,
     rejection_sample,
+    save_filtered,
+    save_harvest,
 )
 from sail_rl.data.dataset import Rows
-from sail_rl.data.saving import save_rows
 from sail_rl.files import atomic_write
 from sail_rl.plan.datasets import derived_dataset_path
 from sail_rl.plan.plan import Plan
-from sail_rl.records.store import read_rollouts
+from sail_rl.records.store import StoredRollout, read_rollouts
 
 from .train import StageResult
 
@@ -61,20 +60,13 @@ def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> Sta
         raise ValueError(
             f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` wants; there are {found}"
         )
-    path, places = derived_dataset_path(plan.recipe, config.name), places_of(rows, kept)
-    save_rows(path, rows, [places[name] for name in kept], {"pass_rate": [rates[name] for name in kept]})
+    path = derived_dataset_path(plan.recipe, config.name)
+    save_filtered(path, rows, kept, rates)
     _write_counts(path, rollouts, rates, kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
-def kept_by_rate(rates: Mapping[str, float], keep: str, *, hard_below: float) -> list[str]:
-    """The prompts whose pass rate is wanted: "perception", "reasoning" (see `keeps_difficulty`) or "hard"."""
-    if keep == "hard":
-        return hard_cases(rates, below=hard_below)
-    return [prompt for prompt, rate in rates.items() if keeps_difficulty(rate, keep)]  # type: ignore[arg-type]
-
-
-def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[dict[str, Any]]]:
+def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[StoredRollout]]:
     """The rows that were sampled, and the rollouts that the stage looks at."""
     rows = plan.datasets[plan.recipe.origin(config.name)]
     stored = newest_steps(read_rollouts(plan.recipe.output_dir, stage=config.rollouts), config.last_steps)
@@ -82,7 +74,7 @@ def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[dict[str, Any
     wanted = {
         row["id"] for row in outlines if all(str(row.get(column)) in values for column, values in config.where.items())
     }
-    return rows, [rollout for rollout in stored if rollout["prompt_id"] in wanted]
+    return rows, [each for each in stored if each.rollout.prompt_id in wanted]
 
 
 def _write_counts(path: Path, rollouts: Sequence[StoredRollout], rates: Mapping[str, float], *, kept: int) -> None:
@@ -93,36 +85,3 @@ def _write_counts(path: Path, rollouts: Sequence[StoredRollout], rates: Mapping[
         "mean_pass_rate": sum(rates.values()) / max(1, len(rates)),
     }
     atomic_write(path.with_name("counts.json"), json.dumps(counts, indent=2))
-
-
-def newest_steps(rollouts: list[dict[str, Any]], last: int | None) -> list[dict[str, Any]]:
-    """Those of the last so many steps that have rollouts (None: all)."""
-    steps = sorted({rollout["step"] for rollout in rollouts})
-    first = steps[-last:][0] if last else steps[0]
-    return [rollout for rollout in rollouts if rollout["step"] >= first]
-
-
-def save_harvest(path: Path, rows: Rows, kept: Sequence[StoredRollout]) -> None:
-    """Write kept rollouts as SFT rows: those they were sampled for, with the sampled text as completion.
-
-    Raises:
-        ValueError: a rollout's prompt isn't among the rows.
-    """
-    places = places_of(rows, {rollout["prompt_id"] for rollout in kept})
-    save_rows(
-        path,
-        rows,
-        [places[rollout["prompt_id"]] for rollout in kept],
-        {
-            "id": [f"{rollout['prompt_id']}#{rollout['sample']}@{rollout['step']}" for rollout in kept],
-            "completion": [rollout["completion"] for rollout in kept],
-        },
-    )
-
-
-def places_of(rows: Rows, wanted: Collection[str]) -> dict[str, int]:
-    """Where each row is, by id; every wanted one must be there."""
-    places = {rows.outline(index)["id"]: index for index in range(len(rows))}
-    if missing := sorted(set(wanted) - places.keys()):
-        raise ValueError(f"{rows.path} has no row with id {missing[0]!r} ({len(missing)} are missing)")
-    return places
