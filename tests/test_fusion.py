@@ -182,7 +182,7 @@ class TestAShortRun:
         assert "--redo to do again only the stages that change" in error.value.stderr
         with pytest.raises(
             subprocess.CalledProcessError
-        ) as error:  # longer than the other one: not a soup of like runs
+        ) as error:  # longer than the other one: not a soup of similar runs
             finish([*changed, "--redo"])
         assert "stages.mixed_rl.steps is 2 and 1" in error.value.stderr
         assert (run / "stages/mixed_rl_again/result.json").stat().st_mtime_ns > before["mixed_rl_again"]

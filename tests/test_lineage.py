@@ -142,7 +142,7 @@ class TestSettling:
 
     def test_changed_data_are_refused_with_the_stages_that_they_change(self, recipe: Recipe) -> None:
         changed = stage_keys(recipe, PATHS) | {"rlvr": "other"}
-        with pytest.raises(ValueError, match="what rlvr depends on changed since it was run"):
+        with pytest.raises(ValueError, match="the data, rewards or model of rlvr changed since the last launch"):
             invalidate_stale_stages(recipe, changed, redo=False)
         assert (recipe.output_dir / "stages/rlvr").is_dir()
 
@@ -168,7 +168,7 @@ class TestSettling:
 
     def test_redo_does_again_what_has_no_key(self, recipe: Recipe) -> None:
         (recipe.output_dir / "stages/rlvr/key").rename(recipe.output_dir / "stages/rlvr/result.json")
-        with pytest.raises(ValueError, match="what rlvr depends on changed"):
+        with pytest.raises(ValueError, match="the data, rewards or model of rlvr changed"):
             invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=False)
         invalidate_stale_stages(recipe, stage_keys(recipe, PATHS), redo=True)
         assert not (recipe.output_dir / "stages/rlvr").exists()

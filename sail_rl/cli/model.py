@@ -35,10 +35,10 @@ def add_parsers(commands: Any) -> None:
     )
     convert.set_defaults(command=_convert)
 
-    soup = kinds.add_parser("soup", help="average the weights of models from like runs")
+    soup = kinds.add_parser("soup", help="average the weights of models from similar runs")
     soup.add_argument("out", type=Path, help="a new folder")
     soup.add_argument("models", type=Path, nargs="+", help="folders of models, each RUN/stages/NAME/model")
-    soup.add_argument("--force", action="store_true", help="average models of unlike runs as well")
+    soup.add_argument("--force", action="store_true", help="average models of dissimilar runs, too")
     soup.set_defaults(command=_soup)
 
 

@@ -1,4 +1,4 @@
-"""A recipe's datasets: built, fetched, curated, read, mixed, and made to fit the context."""
+"""A recipe's datasets: building, fetching, curating, reading, mixing, and fitting them to the context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COLUMNS = {"completions": ("prompt", "completion"), "prompts": ("prompt",)}
 def build_data(
     recipe: Recipe, *, names: Collection[str] | None = None, without: Collection[str] = ()
 ) -> dict[str, Path]:
-    """Paths of the datasets by name, fetched and made if need be.
+    """Return the paths of the datasets by name; fetch or make those that are missing.
 
     A builder runs unless what it makes of these very arguments is there.
 
@@ -53,7 +53,7 @@ def build_data(
     paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
     if not isinstance(paths, dict) or not all(Path(path).is_file() for path in paths.values()):
         raise ValueError(
-            f"data.builder {recipe.data.builder} must return a dict of name: path of a file it has written"
+            f"data.builder {recipe.data.builder} must return a dict from names to paths of files that it has written"
         )
     atomic_write(
         manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
@@ -62,7 +62,7 @@ def build_data(
 
 
 def _local(recipe: Recipe, name: str) -> Path:
-    """Path of a dataset; one of the hub is fetched, once."""
+    """Return the path of a dataset. A hub dataset is fetched once."""
     source = recipe.data.source(name)
     assert source is not None
     if source.hub is None:
@@ -72,7 +72,7 @@ def _local(recipe: Recipe, name: str) -> Path:
 
 
 def _curated(recipe: Recipe, name: str) -> Path:
-    """Path of a dataset that curation makes, once."""
+    """Return the path of a curated dataset. Curation makes it once."""
     curation = recipe.data.curated[name]
     path = _curated_path(recipe, name)
     if not path.is_file():
@@ -96,7 +96,7 @@ def _state(path: Path) -> str | None:
 
 
 def missing_datasets(recipe: Recipe) -> dict[str, str]:
-    """The datasets that a run will have to fetch or make, and how."""
+    """The datasets that a run will fetch or make, each with a sentence on how."""
     missing = {}
     for name in recipe.data.files.keys() & set(recipe.used_data):
         source = recipe.data.source(name)
@@ -112,9 +112,9 @@ def missing_datasets(recipe: Recipe) -> dict[str, str]:
 
 
 def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:
-    """The dataset called `name`, read as the recipe says and checked."""
+    """Read the dataset called `name` as the recipe says, and check it."""
     source = recipe.data.source(name)
-    # Videos of a curated dataset are named by absolute paths, which were checked where they came from.
+    # A curated dataset names videos by absolute paths, which were checked in the original dataset.
     own_root = Path("/") if name in recipe.data.curated else None
     return Rows(
         paths[name],
@@ -126,7 +126,7 @@ def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Seque
 
 
 def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[str] = ()) -> dict[str, Rows]:
-    """Read and check every dataset that a stage or the evaluation uses, but for those `missing`."""
+    """Read and check every dataset that a stage or the evaluation uses, except the `missing` ones."""
     needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
     made = {stage.name for stage in recipe.dataset_stages}
     for stage in recipe.training:
@@ -141,11 +141,11 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
 
 
 def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
-    """The rows of the dataset, of what a stage made, or of the mixture named `data`."""
+    """The rows called `data`: a dataset, a stage's dataset, or a mixture."""
     made = {stage.name: COLUMNS[stage.makes_data] for stage in recipe.dataset_stages}
     weights = sources_of(recipe.data.mixtures, data)
     sources = {
-        # Its videos are named by their absolute paths, which were checked where they came from.
+        # A stage's dataset names videos by absolute paths, which were checked in the original dataset.
         name: Rows(derived_dataset_path(recipe, name), needs=made[name], root=Path("/"))
         if name in made
         else datasets[name]
@@ -163,19 +163,19 @@ def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: En
 
 
 def derived_dataset_path(recipe: Recipe, name: str) -> Path:
-    """The dataset that a stage makes out of rollouts."""
+    """Path of the dataset that a stage makes from rollouts."""
     return recipe.run_dir.stage(name).dataset
 
 
 def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path) -> dict[str, Rows]:
-    """The datasets with rows that fit `model.max_length` as this model's processor counts; `data.overlong` decides.
+    """Drop or refuse (`data.overlong`) the rows that exceed `model.max_length` tokens of this model's processor.
 
     A prompt must leave room for one token; a stage that trains on completions needs room for them whole.
     """
     empty_thought: EmptyThought = "none"
     for stage in recipe.sft_stages:
         if stage.empty_thought != "none":
-            empty_thought = stage.empty_thought  # the longer way of writing a direct answer
+            empty_thought = stage.empty_thought  # a direct answer is then longer
     processor = AutoProcessor.from_pretrained(model_dir)
     encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
     supervised = {source for stage in recipe.sft_stages for source in sources_of(recipe.data.mixtures, stage.data)}
@@ -187,7 +187,7 @@ def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path
         if overlong and (recipe.data.overlong == "error" or len(overlong) == len(rows)):
             raise ValueError(
                 f"{rows.path}: {len(overlong)} of {len(rows)} rows are too long, first row {rows.number(overlong[0])} "
-                f"with {lengths[overlong[0]]} tokens where {limit} fit; raise model.max_length, or leave such rows out "
+                f"with {lengths[overlong[0]]} tokens where {limit} fit; raise model.max_length, or drop such rows "
                 "with data.overlong=drop (they are never cut)"
             )
         if overlong:

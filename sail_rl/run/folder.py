@@ -1,4 +1,4 @@
-"""Making a folder a recipe's: a new run, the same run going on, or one of which only what changed is done again."""
+"""The preparation of a run's folder: a new run, a resumed one, or one whose changed stages run again."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ PACKAGES = (
 
 
 def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
-    """Make the output folder this recipe's, or refuse.
+    """Claim the output folder for this recipe.
 
     Raises:
-        ValueError: it holds another recipe's run, or isn't a run's.
+        ValueError: the folder holds another recipe's run, or files that no run wrote.
     """
     run, folder, resolved = recipe.run_dir, recipe.output_dir, dump_recipe(recipe)
     written = run.recipe
     if fresh and folder.exists() and not written.exists():
-        # Datasets may be there, which `check` makes, too; they are left alone.
+        # `sail-rl check` may have made datasets here. They stay.
         if any(path != run.data for path in folder.iterdir()):
             raise ValueError(
                 f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
@@ -68,32 +68,31 @@ def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
 
 
 def invalidate_stale_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
-    """Compare what is there with the keys of now: with `redo` what has another key is deleted, without it refused.
+    """Delete (with `redo`) or refuse the base model and stages whose stored key differs from their current key.
 
     Raises:
-        ValueError: naming the stages that would come out otherwise.
+        ValueError: without `redo`, naming the stages whose inputs changed.
     """
     run = recipe.run_dir
-    for path in run.stages.glob(f"{STALE}*"):  # a kill while they were deleted
+    for path in run.stages.glob(f"{STALE}*"):  # left by a kill during their deletion
         shutil.rmtree(path)
     begun = [path for path in (run.base, *run.stages.glob("*")) if _begun(path)]
-    # Without a key nothing is known of what it was made of.
     there = {path.name: _key(StageDir(path)) for path in begun}
     stale = [name for name, key in there.items() if keys.get(name) != key]
     if stale and not redo:
         raise ValueError(
-            f"{run.root}: what {', '.join(stale)} depends on changed since it was run (data, rewards or model); --redo "
-            "does it again and keeps the rest, output_dir=… starts a run beside this one"
+            f"{run.root}: the data, rewards or model of {', '.join(stale)} changed since the last launch; --redo runs "
+            "these stages again and keeps the others, output_dir=… starts a run beside this one"
         )
-    if redo:  # the records first: a kill in between leaves stages to be deleted the next time
+    if redo:  # the records first, so that a kill in between leaves the stages for the next launch to delete
         run.summary.unlink(missing_ok=True)
         forget_stages(run.root, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
     for name in stale:
-        logger.info("%s is done again: what it depends on changed", name)
+        logger.info("%s runs again, because its inputs changed", name)
         shutil.rmtree(run.rollouts / name, ignore_errors=True)
         doomed = run.stages / f"{STALE}{name}"
         doomed.parent.mkdir(exist_ok=True)
-        (run.base if name == BASE else run.stage(name).root).rename(doomed)  # at once, or not at all
+        (run.base if name == BASE else run.stage(name).root).rename(doomed)  # atomic
         shutil.rmtree(doomed)
 
 
@@ -102,25 +101,25 @@ def _key(stage: StageDir) -> str:
 
 
 def _begun(path: Path) -> bool:
-    """Whether there is anything but what `write_stage_key` leaves when it is killed."""
+    """True if the folder holds more than the partial key of a killed `write_stage_key`."""
     return path.is_dir() and any(inner.name != f"{StageDir(path).key.name}.partial" for inner in path.iterdir())
 
 
 def clear_ready(folder: Path) -> None:
-    """Take back what an earlier launch announced (rank 0, first of all)."""
+    """Remove the ready file of an earlier launch (rank 0, before anything else)."""
     RunDir(folder).ready.unlink(missing_ok=True)
 
 
 def signal_ready(folder: Path) -> None:
-    """Tell the other ranks that everything was checked and the data are there (rank 0)."""
+    """Tell the other ranks that all checks passed and the datasets are ready (rank 0)."""
     atomic_write(RunDir(folder).ready, _launch())
 
 
 def await_ready(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
-    """Wait for it, so that no rank's patience with the others runs out while rank 0 prepares data.
+    """Wait for rank 0's ready file, so that collectives don't time out while rank 0 prepares the datasets.
 
-    A launcher ends this process when rank 0 fails. What an earlier launch at the same address announced may be taken
-    for this one's, if rank 0 is late: then this rank waits where it joins the others, which has its own limit.
+    If rank 0 fails, the launcher ends this process. If rank 0 starts late, this rank may read the ready file of an
+    earlier launch at the same address. It then waits in the process group instead, which has a limit of its own.
 
     Raises:
         TimeoutError: after `limit` seconds.
@@ -135,17 +134,17 @@ def await_ready(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
 def _is_ready(folder: Path) -> bool:
     try:
         return RunDir(folder).ready.read_text() == _launch()
-    except OSError:  # it isn't there, or is being replaced
+    except OSError:  # the file is missing or being replaced
         return False
 
 
 def _launch() -> str:
-    """What the ranks of one launch have in common."""
+    """The identity of this launch: equal on all of its ranks."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
     return " ".join(os.environ.get(name, "-") for name in names)
 
 
 def write_stage_key(folder: Path, key: str) -> None:
-    """Note the key of what is about to be made in `folder`."""
+    """Write the key of the stage that is about to run in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(StageDir(folder).key, key)

@@ -1,4 +1,4 @@
-"""Where a model is from: a key for each stage, of all that its result depends on, and a file that tells it."""
+"""Lineage of models: each stage's key, a hash of everything that its result depends on, and lineage.json."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ SHARED = ("model", "engine", "deepspeed", "evaluation")
 
 
 def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
-    """A key for the base model and for each stage: another one means that its result would be another one.
+    """Keys of the base model and of each stage. A stage whose key changed would have another result.
 
-    It depends on the stage's settings, its data's content, the model's, engine's, DeepSpeed's and evaluation's
-    settings, the seed, and the keys of what it starts from; not on what changes speed alone (`recipe.result_settings`).
+    A key depends on the stage's settings, the content of its data, the settings of model, engine, DeepSpeed and
+    evaluation, the seed, and the keys of its parents. Settings that change only speed don't count (see
+    `config.loading.result_settings`).
 
     Args:
         recipe: the resolved recipe.
@@ -35,7 +36,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     path = recipe.model.path
     if path:
         base = sampled_hash(path) if path.is_dir() else None
-    else:  # a tokenizer is made of what is trained on
+    else:  # the tiny model's tokenizer is trained on the training data
         trained = {source for stage in recipe.training for source in _mixture(recipe, stage)}
         base = short_hash([[name, data[name]] for name in sorted(trained & data.keys())])
     keys = {BASE: short_hash([shared["model"], recipe.seed, base])}
@@ -54,7 +55,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def code_in(tree: Any) -> dict[str, str]:
-    """Fingerprints of the files that settings name as `file.py:name`, so that a changed reward is noticed."""
+    """Content hashes of the files that settings name as `file.py:name`, so that a changed reward changes the key."""
     if isinstance(tree, Mapping | list):
         values = tree.values() if isinstance(tree, Mapping) else tree
         return {file: found for value in values for file, found in code_in(value).items()}
@@ -78,19 +79,19 @@ def _mixture(recipe: Recipe, stage: AnyStage) -> dict[str, float]:
 
 
 def data_hash(recipe: Recipe, name: str, path: Path) -> str:
-    """Of a builder's file what it is made of; of others the content, and how the recipe reads it."""
+    """Hash of a dataset: of a builder's arguments, or of a file's content and of the settings that read it."""
     if recipe.data.builder:
         settings = [recipe.data.video_frames, recipe.data.overlong]
         return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name, settings])
     source = recipe.data.source(name)
-    read = source.model_dump(mode="json", exclude={"path"}) if source else None  # None: a curated one
+    read = source.model_dump(mode="json", exclude={"path"}) if source else None  # a curated dataset has no source
     return short_hash([content_hash(path), read, recipe.data.video_frames, recipe.data.overlong])
 
 
 def write_lineage(
     recipe: Recipe, stage: AnyStage, keys: Mapping[str, str], paths: Mapping[str, Path], result: Mapping[str, Any]
 ) -> None:
-    """Write `lineage.json` into the stage's folder, and into its model's: what it is made of, and how it fared."""
+    """Write `lineage.json` into the folders of the stage and of its model: inputs, settings, metrics, versions."""
     folder = recipe.run_dir.stage(stage.name)
     datasets, stages = inputs(recipe, stage)
     read: dict[str, dict[str, str]] = {

@@ -1,4 +1,4 @@
-"""What rank 0 writes while a run goes on: metrics, prompts seen, traces."""
+"""The records that rank 0 writes during a run: metrics, prompts seen, traces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Records:
-    """The run's log files and W&B run, and the display of the stage that goes on."""
+    """The run's log files, its W&B run, and the progress display of the current stage."""
 
     def __init__(self, plan: Plan) -> None:
         recipe = plan.recipe
@@ -37,18 +37,18 @@ class Records:
         self.display: StageDisplay | None = None
 
     def begin(self, number: int, folder: Path) -> None:
-        """Forget what a killed run wrote after its newest checkpoint: those steps happen again."""
+        """Drop the records that a killed run wrote after its newest checkpoint, because those steps will run again."""
         checkpoints.remove_unusable(folder)
         checkpoint = checkpoints.newest_checkpoint(folder)
         stage = self.recipe.stages[number]
         done = checkpoint[1] if checkpoint else 0
-        # Step 0 is the evaluation before training: a stage without a checkpoint does it again.
+        # Step 0 is the evaluation before training. A stage without a checkpoint repeats it.
         finished = {name for name in self.names if self.recipe.run_dir.stage(name).result.is_file()}
         self.logger.rollback(stage.name, done or -1, stages=self.names, finished=finished)
-        for unfinished in ("adapter.partial", "adapter", "model.partial", "model"):  # there is no result beside them
+        for unfinished in ("adapter.partial", "adapter", "model.partial", "model"):  # the stage has no result yet
             shutil.rmtree(folder / unfinished, ignore_errors=True)
         if checkpoint:
-            logger.info("stage %s: going on after step %d", stage.name, done)
+            logger.info("stage %s: resuming after step %d", stage.name, done)
         if stage.trains:
             self.display = StageDisplay(stage.name, total=stage.steps, done=done)
 
@@ -67,7 +67,7 @@ class Records:
     def rollouts(
         self, stage: str, step: int, seen: list[str], prompts: list[Prompt], rollouts: list[Rollout], scores: Scores
     ) -> None:
-        """Write the prompts of all ranks and some of this rank's rollouts; on evaluation steps W&B shows them too."""
+        """Write the prompts of all ranks and a few of this rank's rollouts. On evaluation steps W&B shows them too."""
         number = self.names.index(stage)
         append_jsonl(self.recipe.run_dir.prompts_seen, {"stage": stage, "step": step, "prompt_ids": seen})
         limit = self.recipe.logging.traces_per_step

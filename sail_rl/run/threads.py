@@ -1,4 +1,4 @@
-"""Whether the threads of a run fit its cores: more of them that spin cost a factor of ten on a CPU."""
+"""The check that a run's threads fit the machine's cores: spinning threads beyond that slow a CPU run tenfold."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def describe_threads(ranks: int, engine: dict[str, Any]) -> str:
-    """Log, and return, how many threads a run has on this machine's cores; warns when they get in each other's way.
+    """Log and return the number of threads that a run has on this machine's cores. Warn when they compete.
 
     Args:
         ranks: trainer processes on this machine.
-        engine: `engine.kwargs` of the recipe: `workers` and their `threads`, if it has any.
+        engine: the recipe's `engine.kwargs`; `workers` and `threads` count if they are given.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     own, workers = torch.get_num_threads(), engine.get("workers", 0)
@@ -26,7 +26,7 @@ def describe_threads(ranks: int, engine: dict[str, Any]) -> str:
     said += f") on {cores} core(s)"
     if total > cores and os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         logger.warning(
-            "%s, and threads that wait keep spinning: set OMP_WAIT_POLICY=PASSIVE, or OMP_NUM_THREADS to %d", said,
+            "%s, and waiting threads keep spinning: set OMP_WAIT_POLICY=PASSIVE, or OMP_NUM_THREADS to %d", said,
             max(1, cores // (ranks * (1 + workers))),
         )  # fmt: skip
     else:

@@ -1,4 +1,4 @@
-"""Keeping the best of the models that a stage passes through, by a held-out metric."""
+"""The best model of a stage by a held-out metric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sail_rl.trainer.distributed import rank
 
 @dataclass(slots=True)
 class Best:
-    """The best evaluation so far; `accuracy` is the summary's."""
+    """The best evaluation so far. `accuracy` is the held-out accuracy that the summary shows."""
 
     step: int
     value: float
@@ -24,7 +24,7 @@ class Best:
 class BestModels:
     """The folders `best-STEP` of one stage, each with a `model` (and `adapter`).
 
-    Those that a whole checkpoint speaks of stay as long as it does, so a kill loses none.
+    A folder is kept as long as a complete checkpoint refers to it, so a kill never loses the best model.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class BestModels:
         accuracy: float,
         save: Callable[[str], None],
     ) -> Best | None:
-        """Save the model of this step if its metric is the best so far (every rank); returns the best.
+        """Save this step's model if its metric is the best so far (a collective). Return the best evaluation.
 
         Raises:
             ValueError: the evaluation has no such metric.
@@ -54,14 +54,14 @@ class BestModels:
         return Best(step, value, accuracy)
 
     def keep_only(self, *bests: Best | None) -> None:
-        """Delete all others (rank 0)."""
+        """Delete the models of all other evaluations (rank 0)."""
         names = {f"best-{best.step}" for best in bests if best}
         for path in self.folder.glob("best-*"):
             if path.name not in names:
                 shutil.rmtree(path)
 
     def adopt(self, best: Best) -> None:
-        """Make the best model the stage's; the copy stays until the stage's result is written, for kills in between."""
+        """Make the best model the stage's model. The candidate is kept until the stage's result is written."""
         if rank() == 0:
             for path in (self.folder / f"best-{best.step}").iterdir():
                 partial = self.folder / f"{path.name}.partial"
@@ -70,7 +70,7 @@ class BestModels:
 
 
 def _link(source: str, target: str) -> str:
-    """A hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy where the file system has no hard links."""
     try:
         os.link(source, target)
         return target
@@ -79,6 +79,6 @@ def _link(source: str, target: str) -> str:
 
 
 def remove_candidates(folder: Path) -> None:
-    """Delete the best models of a stage that is finished (rank 0)."""
+    """Delete the candidates of a finished stage (rank 0)."""
     for path in folder.glob("best-*"):
         shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""A folder to publish: weights, processor, chat template, generation config, and a card that tells the lineage."""
+"""Export for publication: weights, processor, chat template, generation config, and a model card with the lineage."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def export_stage(plan: Plan, config: ExportStage, models: Sequence[Path]) -> Sta
     """Export the model of a stage of this run into the export stage's folder (rank 0 only)."""
     start = time.perf_counter()
     out = plan.recipe.run_dir.stage(config.name).export
-    shutil.rmtree(out, ignore_errors=True)  # of a run that was killed before it noted the result
+    shutil.rmtree(out, ignore_errors=True)  # left by a run that was killed before it wrote the result
     run_dir = plan.recipe.output_dir
     export_model(models[0], out, run_dir=run_dir, published=config.published, name=plan.recipe.name)
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
 def push(folder: Path, repository: str, *, private: bool = True, endpoint: str | None = None) -> str:
-    """Upload an exported folder to `owner/name` on the hub, made if need be; returns its address.
+    """Upload an exported folder to the hub repository `owner/name`, and create it if it is missing; return its address.
 
     Args:
         folder: what `export_model` wrote.
@@ -90,27 +90,27 @@ def push(folder: Path, repository: str, *, private: bool = True, endpoint: str |
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    huggingface_hub.constants.HF_HUB_OFFLINE = False  # asked for, by --push
+    huggingface_hub.constants.HF_HUB_OFFLINE = False  # the user asked for the network by --push
     api = HfApi(endpoint=endpoint)
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repository)
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(
-            f"{repository} can't be pushed to the hub ({error}); {folder} is whole, push it again"
+            f"{repository} can't be pushed to the hub ({error}); {folder} is complete, push it again"
         ) from error
     return str(address)
 
 
 def lineage_of(model_dir: Path) -> list[dict[str, Any]]:
-    """The lineage of a model and of all that it is made of, oldest first; [] if nothing is known."""
+    """The lineage of a model and of all its ancestors, oldest first; [] if the model has none."""
     file = model_dir / LINEAGE
     if not file.is_file():
         return []
     own = json.loads(file.read_text())
     if not isinstance(own, dict) or "stage" not in own:
         return [own] if isinstance(own, dict) else own
-    run = RunDir(model_dir.parents[2])  # only a stage's own model names its stage
+    run = RunDir(model_dir.parents[2])  # `own` names a stage, so the model lies at RUN/stages/NAME/model
     found: dict[str, dict[str, Any]] = {}
     for parent in own["parents"]:
         for ancestor in lineage_of(run.model(parent["stage"])):
@@ -134,7 +134,7 @@ def card(name: str, lineage: list[dict[str, Any]], facts: dict[str, str], *, cur
         lines += ["", "## How it was made", "", *_table(stages)]
         if curves:
             lines += ["", f"![Curves of training]({CURVES})"]
-        lines += ["", f"All settings, data fingerprints and versions: [{LINEAGE}]({LINEAGE})."]
+        lines += ["", f"All settings, hashes of the data, and versions: [{LINEAGE}]({LINEAGE})."]
     lines += ["", "## Use", "", "```python", "import sail_rl.models  # registers the model with transformers"]
     lines += ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]
     lines += [f'model = AutoModelForImageTextToText.from_pretrained("{name}")']

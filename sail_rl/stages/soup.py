@@ -1,4 +1,4 @@
-"""A soup: the average of checkpoints of like runs (report, section 4.1; arXiv 2203.05482).
+"""A soup: the average of the models of similar runs (report, section 4.1; arXiv 2203.05482).
 
 Averaging like runs gained 1.7 points in the report, averaging unlike ones destroyed the model (75 → 13), so unlike ones
 are refused unless forced.
@@ -25,8 +25,8 @@ from sail_rl.run_dir import BASE, RunDir
 
 from .train import StageResult
 
-RATE_FACTOR = 2.0  # learning rates of like runs differ by at most this
-FREE = ("name", "seed", "parent", "output_dir")  # what may differ between like runs
+RATE_FACTOR = 2.0  # the largest ratio of learning rates between similar runs
+FREE = ("name", "seed", "parent", "output_dir")  # settings that may differ between similar runs
 
 
 def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> None:
@@ -38,14 +38,16 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
     if len(sources) < 2:
         raise ValueError("a soup takes two models or more")
     refuse_to_overwrite(out)
-    if not force and (why := unlike(sources)):
-        raise ValueError(f"these models are not of like runs: {'; '.join(why)}. --force averages them all the same")
+    if not force and (why := dissimilarities(sources)):
+        raise ValueError(
+            f"these models come from dissimilar runs: {'; '.join(why)}. --force averages them all the same"
+        )
     model = load_model(sources[0], dtype="auto")
     own = {name: parameter.double() for name, parameter in model.named_parameters()}
     for source in sources[1:]:
         other = dict(load_model(source, dtype="auto").named_parameters())
         if {n: p.shape for n, p in other.items()} != {n: p.shape for n, p in own.items()}:
-            raise ValueError(f"{source} has other tensors than {sources[0]}: only models of one form can be averaged")
+            raise ValueError(f"{source} has other tensors than {sources[0]}; average models of one architecture")
         for name, tensor in own.items():
             tensor += other[name].double()
     with torch.no_grad():
@@ -57,17 +59,17 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
     (out / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n")
 
 
-def unlike(sources: Sequence[Path]) -> list[str]:
-    """In what the runs differ that led to these models (`RUN/stages/NAME/model`), besides seeds and small changes."""
+def dissimilarities(sources: Sequence[Path]) -> list[str]:
+    """List the differences between the runs of these models (`RUN/stages/NAME/model`) that forbid averaging."""
     runs = []
     for source in map(Path.resolve, sources):
         if (run := RunDir.of_model(source)) is None:
-            return [f"{source} is not RUN/stages/NAME/model, so nothing is known of how it was trained"]
+            return [f"{source} is not RUN/stages/NAME/model, so its training settings are unknown"]
         runs.append(_settings(load_recipe(run.recipe), source.parent.name))
     (shared, stages), differences = runs[0], set()
     for other_shared, other_stages in runs[1:]:
         if len(stages) != len(other_stages):
-            differences.add(f"{len(stages)} and {len(other_stages)} stages led to them")
+            differences.add(f"{len(stages)} and {len(other_stages)} stages made them")
             continue
         pairs = [(shared, other_shared, "")]
         pairs += [(own, other, f"stages.{own['name']}.") for own, other in zip(stages, other_stages, strict=True)]
@@ -91,7 +93,7 @@ def soup_stage(plan: Plan, config: SoupStage, models: Sequence[Path]) -> StageRe
 
 
 def _differences(left: dict[str, Any], right: dict[str, Any]) -> Iterator[str]:
-    """What differs and matters; names and seeds don't, nor do learning rates that are close."""
+    """Yield the differences that matter. Names, seeds and similar learning rates don't."""
     for key in sorted(left.keys() | right.keys()):
         one, other = left.get(key), right.get(key)
         if key.endswith("learning_rate") and one and other and max(one, other) <= RATE_FACTOR * min(one, other):
@@ -101,7 +103,7 @@ def _differences(left: dict[str, Any], right: dict[str, Any]) -> Iterator[str]:
 
 
 def _settings(recipe: Recipe, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What a model was trained with: the recipe but for its stages, and the stages that led to it, in order."""
+    """Return the recipe without its stages, and the settings of the stages that led to the model, in order."""
     tree = result_settings(recipe.model_dump(mode="json"))
     by_name = {stage["name"]: stage for stage in tree.pop("stages")}
     wanted, found = [name], set()

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class StageProgress:
-    """What a stage must remember between a kill and its resumption; saved with every checkpoint."""
+    """State of a stage beside the trainer's own; saved with every checkpoint."""
 
     heldout_accuracy_before: float | None = None
     seconds: float = 0.0
@@ -56,13 +56,13 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """A line of the summary."""
+    """The result of one stage, a row of the summary."""
 
     name: str
     minutes: float
     heldout_accuracy_before: float | None
     heldout_accuracy_after: float | None
-    """None for a stage that trains nothing."""
+    """None if the stage makes no model."""
 
 
 @dataclass
@@ -75,8 +75,8 @@ class Stage:
         parent: folder of the model to start from.
         engine: rollout engine, shared by all stages.
         evaluator: held-out evaluation with that engine.
-        log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
-        observer: is shown RL rollouts.
+        log: `log(metrics, step)` writes the metrics of a step on rank 0 and does nothing on other ranks.
+        observer: receives the rollouts of an RL stage.
     """
 
     plan: Plan
@@ -88,14 +88,14 @@ class Stage:
     observer: RolloutObserver
     progress: StageProgress = field(default_factory=StageProgress)
     sampler: GroupSampler | None = None
-    memory: PromptLedger | StreamPacker | None = None
+    source_state: PromptLedger | StreamPacker | None = None
     """Extra batch-source state that checkpoints save."""
     search: LineSearch | None = None
     _evaluated: tuple[int, dict[str, float]] | None = None
 
     @property
     def folder(self) -> Path:
-        """Checkpoints, the final model and the result."""
+        """The stage's folder with its checkpoints, final model and result."""
         return self.plan.recipe.run_dir.stage(self.config.name).root
 
     def run(self) -> StageResult:
@@ -109,8 +109,8 @@ class Stage:
             self.best_models.keep_only(*self._bests())
         args = training_arguments(self.plan.recipe, self.config, self.folder)
         trainer = self._trainer(args)
-        if checkpoint and self.memory:
-            self.memory.load_state(saved["source"])
+        if checkpoint and self.source_state:
+            self.source_state.load_state(saved["source"])
         if self.config.kind == "sft" and self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
@@ -134,13 +134,13 @@ class Stage:
 
     @property
     def best_models(self) -> BestModels | None:
-        """Where the best models are, if the stage wants the best."""
+        """The stage's best models; None if the stage keeps its last model."""
         config = self.config
         metric = config.metric_for_best_model
         return BestModels(self.folder, metric, config.greater_is_better) if metric else None
 
     def evaluate_and_keep(self, trainer: Trainer) -> dict[str, float]:
-        """Held-out metrics; the model is kept if they are the best."""
+        """Return the held-out metrics, and save the model if they are the best so far."""
         metrics = self.evaluate(trainer)
         if models := self.best_models:
             accuracy = metrics[self.evaluator.accuracy_name]
@@ -162,10 +162,10 @@ class Stage:
         return self._evaluated[1]
 
     def save_progress(self, checkpoint: Path) -> None:
-        """Write what the stage remembers into a checkpoint."""
+        """Write the stage's own state into a checkpoint."""
         state = {
             "progress": asdict(self.progress),
-            "source": self.memory.state() if self.memory else None,
+            "source": self.source_state.state() if self.source_state else None,
             "search": asdict(self.search) if self.search else None,
         }
         (checkpoint / "stage.json").write_text(json.dumps(state))
@@ -203,9 +203,9 @@ class Stage:
             return self._supervised(config, encoder), cross_entropy
         how = config.sampling
         stream = self._stream(how.prompts_per_step, encoder)
-        self.memory = make_ledger(config, stream)
+        self.source_state = make_ledger(config, stream)
         self.sampler = GroupSampler(
-            ledger=self.memory,
+            ledger=self.source_state,
             stream=stream,
             encoder=encoder,
             engine=self.engine,
@@ -229,7 +229,7 @@ class Stage:
             return SupervisedBatches(self._stream(config.batch_size, encoder), encoder)
         assert config.packing
         rows = rows_of(self.plan.recipe, self.plan.datasets, config.data, encoder)
-        self.memory = StreamPacker(
+        self.source_state = StreamPacker(
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
             measure=lambda number: encoder.size(rows.outline(number), completion=True),
             pack_length=config.pack_length,
@@ -237,7 +237,7 @@ class Stage:
             buffer=config.packing.buffer,
             world_size=world_size(),
         )
-        return StreamedBatches(self.memory, rows, encoder, rank())
+        return StreamedBatches(self.source_state, rows, encoder, rank())
 
     def _can_sample_ahead(self, step: int) -> bool:
         """True if no checkpoint, evaluation or end falls within the updates on the batch that begins at `step`."""
@@ -251,7 +251,7 @@ class Stage:
         return RowStream(rows, batch_size, self.plan.recipe.seed_of(self.config), rank(), world_size())
 
     def _save_model(self, trainer: Trainer, place: str = ".") -> None:
-        """Write the model; with LoRA the adapters, too, and the model with the adapters merged in."""
+        """Write the model. With LoRA, write the adapters and the model with the adapters merged in."""
         if isinstance(trainer.model, PeftModel):
             self._save(trainer, self.folder / place / "adapter", trainer.save_model)
             self._save(trainer, self.folder / place / "model", lambda to: save_merged(trainer.model, Path(to)))
@@ -259,7 +259,7 @@ class Stage:
             self._save(trainer, self.folder / place / "model", trainer.save_model)
 
     def _save(self, trainer: Trainer, folder: Path, write: Callable[[str], None]) -> None:
-        """Write `folder` under a temporary name first, so that it is complete."""
+        """Write `folder` under a temporary name first, so that it only ever exists complete."""
         partial = folder.with_name(f"{folder.name}.partial")
         write(str(partial))
         trainer.accelerator.wait_for_everyone()
@@ -269,7 +269,7 @@ class Stage:
 
 
 class _StageCallback(transformers.TrainerCallback):
-    """Evaluates, logs and remembers, at the moments transformers' loop offers."""
+    """Evaluates and logs from the callbacks of transformers' training loop."""
 
     def __init__(self, stage: Stage, trainer: Trainer) -> None:
         self.stage = stage
