@@ -277,9 +277,7 @@ class TestDuplicates:
     def test_different_digits_are_told_apart(self, tmp_path: Path) -> None:
         rows = Rows(build_digits(tmp_path, seed=0, sft_rows=300, rl_rows=4, heldout_rows=4, direct_rows=4)["sft"])
         hashes = [picture_hash(rows[index]["images"][0]) for index in range(len(rows))]
-        answers = [
-            (normalised(question_of(rows.stored(i)["prompt"])), str(rows.stored(i)["digits"])) for i in range(300)
-        ]
+        answers = [(normalised(question_of(rows.raw(i)["prompt"])), str(rows.raw(i)["digits"])) for i in range(300)]
         wrong = sum(
             answers[i] != answers[j] and answers[i][0] == answers[j][0] and (hashes[i] ^ hashes[j]).bit_count() <= 2
             for i in range(300)
@@ -417,7 +415,7 @@ class TestJudged:
                 assert main(["data", "curate", str(tmp_path / "curate.yaml")]) == 0
             assert len(server.bodies) == 3, "free_form once, guided_cot for two rows; then all from the cache"
         rows = Rows(tmp_path / "out.parquet", needs=("completion",))
-        found = [(question_of(rows.stored(i)["prompt"]), rows.stored(i)["completion"]) for i in range(len(rows))]
+        found = [(question_of(rows.raw(i)["prompt"]), rows.raw(i)["completion"]) for i in range(len(rows))]
         assert found == [
             ("What is here?", "<think>\na cat\n</think>\n\n\\boxed{cat}"),
             ("once", "<think>\nThree and four make seven.\n</think>\n\n\\boxed{7}"),

@@ -99,7 +99,7 @@ class TestRows:
     def test_an_image_that_does_not_decode_names_its_row(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"not a picture")
         path = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "x", "images": ["a.png"]}])
-        with pytest.raises(ValueError, match=r"row 0: image 'a.png' does not decode"):
+        with pytest.raises(ValueError, match=r"row 0: image 'a.png' can't be decoded"):
             Rows(path)
 
     def test_text_only_rows_need_no_images_column(self, tmp_path: Path) -> None:
@@ -122,7 +122,9 @@ class TestRows:
         with pytest.raises(ValueError, match="row 1: 'prompt' is empty"):
             Rows(path)
 
-    @pytest.mark.parametrize(("name", "message"), [("d.csv", "unknown ending"), ("d.jsonl", "no such dataset file")])
+    @pytest.mark.parametrize(
+        ("name", "message"), [("d.csv", "unknown file extension"), ("d.jsonl", "no such dataset file")]
+    )
     def test_a_file_that_can_t_be_read_is_named(self, tmp_path: Path, name: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Rows(tmp_path / name)
@@ -226,8 +228,8 @@ def test_ids_are_strings_that_tell_rows_apart(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = Rows(tmp_path / "d.jsonl")
     assert [row["id"] for row in loaded] == ["7#0", "8", "7#2", "3"]
-    assert [loaded.stored(index)["id"] for index in range(4)] == ["7#0", "8", "7#2", "3"]
-    assert loaded.without([0]).outline(0)["id"] == "8"
+    assert [loaded.raw(index)["id"] for index in range(4)] == ["7#0", "8", "7#2", "3"]
+    assert loaded.without([0]).metadata(0)["id"] == "8"
     rows = [{"id": name, "prompt": "x"} for name in ("a", "a", "a#0")]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len({row["id"] for row in Rows(tmp_path / "d.jsonl")}) == 3

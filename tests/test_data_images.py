@@ -44,14 +44,14 @@ class TestPictures:
     def test_a_picture_cut_short_is_found_at_load(self, tmp_path: Path) -> None:
         picture(0).save(tmp_path / "a.png")
         (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-300])
-        with pytest.raises(ValueError, match=r"d.jsonl, row 1: image 'b.png' does not decode"):
+        with pytest.raises(ValueError, match=r"d.jsonl, row 1: image 'b.png' can't be decoded"):
             rows_of(tmp_path, {"prompt": "x", "images": ["a.png"]}, {"prompt": "x", "images": ["b.png"]})
 
     def test_a_cut_jpeg_names_its_row_when_it_is_read(self, tmp_path: Path) -> None:
         picture(0, 200, 200).save(tmp_path / "a.jpg")
         (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:4000])
         rows = rows_of(tmp_path, {"prompt": "x", "images": ["a.jpg"]})  # JPEG has no checksum to verify
-        with pytest.raises(ValueError, match=r"row 0: image 'a.jpg' does not decode: image file is truncated"):
+        with pytest.raises(ValueError, match=r"row 0: image 'a.jpg' can't be decoded: image file is truncated"):
             rows[0]
 
     @pytest.mark.parametrize("limit", [3000, 1000])  # PIL warns above its limit and raises above twice that
@@ -70,7 +70,7 @@ class TestPictures:
         assert Rows(tmp_path / "a.parquet")[0]["images"][0].tobytes() == picture(3).tobytes()
         bad = Dataset.from_dict({"prompt": ["x"], "images": [[{"bytes": b"no picture", "path": None}]]}, features)
         bad.to_parquet(tmp_path / "b.parquet")
-        with pytest.raises(ValueError, match=r"b.parquet, row 0: an embedded image does not decode"):
+        with pytest.raises(ValueError, match=r"b.parquet, row 0: an embedded image can't be decoded"):
             Rows(tmp_path / "b.parquet")
 
 
@@ -130,11 +130,11 @@ class TestVideo:
         rows = rows_of(tmp_path, {"prompt": "What moves?", "video": f"a.{ending}"}, video_frames=4)
         greys = [frame.getpixel((5, 5))[0] for frame in rows[0]["video"]]
         assert greys == pytest.approx([10, 40, 70, 100], abs=2)  # frames 1, 4, 7, 10
-        assert rows.outline(0)["video"] == [(48, 64)] * 4
+        assert rows.metadata(0)["video"] == [(48, 64)] * 4
 
     def test_a_video_that_can_t_be_read_names_its_row(self, tmp_path: Path) -> None:
         (tmp_path / "a.mp4").write_bytes(b"no video")
-        with pytest.raises(ValueError, match=r"row 0: video 'a.mp4' does not decode"):
+        with pytest.raises(ValueError, match=r"row 0: video 'a.mp4' can't be decoded"):
             rows_of(tmp_path, {"prompt": "x", "video": "a.mp4"})
         with pytest.raises(ValueError, match=r"row 0: video 'b.mp4' is missing"):
             rows_of(tmp_path, {"prompt": "x", "video": "b.mp4"})
@@ -145,7 +145,7 @@ class TestVideo:
         write_video(tmp_path / "a.avi", frames=40, width=320, height=240)
         whole = rows_of(tmp_path, {"prompt": "x", "video": "a.avi"})  # its header says 40 frames
         (tmp_path / "a.avi").write_bytes((tmp_path / "a.avi").read_bytes()[: (tmp_path / "a.avi").stat().st_size // 2])
-        with pytest.raises(ValueError, match=r"row 0: video 'a.avi' (ends after|does not decode)"):
+        with pytest.raises(ValueError, match=r"row 0: video 'a.avi' (is truncated: it ends after|can't be decoded)"):
             whole[0]
 
     def test_images_beside_a_video_are_refused(self, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ class TestVideo:
         with pytest.raises(ValueError, match="row 0: the row has images and a video"):
             rows_of(tmp_path, {"prompt": "x", "video": ["a.png"], "images": ["a.png"]})
         parts = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
-        with pytest.raises(ValueError, match="row 0: a prompt with a video has one video part and no image part"):
+        with pytest.raises(ValueError, match="row 0: a prompt with a video may have one video part and no image parts"):
             rows_of(tmp_path, {"prompt": [{"role": "user", "content": parts}], "video": ["a.png"]})
 
 
@@ -175,8 +175,8 @@ class TestLength:
         )
         for index, row in enumerate(rows):
             sample = encoder.sft_sample(row)
-            assert encoder.length(rows.outline(index), completion=True) == len(sample)
-            assert encoder.length(rows.outline(index), completion=False) == sample.prompt_length
+            assert encoder.length(rows.metadata(index), completion=True) == len(sample)
+            assert encoder.length(rows.metadata(index), completion=False) == sample.prompt_length
 
 
 class TestOverlong:
@@ -216,4 +216,4 @@ class TestOverlong:
             kept = drop_overlong(self.plan(rows, tmp_path, "drop"), tiny_dir()).datasets["d"]
         assert "d: dropped 1 of 3 rows, longer than 49 tokens" in caplog.text
         assert [row["id"] for row in kept] == ["0", "2"]  # the others keep their numbers
-        assert kept.outline(1)["prompt"][0]["content"] == "Why?"
+        assert kept.metadata(1)["prompt"][0]["content"] == "Why?"

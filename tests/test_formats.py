@@ -154,25 +154,25 @@ def test_columns_are_called_what_the_recipe_says() -> None:
         "completion": "worked out at length",
         "source": "x",
     }
-    with pytest.raises(ValueError, match="columns says prompt: query, and there is no column 'query' among problem"):
+    with pytest.raises(ValueError, match="`columns` maps prompt to 'query', which isn't among the columns problem"):
         unified(row, {"prompt": "query"})
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": []}, "there are no messages"),
+        ({"messages": []}, "the list of messages is empty"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "the only message is the assistant's"),
         ({"messages": [{"role": "critic", "content": "Hi"}]}, "a message has the role 'critic'"),
         ({"messages": [{"role": "user", "content": None}]}, "the user's message has no content"),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "a part of type 'audio'"),
         (
             {"messages": [*ASKED, {"role": "assistant", "content": [IMAGE]}]},
-            "the assistant's answer has an image; the model answers with text only",
+            "the assistant's answer has an image, but the model answers with text only",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "image": "https://x.org/a.png"}]}]},
-            "is on the network, and nothing is fetched",
+            "is a network address, which is never fetched",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "image": "data:image/png;base64,??"}]}]},
@@ -180,11 +180,11 @@ def test_columns_are_called_what_the_recipe_says() -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "image": "a"}, IMAGE]}]},
-            "1 of 2 image parts say what they show",
+            "1 of 2 image parts name their image",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "image": "a"}]}], "images": ["b"]},
-            "give them in one place",
+            "give them in one place only",
         ),
     ],
 )
@@ -267,7 +267,7 @@ def test_paths_that_lead_out_of_the_data_are_refused(path: str, folder: Path) ->
     inner = folder / "inner"
     inner.mkdir()
     file = write_jsonl(inner / "d.jsonl", [{"prompt": "x", "images": [path]}])
-    with pytest.raises(ValueError, match=r"d.jsonl, row 0: '.*' leads out of .*inner, where files must be; set `root`"):
+    with pytest.raises(ValueError, match=r"d.jsonl, row 0: '.*' lies outside .*inner; set `root`"):
         Rows(file)
     if path == "../a.png":
         file.write_text(json.dumps({"prompt": "x", "images": ["a.png"]}))
@@ -357,7 +357,7 @@ def test_a_hub_dataset_that_cannot_be_had_is_named(folder: Path, monkeypatch: py
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(hub, "load_dataset", fails)
-    with pytest.raises(ValueError, match=r"hub dataset someone/vqa \(train\) can't be had: no route to host"):
+    with pytest.raises(ValueError, match=r"hub dataset someone/vqa \(train\) can't be fetched: no route to host"):
         build_data(recipe(folder, {"hub": "someone/vqa"}))
 
 

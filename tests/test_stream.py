@@ -146,7 +146,7 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
     rows = Rows(build_digits(tmp_path, seed=0, sft_rows=40, rl_rows=4, heldout_rows=4, direct_rows=4)["sft"])
     stream = StreamPacker(
         RowStream(rows, 1, 0),
-        measure=lambda number: encoder.size(rows.outline(number), completion=True),
+        measure=lambda number: encoder.size(rows.metadata(number), completion=True),
         pack_length=200,
         micro_batches=2,
         buffer=40,

@@ -185,4 +185,4 @@ def _read(options: argparse.Namespace) -> tuple[list[StoredRollout], dict[str, f
 
 
 def _ids(rows: Any) -> list[str]:
-    return [rows.outline(index)["id"] for index in range(len(rows))]
+    return [rows.metadata(index)["id"] for index in range(len(rows))]

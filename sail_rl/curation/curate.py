@@ -95,8 +95,7 @@ class _Curation:
         self._opened: dict[str, Rows] = {}
         self.source = self._open(recipe.data)
         self.rows = [
-            {name: value for name, value in self.source.stored(index).items() if name not in PICTURES}
-            | {"index": index}
+            {name: value for name, value in self.source.raw(index).items() if name not in PICTURES} | {"index": index}
             for index in range(len(self.source))
         ]
         self._hashes: dict[int, Hashes] = {}

@@ -1,9 +1,9 @@
-"""Loading a dataset, with every row checked before any model loads.
+"""Loads a dataset and checks every row before any model loads.
 
-Columns are TRL's: `prompt` (a list of messages, or a string), `images` (a list; in JSONL: paths relative to the file)
-or `image`, or `video` (a list of frames, or the path of a file), `completion` (SFT), `answer` and whatever else the
-rewards want to see; other formats are brought into this one (see `formats`). A row without `id` gets its row number,
-and one whose `id` others have gets it appended.
+The columns are TRL's: `prompt` (messages or a string), `images` (a list; paths in JSONL are relative to the file),
+`image` or `video` (a list of frames, or a file's path), `completion` (for SFT), `answer`, and any columns that rewards
+read. `formats` converts other formats into this one. A row's `id` defaults to its row number, and the row number is
+appended to repeated ids.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from .video import frame_sizes, read_frames, with_frames
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The rows of one dataset file; pictures are decoded when a row is read.
+    """The rows of one dataset, whose pictures are decoded when a row is read.
 
-    A row's `images` are its pictures; a row with a `video` has its sampled frames there instead, and no images.
+    A row has its pictures in `images`, or its sampled frames in `video`.
 
     Args:
         path: the file or folder, see `files`.
-        needs: columns that may not be empty.
-        video_frames: frames to sample from a video.
-        columns: ours: theirs, where a column is called otherwise.
-        root: folder that paths of images and videos are relative to, and can't leave; None: the dataset's own.
+        needs: columns that must not be empty.
+        video_frames: the number of frames to sample from a video.
+        columns: the dataset's names of our columns, where they differ.
+        root: the folder that contains all images and videos, and to which their paths are relative; by default the
+            dataset's folder.
 
     Raises:
-        ValueError: at construction, for a file or a row that can't be used, naming file, row and field.
+        ValueError: at construction, for an unusable file or row; names file, row and field.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Rows(Sequence[dict[str, Any]]):
         if missing := [name for name in needs if name not in self.columns]:
             raise ValueError(
                 f"{path}: no column {', '.join(map(repr, missing))} among {', '.join(self._dataset.column_names)}; "
-                "`columns` of the recipe's data can name it"
+                "if it has another name, set `columns` in the recipe's data"
             )
         self._sizes: list[list[Size]] = []
         given: list[Any] = []
@@ -84,31 +85,31 @@ class Rows(Sequence[dict[str, Any]]):
             video = read_frames(source["video"], self.root, count=self._frames) if _has_video(source) else []
         return self._row(source, number, images, video)
 
-    def outline(self, index: int) -> dict[str, Any]:
-        """The row with (height, width) in the place of each of its images or frames: nothing is decoded."""
+    def metadata(self, index: int) -> dict[str, Any]:
+        """The row with (height, width) in place of each image or frame, without decoding any."""
         number = self._kept[index]
         source = self._source(number)
         sizes, video = self._sizes[number], _has_video(source)
         return self._row(source, number, [] if video else sizes, sizes if video else [])
 
-    def stored(self, index: int) -> dict[str, Any]:
-        """The row in our format, images undecoded, with an id."""
+    def raw(self, index: int) -> dict[str, Any]:
+        """The row in our format with its id, and with undecoded images."""
         number = self._kept[index]
         return self._source(number) | {"id": self._ids[number]}
 
     def without(self, indices: Collection[int]) -> Rows:
-        """The same rows but for these; the others keep their numbers."""
+        """The rows except these; the others keep their row numbers."""
         rest = copy.copy(self)
         dropped = set(indices)
         rest._kept = [number for index, number in enumerate(self._kept) if index not in dropped]
         return rest
 
     def number(self, index: int) -> int:
-        """The number in the file of the row at `index`."""
+        """The row number in the file of the row at `index`."""
         return self._kept[index]
 
     def texts(self) -> Iterator[str]:
-        """All prompt and completion texts, for training a tokenizer."""
+        """All texts of prompts and completions, for training a tokenizer."""
         pictures = [self._names.get(name, name) for name in ("image", "images", "video")]
         for row in self._dataset.remove_columns([c for c in pictures if c in self._dataset.column_names]):
             ours = unified(row, {o: t for o, t in self._names.items() if o not in ("image", "images", "video")})
@@ -130,14 +131,14 @@ class Rows(Sequence[dict[str, Any]]):
 
     @contextmanager
     def _naming(self, number: int) -> Iterator[None]:
-        """Errors within name file and row."""
+        """Add file and row number to errors in this context."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.path}, row {number}: {error}") from error
 
     def _check(self, row: dict[str, Any], needs: Sequence[str]) -> list[Size]:
-        """Sizes of the row's images or frames; ValueError for a row that can't be used."""
+        """The sizes of the row's images or frames; raises ValueError for an unusable row."""
         for name in needs:
             if row.get(name) in (None, "", []):
                 raise ValueError(f"{name!r} is empty")
@@ -145,12 +146,12 @@ class Rows(Sequence[dict[str, Any]]):
             for text in texts_of(as_messages(row.get(name) or "")):
                 if written := image_tokens_in(text):
                     raise ValueError(
-                        f"{name!r} has {', '.join(written)} in its text, which the model would take for an image; give "
-                        "images as parts of the message or in `images`, and take the words out"
+                        f"{name!r} has {', '.join(written)} in its text, which the model would read as an image; "
+                        "remove these words, and give images as parts of the message or in `images`"
                     )
         if _has_video(row):
             if _images(row):
-                raise ValueError("the row has images and a video; give one of them")
+                raise ValueError("the row has images and a video; give only one of the two")
             with_frames(as_messages(row["prompt"]), 1)
             return frame_sizes(row["video"], self.root, count=self._frames)
         placeholders, images = image_count(as_messages(row["prompt"])), _images(row)
@@ -160,7 +161,7 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 def _distinct(given: Sequence[Any]) -> list[str]:
-    """Ids as strings that tell rows apart: the row's number where there is none, and behind one that others have."""
+    """Unique ids as strings: missing ids become row numbers, and repeated ids get the row number appended."""
     names = [str(number) if name is None else str(name) for number, name in enumerate(given)]
     counts = Counter(names)
     taken = {name for name, count in counts.items() if count == 1}
@@ -186,7 +187,7 @@ def _has_video(row: dict[str, Any]) -> bool:
 
 
 def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: int) -> list[Message]:
-    """The prompt as messages with one image part for each picture (missing ones come first in the user turn)."""
+    """The prompt as messages with one image part per picture; missing parts start the first user turn."""
     messages = as_messages(prompt)
     if frames:
         return with_frames(messages, frames)
@@ -195,8 +196,8 @@ def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: i
     if not image_count(messages):
         first = next((n for n, message in enumerate(messages) if message["role"] == "user"), None)
         if first is None:
-            raise ValueError(f"the row has {len(images)} image(s), and no user turn that they could belong to")
+            raise ValueError(f"the row has {len(images)} image(s), but its prompt has no user turn to hold them")
         parts = [{"type": "image"}] * len(images) + as_parts(messages[first]["content"])
         messages = [*messages[:first], messages[first] | {"content": parts}, *messages[first + 1 :]]
-    # As parts: of a text alone TRL would make one more place for the images.
+    # Parts are needed: TRL would add another image placeholder to a message that is a plain text.
     return prepare_multimodal_messages(in_parts(messages), images)

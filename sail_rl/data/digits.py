@@ -1,8 +1,8 @@
-"""The quickstart's task: real handwritten digits composed into 2x2 images, with questions, thoughts and answers.
+"""Builds the quickstart's task: 2x2 images of real handwritten digits, with questions, thoughts and answers.
 
-The scans are the 1,797 of the UCI "Optical Recognition of Handwritten Digits" test set that scikit-learn bundles (8x8
-pixels, 17 grey levels). Training and evaluation use different *scans*, so that accuracy on held-out rows means reading
-digits never seen. At 56x56 pixels, patch 14 and a 2x2 pixel shuffle, each digit is one visual token.
+scikit-learn bundles the 1,797 scans of the UCI "Optical Recognition of Handwritten Digits" test set (8x8 pixels, 17
+grey levels). Training and evaluation use different *scans*, so that held-out accuracy measures reading of unseen
+digits. With 56x56 pixels, patches of 14 and a 2x2 pixel shuffle, each digit is one visual token.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.files import atomic_path
 from sail_rl.seeding import derive_seed
 
-CELL = 28  # pixels a digit
+CELL = 28  # pixels per digit
 HELD_OUT_SHARE = 0.15  # of the scans
-LARGEST_ADDEND = 4  # sums are of small digits: a tiny model learns 25 of them in a minute, and 100 not
+LARGEST_ADDEND = 4  # a tiny model learns 25 sums in a minute, but not 100
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -38,7 +38,7 @@ FEATURES = Features(
 
 
 Task = tuple[str, str, int]
-"""A question, the thought that answers it (after the digits have been read out) and the answer."""
+"""A question, the thought that answers it after reading the digits, and the answer."""
 
 
 def _sum(digits: list[int], rng: random.Random) -> Task:
@@ -73,7 +73,7 @@ QUESTIONS: dict[str, Callable[[list[int], random.Random], Task]] = {
 
 
 def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
-    """A 2x2 grid of four 8x8 scans (grey levels 0-16), black on white, as a 56x56 RGB image."""
+    """A 56x56 RGB image of four 8x8 scans (grey levels 0-16) in a 2x2 grid, black on white."""
     page = PILImage.new("L", (2 * CELL, 2 * CELL))
     for index, scan in enumerate(scans):
         cell = PILImage.fromarray((255 - scan * 255 / 16).astype(numpy.uint8))
@@ -82,15 +82,15 @@ def _compose(scans: list[numpy.ndarray]) -> PILImage.Image:
 
 
 EASY = ("maximum", "comparison")
-"""Questions that need no thought: those of the direct answers."""
+"""The questions of direct rows, which need no thought."""
 
 
 def _rows(
     name: str, count: int, scans: list[int], seed: int, careless: float, *, direct: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """`count` rows that draw their digits from the scans with these indices.
+    """`count` rows with digits drawn from the scans with these indices.
 
-    `careless`: share of wrong boxes. `direct`: easy questions only, answered without a thought.
+    `careless` is the share of wrong boxes; `direct` rows have easy questions, answered without a thought.
     """
     bundle = load_digits()
     rng = random.Random(derive_seed(seed, "digits", name))
@@ -118,7 +118,7 @@ def _rows(
 
 
 def split_scans(seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the training scans and of the held-out scans; they share none."""
+    """The disjoint indices of the training scans and the held-out scans."""
     scans = list(range(len(load_digits().target)))
     random.Random(derive_seed(seed, "split")).shuffle(scans)
     held_out = int(len(scans) * HELD_OUT_SHARE)
@@ -137,10 +137,10 @@ def build_digits(
 ) -> dict[str, Path]:
     """Write `sft.parquet`, `rl.parquet` and `heldout.parquet` to `output_dir`; returns their paths by name.
 
-    With `direct_rows` there is `direct.parquet`, too: easy questions, answered without a thought.
+    With `direct_rows`, also write `direct.parquet`: easy questions, answered without a thought.
 
-    `careless` is the share of SFT demonstrations whose thought is right but whose final answer slips by one or two, as
-    in generated chains of thought that nobody has verified. The `answer` column is always right.
+    `careless` is the share of SFT demonstrations with a right thought but a final answer that is one or two too large,
+    as in generated chains of thought without verification. The `answer` column is always right.
     """
     train, held_out = split_scans(seed)
     sources = {

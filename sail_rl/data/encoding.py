@@ -72,15 +72,15 @@ class Encoder:
         }
         return Prompt(id=row["id"], messages=row["prompt"], text=self._text(row), images=images, columns=columns)
 
-    def length(self, outline: dict[str, Any], *, completion: bool) -> int:
-        """Tokens of a row's prompt (and `completion`) from its `Rows.outline`, without decoding images."""
-        return self.size(outline, completion=completion)[0]
+    def length(self, metadata: dict[str, Any], *, completion: bool) -> int:
+        """Tokens of a row's prompt (and `completion`) from its `Rows.metadata`, without decoding images."""
+        return self.size(metadata, completion=completion)[0]
 
-    def size(self, outline: dict[str, Any], *, completion: bool) -> tuple[int, int]:
+    def size(self, metadata: dict[str, Any], *, completion: bool) -> tuple[int, int]:
         """(tokens, visual tokens) of the same; tokens include visual tokens."""
         image_processor = self.processor.image_processor
-        sizes = [image_processor.frame_size(*size) for size in outline["video"]] or outline["images"]
-        text = self._text(outline) + ("".join(self._answered(outline["completion"])) if completion else "")
+        sizes = [image_processor.frame_size(*size) for size in metadata["video"]] or metadata["images"]
+        text = self._text(metadata) + ("".join(self._answered(metadata["completion"])) if completion else "")
         return self._size(text, [self.processor.image_tokens(*size) for size in sizes])
 
     def sft_sample(self, row: dict[str, Any]) -> Sample:

@@ -1,4 +1,4 @@
-"""Datasets as they lie on a disk: JSONL, Parquet, Arrow, a folder of these or of pictures."""
+"""Reads datasets from disk: JSONL, Parquet and Arrow files, folders of Parquet files, and folders of pictures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ LOADERS = {
     ".json": Dataset.from_json,
     ".arrow": Dataset.from_file,
 }
-IN_MEMORY = 2 * 2**30  # bytes: larger files are mapped, from a copy in datasets' cache
+IN_MEMORY = 2 * 2**30  # bytes; larger files are memory-mapped from a copy in the cache of `datasets`
 METADATA = "metadata.jsonl"
 
 
 def load_file(path: Path) -> tuple[Dataset, Path]:
-    """The rows of a file or folder, images undecoded, and the folder that paths in it are relative to.
+    """The rows of a file or folder with undecoded images, and the folder to which its paths are relative.
 
-    A folder is one that `Dataset.save_to_disk` wrote, one of Parquet files, or pictures with a `metadata.jsonl` whose
-    `file_name` names each row's (datasets' "imagefolder").
+    A folder is the output of `Dataset.save_to_disk`, a set of Parquet files, or pictures with a `metadata.jsonl` that
+    names each row's picture in `file_name` (the "imagefolder" of `datasets`).
 
     Raises:
-        ValueError: naming the file and what is wrong with it.
+        ValueError: names the file and the problem.
     """
     if path.is_dir():
         dataset = _folder(path)
     elif path.suffix not in LOADERS:
-        raise ValueError(f"{path}: unknown ending {path.suffix!r}; give one of {', '.join(LOADERS)}, or a folder")
+        raise ValueError(
+            f"{path}: unknown file extension {path.suffix!r}; give one of {', '.join(LOADERS)}, or a folder"
+        )
     elif not path.is_file():
         raise ValueError(f"{path}: no such dataset file")
     else:
@@ -44,7 +46,7 @@ def load_file(path: Path) -> tuple[Dataset, Path]:
 
 def _file(path: Path) -> Dataset:
     size = path.stat().st_size
-    if size == 0:  # datasets fails on it with an internal error
+    if size == 0:  # `datasets` fails on an empty file with an internal error
         return Dataset.from_dict({})
     if path.suffix == ".arrow":
         return Dataset.from_file(str(path))
@@ -57,7 +59,7 @@ def _file(path: Path) -> Dataset:
 
 
 def _check_lines(path: Path) -> None:
-    """Name the first line that isn't a JSON object."""
+    """Raise ValueError that names the first line that isn't a JSON object."""
     with path.open() as file:
         for number, line in enumerate(file):
             try:
@@ -81,11 +83,11 @@ def _folder(path: Path) -> Dataset:
     if (path / METADATA).is_file():
         dataset = _file(path / METADATA)
         return dataset.rename_column("file_name", "image") if "file_name" in dataset.column_names else dataset
-    raise ValueError(f"{path}: neither save_to_disk's folder nor one of Parquet files, and no {METADATA} in it")
+    raise ValueError(f"{path}: neither a folder of `save_to_disk`, nor one with Parquet files or {METADATA}")
 
 
 def _undecoded(dataset: Dataset) -> Dataset:
-    """The dataset with images as they are stored: we open them ourselves, so that an error can name its row."""
+    """The dataset with undecoded images; we decode them ourselves, so that errors can name the row."""
     for name, feature in dataset.features.items():
         if isinstance(feature, ImageFeature):
             dataset = dataset.cast_column(name, ImageFeature(decode=False))

@@ -1,7 +1,7 @@
-"""Rows in the formats that people have → one: `prompt`, `images` or `video`, `completion`, and all other columns.
+"""Converts rows of common formats into one: `prompt`, `images` or `video`, `completion`, and all other columns.
 
-Three are known by their columns: `messages` (OpenAI, TRL), `conversations` (LLaVA, ShareGPT), and `question` beside
-plain columns. Whatever else a column is called, the recipe's `columns` says which of ours it is.
+Three formats are recognised by their columns: `messages` (OpenAI, TRL), `conversations` (LLaVA, ShareGPT), and
+`question` beside plain columns. A recipe's `columns` maps columns with other names.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Row:
     """The row in our format.
 
-    The last assistant turn is the `completion` (a thought beside its content goes into `<think>` tags); without one the
-    row has a prompt only. Images named in messages are collected in the order of their places.
+    A final assistant turn becomes the `completion`, with a separate thought put into `<think>` tags; without one, the
+    row has only a prompt. Images named in messages are collected in their order.
 
     Args:
-        row: as the file has it.
-        columns: ours: theirs; a column that is named there loses its own name.
+        row: a row of the file.
+        columns: the dataset's names of our columns; these columns lose their own names.
 
     Raises:
-        ValueError: saying what can't be read, and where.
+        ValueError: names the part that can't be read.
     """
     row = _renamed(row, columns or {})
     if isinstance(row.get("image"), list):
@@ -55,37 +55,37 @@ def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) ->
 
 
 def alike(row: Row) -> Row:
-    """A unified row with its prompt in one shape, whatever it shows: Arrow wants the same in every row."""
+    """A unified row with its prompt as messages with parts, because Arrow needs the same type in every row."""
     return row | {"prompt": in_parts(row["prompt"])}
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise ValueError(f"columns says {ours}: {theirs}, and there is no column {theirs!r} among {', '.join(row)}")
+            raise ValueError(f"`columns` maps {ours} to {theirs!r}, which isn't among the columns {', '.join(row)}")
     kept = {name: value for name, value in row.items() if name not in columns.values()}
     return kept | {ours: row[theirs] for ours, theirs in columns.items()}
 
 
 def _split(messages: list[Message]) -> Row:
-    """Prompt and completion: what comes before the last turn, and that turn if it is the assistant's."""
+    """The prompt, and the last turn as the completion if it is the assistant's."""
     if not messages:
-        raise ValueError("there are no messages")
+        raise ValueError("the list of messages is empty")
     if messages[-1]["role"] != "assistant":
         return {"prompt": messages}
     if len(messages) == 1:
-        raise ValueError("the only message is the assistant's; there is no prompt")
+        raise ValueError("the only message is the assistant's; add a prompt before it")
     *prompt, last = messages
     return {"prompt": prompt, "completion": _answer([last])}
 
 
 def _answer(messages: list[Message]) -> str:
-    """The text of the one assistant message that a completion is."""
+    """The text of a completion's only message."""
     if len(messages) != 1:
         raise ValueError(f"completion has {len(messages)} messages; give exactly one assistant message")
     parts = as_parts(messages[0]["content"])
     if any(part["type"] != "text" for part in parts):
-        raise ValueError("the assistant's answer has an image; the model answers with text only")
+        raise ValueError("the assistant's answer has an image, but the model answers with text only")
     return "".join(part["text"] for part in parts)
 
 
@@ -95,7 +95,7 @@ def _from_sharegpt(turn: Mapping[str, Any]) -> Message:
 
 
 def _message(message: Mapping[str, Any]) -> Message:
-    """A message with a role of ours and, where it shows something, a list of parts."""
+    """A message with one of our roles, and with parts if it has images or a video."""
     role = ROLES.get(str(message.get("role")))
     if role is None:
         raise ValueError(f"a message has the role {message.get('role')!r}; give one of {', '.join(ROLES)}")
@@ -111,7 +111,7 @@ def _message(message: Mapping[str, Any]) -> Message:
 
 
 def _from_part(part: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A part of ours: text, an image (perhaps with what it shows) or a video."""
+    """Our parts for a given part: texts, an image (with its source if it names one) or a video."""
     kind = part.get("type")
     if kind == "text":
         return _parts(part.get("text") or "")
@@ -122,11 +122,11 @@ def _from_part(part: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [{"type": "image"} | ({"image": _local(source)} if source is not None else {})]
     if kind == "video":
         return [{"type": "video"}]
-    raise ValueError(f"a message has a part of type {kind!r}; text, image, image_url and video are known")
+    raise ValueError(f"a message has a part of type {kind!r}; give text, image, image_url or video")
 
 
 def _parts(text: str) -> list[dict[str, Any]]:
-    """A text with `<image>` and `<video>` in it as parts; a line break after a placeholder belongs to it."""
+    """A text with `<image>` and `<video>` placeholders as parts; a placeholder includes the line break after it."""
     pieces = re.split(r"(<image>|<video>)\n?", text)
     return [
         {"type": PLACEHOLDERS[piece]} if piece in PLACEHOLDERS else {"type": "text", "text": piece}
@@ -140,7 +140,7 @@ def _has_placeholder(text: str) -> bool:
 
 
 def _local(source: Any) -> Any:
-    """What an image part names: a path, or the bytes of a data: URL."""
+    """The source of an image part: a path, or the bytes of a `data:` URL."""
     if not isinstance(source, str):
         return source
     if source.startswith("data:"):
@@ -150,12 +150,14 @@ def _local(source: Any) -> Any:
         except binascii.Error as error:
             raise ValueError(f"an image's data: URL ({head}) isn't base64: {error}") from error
     if "://" in source:
-        raise ValueError(f"image {source!r} is on the network, and nothing is fetched; download it and give its path")
+        raise ValueError(
+            f"image {source!r} is a network address, which is never fetched; download it and give its path"
+        )
     return source
 
 
 def _with_named_images(row: Row) -> Row:
-    """The row with the images that its messages name in `images`, and plain image parts in their places."""
+    """Move the images that messages name into the column `images`, and leave plain image parts behind."""
     if isinstance(row.get("prompt"), str) or not row.get("prompt"):
         return row
     parts = [p for message in row["prompt"] if isinstance(message["content"], list) for p in message["content"]]
@@ -164,7 +166,7 @@ def _with_named_images(row: Row) -> Row:
     if not named:
         return row
     if len(named) != len(shown):
-        raise ValueError(f"{len(named)} of {len(shown)} image parts say what they show; all must, or none")
+        raise ValueError(f"{len(named)} of {len(shown)} image parts name their image; name all or none")
     if row.get("images") or row.get("image") is not None:
-        raise ValueError("images are named in the messages and in a column of their own; give them in one place")
+        raise ValueError("images are given in the messages and in a column; give them in one place only")
     return {name: value for name, value in row.items() if name != "image"} | {"images": named}

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, fetched because a recipe names them, and kept as Parquet beside the run."""
+"""Fetches the Hugging Face hub datasets that a recipe names, and keeps them as Parquet files beside the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetched(folder: Path, label: str, hub: str, **which: Any) -> Path:
-    """The Parquet file of a hub dataset in `folder`; it is fetched once. `which`: see `fetch`."""
+    """The Parquet file of a hub dataset in `folder`, fetched unless it exists. `which` are options of `fetch`."""
     path = fetched_path(folder, label, hub, **which)
     if not path.is_file():
         logger.info("fetching %s from the hub", hub)
@@ -28,25 +28,25 @@ def fetched(folder: Path, label: str, hub: str, **which: Any) -> Path:
 
 
 def fetched_path(folder: Path, label: str, hub: str, **which: Any) -> Path:
-    """Where it is, or will be."""
+    """The path of that Parquet file, whether it exists or not."""
     return folder / f"{label}-{short_hash({'hub': hub, **which})}.parquet"
 
 
 def fetch(
     path: Path, name: str, *, config: str | None = None, split: str = "train", revision: str | None, rows: int | None
 ) -> None:
-    """Write a split of hub dataset `name` to `path` (.parquet), which appears when it is whole.
+    """Write a split of a hub dataset to `path` atomically.
 
     Args:
-        path: the file.
-        name: `organisation/dataset`.
+        path: the Parquet file.
+        name: the dataset, `organisation/dataset`.
         config: its configuration, if it has several.
         split: its split.
-        revision: branch, tag or commit.
-        rows: only the first so many, read as a stream; None: all.
+        revision: a branch, tag or commit.
+        rows: the number of first rows to read, as a stream; None reads all rows.
 
     Raises:
-        ValueError: when it can't be had.
+        ValueError: if the dataset can't be fetched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -54,15 +54,15 @@ def fetch(
             found = load_dataset(name, config, split=split, revision=revision, streaming=rows is not None)
             if rows is not None:
                 found = Dataset.from_list(list(islice(found, rows)), features=found.features)
-    except Exception as error:  # network, authentication, a wrong name: of many libraries
-        raise ValueError(f"hub dataset {name} ({split}) can't be had: {error}") from error
+    except Exception as error:  # several libraries raise for networks, credentials and names
+        raise ValueError(f"hub dataset {name} ({split}) can't be fetched: {error}") from error
     with atomic_path(path) as partial:
         found.to_parquet(partial)
 
 
 @contextmanager
 def _online() -> Iterator[None]:
-    """Our command line keeps the hub's libraries offline; here the recipe has asked for them."""
+    """Let the hub libraries go online, which the command line otherwise prevents; here the recipe asks for it."""
     before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = False
     try:

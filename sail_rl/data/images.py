@@ -1,4 +1,4 @@
-"""Opening pictures from files or bytes: those that can't be used are refused with a message that says which and why."""
+"""Opens pictures from files or bytes; errors name the picture and the problem."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def open_picture(source: Any, folder: Path) -> Image.Image:
     """The picture as RGB.
 
     Args:
-        source: a path relative to `folder`, a dict with `bytes` or `path` (how datasets stores images), or an image.
-        folder: where relative paths start.
+        source: a path relative to `folder`, a dict with `bytes` or `path` (as `datasets` stores images), or an image.
+        folder: the folder of relative paths.
 
     Raises:
-        ValueError: if it is missing, does not decode, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: if the picture is missing, can't be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     with _opened(source, folder) as picture:
         return picture.convert("RGB")
 
 
 def checked_size(source: Any, folder: Path) -> Size:
-    """(height, width) from the picture's header, after PIL's integrity check where its format has one (PNG does).
+    """(height, width) from the picture's header, after PIL's integrity check if the format has one, as PNG does.
 
-    No pixel is decoded: a picture cut short may still fail in `open_picture`. Same errors as there.
+    No pixel is decoded, so a truncated picture may still fail in `open_picture`. The errors are the same.
     """
     with _opened(source, folder) as picture:
         if not isinstance(source, Image.Image):
@@ -42,10 +42,10 @@ def checked_size(source: Any, folder: Path) -> Size:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """The file at `path` relative to `folder`; ValueError if it leads out of there."""
+    """The file at `path` relative to `folder`; raises ValueError if it lies outside `folder`."""
     file = Path(os.path.normpath(folder.absolute() / path))
     if not file.is_relative_to(os.path.normpath(folder.absolute())):
-        raise ValueError(f"{path!r} leads out of {folder}, where files must be; set `root` to a folder above")
+        raise ValueError(f"{path!r} lies outside {folder}; set `root` to a folder that contains all files")
     return file
 
 
@@ -71,4 +71,4 @@ def _opened(source: Any, folder: Path) -> Iterator[Image.Image]:
             f"{name} has too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,}); make it smaller"
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL's verify raises SyntaxError
-        raise ValueError(f"{name} does not decode: {error}") from error
+        raise ValueError(f"{name} can't be decoded: {error}") from error

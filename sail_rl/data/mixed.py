@@ -1,4 +1,4 @@
-"""Rows of several datasets mixed by weight."""
+"""Mixes the rows of several datasets by weight."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from .dataset import Rows
 
 
 class MixedRows(Sequence[dict[str, Any]]):
-    """As many rows as all sources have together, drawn so that each source has its share of the *tokens*.
+    """As many rows as all sources have together, chosen so that each source has its share of the *tokens*.
 
-    The draw is even and without chance: at each place the source that lags most behind its share gives its next row,
-    and starts over when it has no more. A row's id names where it is from, and so does its `source`, unless it has one
-    of its own, which rewards may read.
+    The choice is even and deterministic: each position takes the next row of the source that lags most behind its
+    share; a source starts over after its last row. A row's id starts with the name of its source. Its
+    `source` is that name, too, unless the row has its own, which rewards may read.
 
     Args:
-        sources: datasets by name.
-        weights: their shares of the tokens; they sum to 1.
-        tokens: mean tokens of a row of each source.
+        sources: the datasets by name.
+        weights: their shares of the tokens, which sum to 1.
+        tokens: the mean number of tokens per row of each source.
     """
 
     def __init__(
@@ -31,22 +31,22 @@ class MixedRows(Sequence[dict[str, Any]]):
         relative = {name: weights[name] / tokens[name] for name in sources}
         shares = {name: value / sum(relative.values()) for name, value in relative.items()}
         drawn = dict.fromkeys(sources, 0)
-        self._places: list[tuple[str, int]] = []
-        for place in range(sum(map(len, sources.values()))):
-            name = max(shares, key=lambda source: shares[source] * (place + 1) - drawn[source])
-            self._places.append((name, drawn[name] % len(sources[name])))
+        self._rows: list[tuple[str, int]] = []
+        for position in range(sum(map(len, sources.values()))):
+            name = max(shares, key=lambda source: shares[source] * (position + 1) - drawn[source])
+            self._rows.append((name, drawn[name] % len(sources[name])))
             drawn[name] += 1
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
-    def outline(self, index: int) -> dict[str, Any]:
-        """The row with the sizes of its images in their places, see `Rows.outline`."""
-        name, number = self._places[index]
-        return self._named(name, self._sources[name].outline(number))
+    def metadata(self, index: int) -> dict[str, Any]:
+        """The row with the sizes of its images in their place, see `Rows.metadata`."""
+        name, number = self._rows[index]
+        return self._named(name, self._sources[name].metadata(number))
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
-        name, number = self._places[index]
+        name, number = self._rows[index]
         return self._named(name, self._sources[name][number])
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A data mixture in a file: YAML or JSON, `{source: weight}`, weights being shares of the tokens."""
+"""Data mixtures in YAML or JSON files: `{source: weight}`, where a weight is the source's share of the tokens."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ SUM_TOLERANCE = 1e-6
 
 
 def write_mixture(path: Path, weights: Mapping[str, float]) -> None:
-    """Write weights that sum to 1 as YAML that `read_mixture` reads back unchanged."""
+    """Write weights, which sum to 1, as YAML that `read_mixture` reads back unchanged."""
     check_mixture(weights, where=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, yaml.safe_dump({name: float(weight) for name, weight in weights.items()}, sort_keys=False))
 
 
 def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[str, float]:
-    """Weights of the mixture at `path`, one for each of `sources` (None: those it names); they sum to 1.
+    """The weights of the mixture at `path`, which sum to 1, one for each of `sources` (by default those in the file).
 
     Raises:
-        ValueError: no such file, not a mapping, a source that isn't known or isn't named, a bad weight or sum.
+        ValueError: for a missing file, a file without a mapping, unknown or missing sources, or invalid weights.
     """
     if not path.is_file():
         raise ValueError(f"no mixture at {path}; `sail-rl moe calibrate` writes one")
     try:
         weights = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML or JSON: {error}") from None
+        raise ValueError(f"{path}: neither YAML nor JSON: {error}") from None
     if not isinstance(weights, dict):
         raise ValueError(f"{path}: a mixture is a mapping of source: weight, not {type(weights).__name__}")
     sources = list(weights) if sources is None else sources
@@ -46,7 +46,7 @@ def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[
 
 
 def sources_of(mixtures: Mapping[str, Path | dict[str, float]], data: str) -> dict[str, float]:
-    """The datasets behind the name `data`, with their shares: itself, or a mixture's (in a file, or given)."""
+    """The datasets that `data` names, with their shares: one dataset, or a mixture in a file or in the recipe."""
     mixture = mixtures.get(data, {data: 1.0})
     if isinstance(mixture, Path):
         return read_mixture(mixture)
@@ -55,11 +55,11 @@ def sources_of(mixtures: Mapping[str, Path | dict[str, float]], data: str) -> di
 
 
 def check_mixture(weights: Mapping[str, object], *, where: str) -> None:
-    """ValueError unless the weights are numbers of 0 or more that sum to 1."""
+    """Raise ValueError unless the weights are numbers of at least 0 that sum to 1."""
     total = 0.0
     for name, weight in weights.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise ValueError(f"{where}: the weight of {name} is {weight!r}; give a number of 0 or more")
+            raise ValueError(f"{where}: the weight of {name} is {weight!r}; give a number of at least 0")
         total += weight
     if abs(total - 1) > SUM_TOLERANCE:
         raise ValueError(f"{where}: the weights sum to {total:.6g}; make them sum to 1")

@@ -1,4 +1,4 @@
-"""Writing chosen rows of a dataset as a Parquet file of its own, with the images inside."""
+"""Writes chosen rows of a dataset, with their images, to a new Parquet file."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def save_rows(
     *,
     without: Collection[str] = (),
 ) -> None:
-    """Write the rows at these indices (an index may stand there more than once) to `path`.
+    """Write the rows at these indices to `path` atomically.
 
     Args:
-        path: a .parquet file; it appears when it is whole.
-        rows: where they are from. Images are embedded as they were stored; a video's path is made absolute.
-        indices: which rows, in which order.
-        columns: further columns, or others in the place of the rows' own; one value for each index.
-        without: the rows' columns that are left out.
+        path: a .parquet file.
+        rows: the source rows. Their images are embedded unchanged, and paths of videos become absolute.
+        indices: the rows to write, in order; an index may be repeated.
+        columns: columns to add or replace, with one value for each index.
+        without: columns of the rows to leave out.
     """
     if path.suffix != ".parquet":
         raise ValueError(f"{path}: rows are written as Parquet; end the name in .parquet")
     if not indices:
-        raise ValueError(f"{path}: there is no row to write")
+        raise ValueError(f"{path}: no rows to write")
     made = []
-    for place, index in enumerate(indices):
-        stored = {name: value for name, value in rows.stored(index).items() if name not in without}
-        row = stored | {name: values[place] for name, values in (columns or {}).items()}
+    for position, index in enumerate(indices):
+        kept = {name: value for name, value in rows.raw(index).items() if name not in without}
+        row = kept | {name: values[position] for name, values in (columns or {}).items()}
         if "images" in row:
             row["images"] = [_embedded(image, rows.root) for image in row["images"] or []]
         if row.get("image") is not None:
@@ -57,7 +57,7 @@ def save_rows(
 
 
 def _embedded(image: Any, folder: Path) -> dict[str, Any]:
-    """As datasets stores an image: its bytes, and the name of its file."""
+    """An image as `datasets` stores it: its bytes, and the name of its file."""
     content, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (None, image)
     if content is None:
         content = (folder / str(path)).read_bytes()

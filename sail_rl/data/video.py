@@ -1,6 +1,6 @@
-"""Video as frames: uniformly sampled pictures, each labelled "Frame n: " in the prompt.
+"""Turns videos into uniformly sampled frames, each labelled "Frame n: " in the prompt.
 
-A video is a list of frames (pictures or their paths), or a file; files need PyAV: `pip install sail-rl[video]`.
+A video is a list of frames (pictures or their paths) or a file. Files need PyAV: `pip install sail-rl[video]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .images import Size, checked_size, inside, open_picture
 
 
 def sample_indices(total: int, count: int) -> list[int]:
-    """Which `count` of `total` frames to take: the middle of each of `count` equal parts; all if there are fewer."""
+    """The indices of `count` frames among `total`, each in the middle of one of `count` equal parts; all if fewer."""
     if total <= count:
         return list(range(total))
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
@@ -30,11 +30,11 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
 
     Args:
         video: a list of frames, or the path of a file relative to `folder`.
-        folder: where relative paths start.
-        count: how many frames to sample.
+        folder: the folder of relative paths.
+        count: the number of frames to sample.
 
     Raises:
-        ValueError: for a frame or a file that is missing or does not decode.
+        ValueError: if a frame or the file is missing, or can't be decoded.
     """
     if isinstance(video, list):
         return [open_picture(video[index], folder) for index in sample_indices(len(video), count)]
@@ -50,12 +50,12 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
             if len(frames) == len(wanted):
                 break
     if len(frames) < len(wanted):
-        raise ValueError(f"video {video!r} ends after {seen} of its {total} frames; it is cut short")
+        raise ValueError(f"video {video!r} is truncated: it ends after {seen} of its {total} frames")
     return frames
 
 
 def frame_sizes(video: Any, folder: Path, *, count: int) -> list[Size]:
-    """(height, width) of each frame that `read_frames` gives, without decoding one; the same errors."""
+    """(height, width) of each frame of `read_frames`, without decoding any; the errors are the same."""
     if isinstance(video, list):
         if not video:
             raise ValueError("the video is an empty list of frames")
@@ -65,14 +65,14 @@ def frame_sizes(video: Any, folder: Path, *, count: int) -> list[Size]:
 
 
 def with_frames(messages: list[Message], frames: int) -> list[Message]:
-    """Messages with labelled image parts in the place of the `video` part (without one: first in the first user turn).
+    """Replace the `video` part by labelled image parts; without one, they start the first user turn.
 
     Raises:
-        ValueError: if there is more than one `video` part, or an image part beside it.
+        ValueError: if the messages have several `video` parts, or image parts.
     """
     parts = [part["type"] for message in messages for part in as_parts(message["content"])]
     if parts.count("video") > 1 or "image" in parts:
-        raise ValueError("a prompt with a video has one video part and no image part")
+        raise ValueError("a prompt with a video may have one video part and no image parts")
     labelled = [
         part
         for number in range(1, frames + 1)
@@ -91,7 +91,7 @@ def with_frames(messages: list[Message], frames: int) -> list[Message]:
 
 @contextmanager
 def _container(path: Path) -> Iterator[Any]:
-    """The opened file; whatever PyAV finds wrong with it inside the context becomes a ValueError that names it."""
+    """The opened video file; PyAV's errors in this context become ValueErrors that name the file."""
     try:
         import av
     except ImportError as error:
@@ -102,19 +102,22 @@ def _container(path: Path) -> Iterator[Any]:
         with av.open(str(path)) as container:
             yield container
     except av.FFmpegError as error:
-        raise ValueError(f"video {path.name!r} does not decode: {error}") from error
+        raise ValueError(f"video {path.name!r} can't be decoded: {error}") from error
 
 
 def _probe(path: Path) -> tuple[int, Size]:
-    """Number of frames and their (height, width)."""
+    """The number of frames and their (height, width)."""
     with _container(path) as container:
         if not container.streams.video:
             raise ValueError(f"video {path.name!r} has no video stream")
         stream = container.streams.video[0]
         size = (stream.codec_context.height, stream.codec_context.width)
-        # Some formats don't say how many frames they hold; a packet holds one.
+        # Some formats don't store the number of frames; a packet holds one frame.
         total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     limit = Image.MAX_IMAGE_PIXELS
     if total == 0 or (limit and size[0] * size[1] > limit):
-        raise ValueError(f"video {path.name!r} has {total} frames of {size[1]} x {size[0]} pixels; it can't be used")
+        raise ValueError(
+            f"video {path.name!r} has {total} frames of {size[1]} x {size[0]} pixels; "
+            f"give a video with frames of at most {limit} pixels"
+        )
     return total, size

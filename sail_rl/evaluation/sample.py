@@ -71,7 +71,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
         finally:
             scorer.close()
             engine.close()
-    sources = {row["id"]: source_of(row) for row in map(rows.outline, range(len(rows)))}
+    sources = {row["id"]: source_of(row) for row in map(rows.metadata, range(len(rows)))}
     return summary(read_rollouts(options.out, stage=STAGE), sources)
 
 

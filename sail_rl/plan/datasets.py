@@ -156,7 +156,7 @@ def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: En
     if recipe.data.mix_by == "samples":
         return MixedRows(sources, weights, dict.fromkeys(sources, 1.0))
     tokens = {
-        name: fmean(encoder.length(rows.outline(index), completion=True) for index in range(len(rows)))
+        name: fmean(encoder.length(rows.metadata(index), completion=True) for index in range(len(rows)))
         for name, rows in sources.items()
     }
     return MixedRows(sources, weights, tokens)
@@ -182,7 +182,7 @@ def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path
     fitting = {}
     for name, rows in datasets.items():
         limit = encoder.max_length - (name not in supervised)
-        lengths = [encoder.length(rows.outline(i), completion=name in supervised) for i in range(len(rows))]
+        lengths = [encoder.length(rows.metadata(i), completion=name in supervised) for i in range(len(rows))]
         overlong = [index for index, length in enumerate(lengths) if length > limit]
         if overlong and (recipe.data.overlong == "error" or len(overlong) == len(rows)):
             raise ValueError(

@@ -93,7 +93,7 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
 
 def _check_rows(name: str, check: Any, rows: Rows) -> None:
     for index in range(len(rows)):
-        row = rows.outline(index)
+        row = rows.metadata(index)
         try:
             check(row.pop("answer", None), **row)
         except ValueError as error:

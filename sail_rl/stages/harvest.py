@@ -70,9 +70,9 @@ def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[StoredRollout
     """The rows that were sampled, and the rollouts that the stage looks at."""
     rows = plan.datasets[plan.recipe.origin(config.name)]
     stored = newest_steps(read_rollouts(plan.recipe.output_dir, stage=config.rollouts), config.last_steps)
-    outlines = [rows.outline(index) for index in range(len(rows))]
+    metadata = [rows.metadata(index) for index in range(len(rows))]
     wanted = {
-        row["id"] for row in outlines if all(str(row.get(column)) in values for column, values in config.where.items())
+        row["id"] for row in metadata if all(str(row.get(column)) in values for column, values in config.where.items())
     }
     return rows, [each for each in stored if each.rollout.prompt_id in wanted]
 

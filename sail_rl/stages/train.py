@@ -231,7 +231,7 @@ class Stage:
         rows = rows_of(self.plan.recipe, self.plan.datasets, config.data, encoder)
         self.source_state = StreamPacker(
             RowStream(rows, 1, self.plan.recipe.seed_of(config)),
-            measure=lambda number: encoder.size(rows.outline(number), completion=True),
+            measure=lambda number: encoder.size(rows.metadata(number), completion=True),
             pack_length=config.pack_length,
             micro_batches=config.packing.micro_batches,
             buffer=config.packing.buffer,
