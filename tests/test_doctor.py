@@ -83,9 +83,9 @@ def test_a_healthy_run_has_nothing() -> None:
             "completions grew from 100 to 300 tokens without more reward",
         ),
         ({"reward__answer__timeout": [0.0] * 4 + [0.2] * 4}, "reward/answer/timeout is 20.0%"),
-        ({"reward__answer__std": [0.0] * 8}, "reward/answer/std is 0 all along"),
+        ({"reward__answer__std": [0.0] * 8}, "reward/answer/std is 0 at every step"),
         ({"train__skipped_steps": [0.0] * 6 + [1.0, 2.0]}, r"2 step\(s\) were skipped"),
-        ({"grad_norm": [1.0] * 6 + [50.0, 1.0]}, "the gradient's norm jumps to 50, its median is 1"),
+        ({"grad_norm": [1.0] * 6 + [50.0, 1.0]}, "the gradient norm jumps to 50, and its median is 1"),
         ({"moe__dead_experts": [3.0] * 8}, "3 experts are dead"),
         ({"moe__load_max_violation": [7.0] * 8}, "the busiest expert has 8.0x its share"),
         ({"time__generate": [1.8] * 8}, "generate takes 90% of a step"),
@@ -96,7 +96,7 @@ def test_each_rule_says_what_it_sees(changes: dict[str, Any], what: str) -> None
 
     (finding,) = examine(run_of(**changes))
     assert finding.stage == "rlvr"
-    assert re.search(what, finding.what)
+    assert re.search(what, finding.problem)
     assert finding.remedy
 
 

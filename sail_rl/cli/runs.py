@@ -114,7 +114,7 @@ def _doctor(options: argparse.Namespace) -> None:
     if not run.records:
         raise ValueError(f"{options.run}: metrics.jsonl is missing or has no metrics; give the folder of a run")
     for finding in examine(run):
-        sys.stdout.write(f"{finding.stage}: {finding.what}\n    {finding.remedy}\n")
+        sys.stdout.write(f"{finding.stage}: {finding.problem}\n    {finding.remedy}\n")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""What a run shows: metrics (file and Weights & Biases), traces, curves, a self-contained report."""
+"""Reads the records of finished and running runs: curves, reports, comparisons and the doctor."""

@@ -1,4 +1,4 @@
-"""Several runs side by side: one page with their results, settings that differ, curves over each other, and traces."""
+"""Compares runs on one page: results, differing settings, overlaid curves, and traces."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 TRACES_OF_A_RUN = 8
 FEW = 25
-"""Values below which each is a point."""
+"""Number of values below which each is drawn as a point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of all runs; several names, where there are, are drawn in the styles of LINES."""
+    """One plot of all runs; if `metrics` matches several metrics, LINES gives their line styles."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     """Write `out`/report.html and its PNGs for these runs; returns the page's path.
 
     Raises:
-        ValueError: nothing was logged in one of them.
+        ValueError: if a run has no metrics.
     """
     runs = {name: RunCurves.read(RunDir(path).metrics) for name, path in named(run_dirs).items()}
     for path, run in zip(run_dirs, runs.values(), strict=True):
@@ -79,7 +79,7 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
         _results(folders),
         _settings(folders),
         f'<section><h2>Curves</h2><div class="curves">{figures}</div></section>',
-        *(doctor_section(run, heading=f"{name}: what looks wrong") for name, run in runs.items()),
+        *(doctor_section(run, heading=f"{name}: probable problems") for name, run in runs.items()),
         *(section for name, path in folders.items() for section in _traces(name, path)),
     ]
     path = RunDir(out).report
@@ -88,10 +88,10 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
 
 
 def named(run_dirs: Sequence[Path]) -> dict[str, Path]:
-    """The folders by the shortest ends of their paths that tell them apart; ValueError if one is given twice."""
+    """The folders by the shortest path suffixes that distinguish them; raises ValueError for a repeated folder."""
     resolved = [path.resolve() for path in run_dirs]
     if len(set(resolved)) < len(resolved):
-        raise ValueError("a run is given twice; name each once")
+        raise ValueError("a run is given twice; give each run once")
     parts = 1
     while len({path.parts[-parts:] for path in resolved}) < len(set(resolved)):
         parts += 1
@@ -99,9 +99,9 @@ def named(run_dirs: Sequence[Path]) -> dict[str, Path]:
 
 
 def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings (dotted keys) in which the recipes differ, with each one's value; names and folders left out.
+    """The settings (dotted keys) in which the recipes differ, with each run's value, but without names and folders.
 
-    Of a stage that not all runs have only its kind is told, and of settings only those that all recipes have.
+    Only settings that all recipes have are compared, and the kinds of all stages.
     """
     stages = {name: {stage["name"]: stage["kind"] for stage in tree.get("stages", [])} for name, tree in trees.items()}
     every = dict.fromkeys(stage for own in stages.values() for stage in own)
@@ -126,7 +126,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _data(comparison: Comparison, runs: Mapping[str, RunCurves]) -> dict[str, list[Series]]:
-    """The comparison's series by run; of several metrics that a pattern matches the first ones."""
+    """The comparison's series by run, at most one for each line style."""
     found = {}
     for name, run in runs.items():
         metrics = [metric for pattern in comparison.metrics for metric in run.names(pattern)][: len(LINES)]
@@ -147,7 +147,7 @@ def _drawing(comparison: Comparison, data: Mapping[str, Sequence[Series]]) -> Ca
                     axes.plot(series.steps, series.values, marker="o", markersize=3.5, label=label, **style)
                     continue
                 smooth = series.smoothed()
-                for stage in numpy.unique(series.stages):  # not joined across stages
+                for stage in numpy.unique(series.stages):  # the line is interrupted between stages
                     own = series.stages == stage
                     first = stage == series.stages[0]
                     axes.plot(series.steps[own], smooth[own], label=label if first else None, **style)
@@ -159,7 +159,7 @@ def _drawing(comparison: Comparison, data: Mapping[str, Sequence[Series]]) -> Ca
 
 
 def _seconds(axes: Axes, runs: Mapping[str, RunCurves]) -> None:
-    """Mean seconds of a step by what they went to, a bar a run."""
+    """Draw the mean seconds of each part of a step, with one bar per run."""
     dress(axes, "Seconds of a step", "s")
     bottom = numpy.zeros(len(runs))
     for part, colour in zip((*PARTS_OF_A_STEP, "other"), (*PALETTE[: len(PARTS_OF_A_STEP)], GRID), strict=True):
@@ -178,7 +178,7 @@ def _mean_seconds(run: RunCurves) -> dict[str, float]:
 
 
 def _results(folders: Mapping[str, Path]) -> str:
-    """Every stage of every run: accuracy before and after, minutes."""
+    """HTML table of all stages of all runs: accuracy before and after, minutes."""
     rows = []
     for name, path in folders.items():
         for stage in read_json(RunDir(path).summary).get("stages", []):

@@ -1,4 +1,4 @@
-"""Curves of a run as pictures: curves.png with everything, and one PNG a panel in curves/."""
+"""Draws a run's curves: all panels in curves.png, and one PNG per panel in curves/."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DPI = 110
 
 
 def write_curves(run_dir: Path) -> dict[str, Path]:
-    """Draw `run_dir`/metrics.jsonl; returns the PNGs by panel name, "overview" (curves.png) first.
+    """Draw `run_dir`/metrics.jsonl; returns the paths of the PNGs by panel name, "overview" (curves.png) first.
 
-    A panel without data isn't drawn, and a run without metrics gives an empty dictionary.
+    Panels without data are omitted, and the result is empty for a run without metrics.
     """
     files = RunDir(run_dir)
     run = RunCurves.read(files.metrics)
@@ -44,7 +44,7 @@ def write_curves(run_dir: Path) -> dict[str, Path]:
 
 
 def save_panel(path: Path, draw: Callable[[Axes], None]) -> Path:
-    """Save a picture of one panel; returns its path."""
+    """Draw one panel and save it at `path`, which is returned."""
     figure = _figure(5.6, 3.5)
     draw(figure.add_subplot())
     figure.savefig(path)
@@ -72,7 +72,7 @@ def _overview(run: RunCurves, panels: list[Panel], *, title: str) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure of its own, in inches; pyplot and its global state aren't used."""
+    """A figure with this size in inches, made without pyplot and its global state."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr,call-arg]
     return figure

@@ -1,4 +1,4 @@
-"""The doctor: rules over a run's metrics that say what looks wrong, by which numbers, and what to do about it."""
+"""The doctor: rules over a run's metrics that report problems with their numbers and remedies."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from sail_rl.records.jsonl import Record
 
 from .series import RunCurves
 
-LEAST = 4
-"""Steps of a stage below which nothing is said."""
+MIN_VALUES = 4
+"""Fewest values of a metric that a rule judges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that looks wrong in a stage."""
+    """A probable problem in a stage."""
 
     stage: str
-    what: str
+    problem: str
     remedy: str
 
 
 class StageMetrics:
-    """One stage's records, in order of their steps."""
+    """The records of one stage, in order of steps."""
 
     def __init__(self, name: str, records: list[Record]) -> None:
         self.name = name
@@ -35,31 +35,31 @@ class StageMetrics:
         return [record[name] for record in self._records if record.get(name) is not None]
 
     def names(self, start: str, end: str = "") -> list[str]:
-        """Metrics that begin and end so, by first appearance."""
+        """The names of metrics with this start and end, by first appearance."""
         found = dict.fromkeys(name for record in self._records for name in record)
         return [name for name in found if name.startswith(start) and name.endswith(end)]
 
     def early(self, name: str) -> float | None:
-        """Mean of a metric over the first quarter of its values; None if there are fewer than LEAST."""
+        """Mean of the first quarter of a metric's values; None if it has fewer than MIN_VALUES."""
         values = self.values(name)
-        return _mean(values[: len(values) // 4 or 1]) if len(values) >= LEAST else None
+        return _mean(values[: len(values) // 4 or 1]) if len(values) >= MIN_VALUES else None
 
     def late(self, name: str) -> float | None:
-        """… over the last quarter."""
+        """Mean of the last quarter of a metric's values; None if it has fewer than MIN_VALUES."""
         values = self.values(name)
-        return _mean(values[-(len(values) // 4 or 1) :]) if len(values) >= LEAST else None
+        return _mean(values[-(len(values) // 4 or 1) :]) if len(values) >= MIN_VALUES else None
 
 
 Rule = Callable[[StageMetrics], Iterator[tuple[str, str]]]
 
 
 def examine(run: RunCurves) -> list[Finding]:
-    """What looks wrong in a run, stage by stage; nothing, if nothing does."""
+    """The probable problems of a run, by stage."""
     findings = []
     for span in run.stages:
         own = [record for record in run.records if record["stage"] == span.name]
         stage = StageMetrics(span.name, sorted(own, key=lambda record: record["step"]))
-        findings += [Finding(span.name, what, remedy) for rule in RULES for what, remedy in rule(stage)]
+        findings += [Finding(span.name, *found) for rule in RULES for found in rule(stage)]
     return findings
 
 
@@ -75,7 +75,7 @@ def _signal(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     else:
         yield (
             f"zero-variance groups {flat:.0%} at a mean reward of {reward:.2f}: the data are too hard",
-            "take easier rows, more samples a prompt, or a longer SFT stage before",
+            "take easier rows, more samples per prompt, or a longer SFT stage before",
         )
 
 
@@ -95,11 +95,11 @@ def _entropy(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     if late < 0.1 * early:
         yield (
             f"entropy fell from {early:.3g} to {late:.3g} nats: the policy no longer explores",
-            "raise clip_high or entropy_coef, lower the learning rate, or sample hotter",
+            "raise clip_high, entropy_coef or the sampling temperature, or lower the learning rate",
         )
     elif late > 3 * early and late > 1:
         yield (
-            f"entropy rose from {early:.3g} to {late:.3g} nats: the policy falls apart",
+            f"entropy rose from {early:.3g} to {late:.3g} nats: the policy degenerates",
             "lower the learning rate or entropy_coef, or add a KL penalty",
         )
 
@@ -108,15 +108,15 @@ def _gap(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     gaps = stage.values("rollout/logprob_diff_max")
     if gaps and max(gaps) > 0.1:
         yield (
-            f"engine and trainer differ by up to {max(gaps):.3g} nats on a token of the same weights",
-            "in bfloat16 some is normal: `importance` corrects it, `routing_replay` for an MoE; in float32 the engine "
-            "has other weights or code",
+            f"engine and trainer differ by up to {max(gaps):.3g} nats on a token, with the same weights",
+            "in bfloat16 a difference is normal: set `importance`, and `routing_replay` for an MoE; in float32 the "
+            "engine has other weights or code",
         )
     effective = stage.late("ratio/effective_share")
     if effective is not None and effective < 0.5:
         yield (
-            f"effective sample size {effective:.0%} of the tokens: training is far from what was sampled",
-            "fewer mini_batches or epochs, staleness 0, or a lower learning rate",
+            f"effective sample size {effective:.0%} of the tokens: training is far off-policy",
+            "use fewer mini_batches or epochs, staleness 0, or a lower learning rate",
         )
 
 
@@ -130,11 +130,11 @@ def _hacking(stage: StageMetrics) -> Iterator[tuple[str, str]]:
         if rise > 0.05 and fall > 0.03:
             yield (
                 f"the reward rose by {rise:.2f} while {name} fell from {values[0]:.1%} to {values[-1]:.1%}",
-                "read the best-rewarded rollouts (sail-rl rollouts show --best 10): they earn it some other way",
+                "read the best rollouts (sail-rl rollouts show --best 10): they earn the reward without right answers",
             )
     for name in stage.names("reward/guard_", "/mean"):
         if (late := stage.late(name)) is not None and late > 0.2:
-            yield (f"{name} is {late:.2f}", "read the rollouts that set it off: the policy may be gaming a reward")
+            yield (f"{name} is {late:.2f}", "read the rollouts that trigger it: the policy may be hacking a reward")
 
 
 def _regression(stage: StageMetrics) -> Iterator[tuple[str, str]]:
@@ -143,7 +143,7 @@ def _regression(stage: StageMetrics) -> Iterator[tuple[str, str]]:
         if len(values) > 2 and max(values) - values[-1] > 0.05:
             yield (
                 f"{name} ends at {values[-1]:.1%}, below its best of {max(values):.1%}",
-                f"metric_for_best_model: {name} keeps the best; or stop earlier",
+                f"set metric_for_best_model: {name} to keep the best model, or stop earlier",
             )
 
 
@@ -163,22 +163,25 @@ def _rewards(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     for kind, share in (("timeout", 0.05), ("error", 0.01), ("none", 0.2)):
         for name in stage.names("reward/", f"/{kind}"):
             late = stage.late(name)
-            if late is not None and late > share and "guard_" not in name:  # guards pass over what isn't theirs
-                yield (f"{name} is {late:.1%}", "sail-rl reward test with these rollouts shows which, and why")
+            if late is not None and late > share and "guard_" not in name:  # guards often give None
+                yield (f"{name} is {late:.1%}", "run sail-rl reward test on these rollouts to see which ones, and why")
     for name in stage.names("reward/", "/std"):
         values = stage.values(name)
-        if len(values) >= LEAST and "guard_" not in name and max(values) == 0:
-            yield (f"{name} is 0 all along: every completion has the same score", "it teaches nothing: drop it")
+        if len(values) >= MIN_VALUES and "guard_" not in name and max(values) == 0:
+            yield (
+                f"{name} is 0 at every step: all completions have the same score",
+                "drop this reward, which teaches nothing",
+            )
 
 
 def _stability(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     if skipped := max(stage.values("train/skipped_steps"), default=0.0):
-        yield (f"{skipped:.0f} step(s) were skipped: gradient not finite", "look at the saved batch; lower the rate")
+        yield (f"{skipped:.0f} step(s) were skipped: gradient not finite", "inspect the saved batch, or lower the rate")
     norms = stage.values("grad_norm")
-    norms = norms[len(norms) // 4 :]  # a stage may begin steeply
-    if len(norms) >= LEAST and max(norms) > 20 * median(norms) > 0:
+    norms = norms[len(norms) // 4 :]  # norms may be large at the start of a stage
+    if len(norms) >= MIN_VALUES and max(norms) > 20 * median(norms) > 0:
         yield (
-            f"the gradient's norm jumps to {max(norms):.3g}, its median is {median(norms):.3g}",
+            f"the gradient norm jumps to {max(norms):.3g}, and its median is {median(norms):.3g}",
             "lower the learning rate or max_grad_norm, or warm up for longer",
         )
 
@@ -194,9 +197,9 @@ def _experts(stage: StageMetrics) -> Iterator[tuple[str, str]]:
 def _time(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     whole = stage.late("time/step")
     for part, remedy in (
-        ("generate", "more rollout workers (rollouts.workers), `staleness: 1`, or a lower max_tokens"),
+        ("generate", "use more rollout workers (rollouts.workers), `staleness: 1`, or a lower max_tokens"),
         ("score", "isolate fewer rewards, cache verdicts, raise groups_per_score for a judge"),
-        ("sync", "push over NCCL or shared memory; make the engine local"),
+        ("sync", "push weights over NCCL or shared memory, or run the engine locally"),
         ("wait", "more rollout workers, or partial_tokens against the long tail"),
     ):
         own = stage.late(f"time/{part}")

@@ -1,4 +1,4 @@
-"""The look of report.html: page frame, style sheet and small pieces. Nothing in a page comes from outside it."""
+"""The frame, style sheet and small elements of report.html, which loads nothing from outside."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ summary { cursor: pointer; font-weight: 600; } pre { overflow-x: auto; font-size
   .cards { grid-template-columns: 1fr; } }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""Even markup that slipped through escaping could then run nothing and load nothing."""
+"""Prevents markup from running or loading anything, even if it escaped escaping."""
 
 
 def page(title: str, subtitle: str, sections: Iterable[str]) -> str:
-    """A whole HTML document; `sections` are HTML, the titles plain text."""
+    """A complete HTML document; `sections` are HTML, and the titles are plain text."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -86,7 +86,7 @@ def embedded(path: Path, *, pixels: int | None = None) -> str:
 
 
 def chip(name: str, value: float | str | None, *, scale: bool = False) -> str:
-    """A small label; with `scale`, its colour goes from red at 0 to green at 1."""
+    """A small label; with `scale`, its colour ranges from red at 0 to green at 1."""
     shown = "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
     style = ""
     if scale and isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""The panels of a run's curves: what each draws, and how all of them look."""
+"""The panels of a run's curves: their contents and their common style."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#c
 PARTS_OF_A_STEP = ("generate", "score", "wait", "sync", "probe", "train", "evaluate")
 BARS = 40
 CHARACTERS = 85
-"""Of a stage's name, about as many as a panel is wide."""
+"""The width of a panel in characters of a stage's name."""
 RIGHT_COLOUR, WRONG_COLOUR = "#059669", "#dc2626"
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture. `name` is its panel in the schema, or a second view of one; `pattern` matches the metrics it draws.
+    """One plot. `name` is a panel of the schema, or a second view of one; `pattern` matches the metrics to draw.
 
-    The horizontal axis is the global step; with `over_steps` false the body has its own.
+    The horizontal axis is the global step, unless `over_steps` is false and the body draws its own.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Panel:
     over_steps: bool = True
 
     def data(self, run: RunCurves) -> dict[str, Series]:
-        """The panel's series that have values."""
+        """The panel's non-empty series."""
         return run.present(run.names(self.pattern))
 
     def draw(self, axes: Axes, run: RunCurves) -> None:
@@ -60,12 +60,12 @@ class Panel:
 
 
 def panels_of(run: RunCurves) -> list[Panel]:
-    """The panels that have something to draw."""
+    """The panels that have data."""
     return [panel for panel in PANELS if panel.data(run)]
 
 
 def dress(axes: Axes, title: str, unit: str) -> None:
-    """Title, units and grid."""
+    """Set the title, the unit and the common style of `axes`."""
     axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left", pad=16)
     axes.set_ylabel(unit, fontsize=9, color=FAINT)
     axes.tick_params(which="both", colors=FAINT, labelsize=8.5, length=0)
@@ -78,7 +78,7 @@ def dress(axes: Axes, title: str, unit: str) -> None:
 
 
 def _mark_stages(axes: Axes, stages: list[tuple[int, StageSpan]]) -> None:
-    """Global steps, and the stages that have data: each with its name on top, every second one shaded."""
+    """Set the axis of global steps, and mark the stages by their names and alternating shades."""
     axes.set_xlabel("global step", fontsize=9, color=FAINT)
     start = stages[0][1].start
     end = max(stages[-1][1].end, start + 1)
@@ -96,7 +96,7 @@ def _mark_stages(axes: Axes, stages: list[tuple[int, StageSpan]]) -> None:
 
 
 def _line(axes: Axes, series: Series, *, label: str, colour: str, **style: Any) -> None:
-    """A smoothed line over its faint raw values, broken between stages."""
+    """Draw a smoothed line over its faint raw values, interrupted between stages."""
     smooth = series.smoothed()
     for stage in numpy.unique(series.stages):
         own = series.stages == stage
@@ -109,7 +109,7 @@ def _line(axes: Axes, series: Series, *, label: str, colour: str, **style: Any) 
 
 
 def _accuracy(axes: Axes, data: dict[str, Series]) -> None:
-    """Points joined by lines; the values at the run's start and at each stage's end are written out."""
+    """Draw points joined by lines, with labels at the run's start and at the end of each stage."""
     for (name, series), colour in zip(data.items(), PALETTE * 9, strict=False):
         axes.plot(series.steps, series.values, color=colour, linewidth=2, marker="o", markersize=3.5,
                   label=name.split("/")[1])  # fmt: skip
@@ -133,7 +133,7 @@ def _accuracy(axes: Axes, data: dict[str, Series]) -> None:
 
 
 def _rewards(axes: Axes, data: dict[str, Series]) -> None:
-    """The total in black, each part in its colour."""
+    """Draw the total in black and each part in a colour."""
     colours = iter(PALETTE * 9)
     for name, series in data.items():
         part = name.split("/")[1]
@@ -149,7 +149,7 @@ def _lengths(axes: Axes, data: dict[str, Series]) -> None:
 
 
 def _by_source(axes: Axes, data: dict[str, Series]) -> None:
-    """Points joined by lines: an evaluation is a rare event."""
+    """Draw points joined by lines, because evaluations are rare."""
     for (name, series), colour in zip(data.items(), PALETTE * 9, strict=False):
         label = name.rsplit("/", 1)[1]
         axes.plot(series.steps, series.values, color=colour, linewidth=1.9, marker="o", markersize=3, label=label)
@@ -167,7 +167,7 @@ def _router_losses(axes: Axes, data: dict[str, Series]) -> None:
 
 
 def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
-    """Logarithmic; an exact zero has no place there and is left out."""
+    """Draw points on a logarithmic axis, without exact zeros."""
     for (name, series), colour in zip(data.items(), (PALETTE[4], PALETTE[0]), strict=False):
         above = series.values > 0
         if above.any():
@@ -177,7 +177,7 @@ def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
 
 
 def _by_layer(axes: Axes, data: dict[str, Series]) -> None:
-    """A line for each layer, dark at the bottom of the model and light at its top."""
+    """Draw a line for each layer, from dark for the first to light for the last."""
     names = sorted(data, key=lambda name: int(name.rsplit("/", 1)[1]))
     for number, name in enumerate(names):
         colour = to_hex(colormaps["viridis"](0.9 * number / max(1, len(names) - 1)))
@@ -185,14 +185,14 @@ def _by_layer(axes: Axes, data: dict[str, Series]) -> None:
         _line(axes, data[name], label=f"layer {name.rsplit('/', 1)[1]}" if few else "_", colour=colour)
 
 
-def _places(names: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Layer and expert of the names `moe/load/LAYER/EXPERT`, in their order."""
-    places = {name: (int(name.split("/")[2]), int(name.split("/")[3])) for name in names}
-    return dict(sorted(places.items(), key=lambda item: item[1]))
+def _experts_of(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """The (layer, expert) of each name `moe/load/LAYER/EXPERT`, sorted."""
+    experts = {name: (int(name.split("/")[2]), int(name.split("/")[3])) for name in names}
+    return dict(sorted(experts.items(), key=lambda item: item[1]))
 
 
 def _load_map(axes: Axes, x_edges: ArrayLike, y_edges: ArrayLike, heat: numpy.ndarray) -> None:
-    """Heat-map of loads [rows, columns], multiples of an equal share: white at 1, with a colour bar; rows go down."""
+    """Draw loads [rows, columns], in multiples of an equal share, as a heat map that is white at 1."""
     axes.grid(visible=False)
     norm = TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=max(2.0, float(numpy.nanpercentile(heat, 99.5))))
     mesh = axes.pcolormesh(x_edges, y_edges, heat, cmap="RdBu_r", norm=norm, rasterized=True)
@@ -204,30 +204,30 @@ def _load_map(axes: Axes, x_edges: ArrayLike, y_edges: ArrayLike, heat: numpy.nd
 
 
 def _experts(axes: Axes, data: dict[str, Series]) -> None:
-    """Loads over steps; a row is an expert, a band a layer."""
-    places = _places(data)
-    layers = [layer for layer, _ in places.values()]
-    experts = 1 + max(expert for _, expert in places.values())
+    """Draw the load of each expert (a row) over the steps, in bands for the layers."""
+    rows = _experts_of(data)
+    layers = [layer for layer, _ in rows.values()]
+    experts = 1 + max(expert for _, expert in rows.values())
     steps = numpy.unique(numpy.concatenate([series.steps for series in data.values()]))
-    heat = numpy.full((len(places), len(steps)), numpy.nan)
-    for row, name in enumerate(places):
+    heat = numpy.full((len(rows), len(steps)), numpy.nan)
+    for row, name in enumerate(rows):
         heat[row, numpy.searchsorted(steps, data[name].steps)] = data[name].values * experts
-    _load_map(axes, numpy.append(steps - 0.5, steps[-1] + 0.5), range(len(places) + 1), heat)
+    _load_map(axes, numpy.append(steps - 0.5, steps[-1] + 0.5), range(len(rows) + 1), heat)
     starts = [row for row, layer in enumerate(layers) if row == 0 or layer != layers[row - 1]]
     for row in starts[1:]:
         axes.axhline(row, color="white", linewidth=1.5)
-    middles = [(low + high) / 2 for low, high in pairwise([*starts, len(places)])]
+    middles = [(low + high) / 2 for low, high in pairwise([*starts, len(rows)])]
     every = -(-len(starts) // 12)  # at most a dozen labels
     axes.set_yticks(middles[::every], [f"layer {layers[row]}" for row in starts[::every]])
 
 
 def _expert_map(axes: Axes, data: dict[str, Series]) -> None:
-    """Mean load over the last tenth of the logged steps: a row is a layer, a column an expert."""
-    places = _places(data)
-    layers, experts = (1 + max(numbers) for numbers in zip(*places.values(), strict=True))
+    """Draw the mean load over the last tenth of the logged steps by layer (row) and expert (column)."""
+    cells = _experts_of(data)
+    layers, experts = (1 + max(numbers) for numbers in zip(*cells.values(), strict=True))
     heat = numpy.full((layers, experts), numpy.nan)
-    for name, place in places.items():
-        heat[place] = data[name].values[-max(1, len(data[name]) // 10) :].mean() * experts
+    for name, cell in cells.items():
+        heat[cell] = data[name].values[-max(1, len(data[name]) // 10) :].mean() * experts
     _load_map(axes, range(experts + 1), range(layers + 1), heat)
     axes.set_xlabel("expert", fontsize=9, color=FAINT)
     for axis, number in ((axes.xaxis, experts), (axes.yaxis, layers)):
@@ -236,7 +236,7 @@ def _expert_map(axes: Axes, data: dict[str, Series]) -> None:
 
 
 def _seconds(axes: Axes, data: dict[str, Series]) -> None:
-    """What a step's seconds went to, stacked: means over up to BARS stretches of steps; the rest is grey."""
+    """Draw the seconds of each part of a step as stacked bars, averaged over up to BARS ranges of steps."""
     whole = data["time/step"]
     bins = min(BARS, len(whole))
     edges = numpy.linspace(whole.steps[0], whole.steps[-1] + 1, bins + 1)

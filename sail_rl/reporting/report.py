@@ -1,4 +1,4 @@
-"""report.html, one self-contained page with summary, curves and sample traces; and the summary for a terminal."""
+"""Writes report.html, a self-contained page with summary, curves and sample traces; prints the summary."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .series import RunCurves
 
 TRACES_SHOWN = 40
 SEARCHED = 4
-"""A stage's shown traces are the extremes of this many times as many: early ones are mostly wrong, late ones right."""
+"""The traces shown are the best and worst of this many times as many candidates."""
 
 
 def write_report(run_dir: Path) -> Path:
-    """Draw the curves and write `run_dir`/report.html from what is there, of an unfinished run too; returns its path.
+    """Draw the curves of a finished or unfinished run and write its report.html, whose path is returned.
 
     Raises:
-        ValueError: nothing was logged in `run_dir`.
+        ValueError: if `run_dir` has no metrics.
     """
     pictures = write_curves(run_dir)
     if not pictures:
@@ -51,7 +51,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The summary for a terminal: stage, held-out accuracy before and after, minutes."""
+    """The summary as a terminal table: stage, held-out accuracy before and after, minutes."""
     table = Table(title=summary.get("name"))
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
@@ -64,7 +64,7 @@ HEADINGS = ("stage", "held-out before", "held-out after", "minutes")
 
 
 def summary_cells(stage: dict[str, Any]) -> list[str]:
-    """Cells under HEADINGS; a dash for what isn't there."""
+    """The cells under HEADINGS, with a dash for missing values."""
 
     def show(key: str, form: str) -> str:
         return "–" if stage.get(key) is None else format(stage[key], form)
@@ -80,7 +80,7 @@ def summary_cells(stage: dict[str, Any]) -> list[str]:
 def _summary_section(summary: dict[str, Any]) -> str:
     stages = summary.get("stages")
     if not stages:
-        return "<section><h2>Stages</h2><p>The run has no summary.json: it hasn't finished.</p></section>"
+        return "<section><h2>Stages</h2><p>The run has no summary.json, because it hasn't finished.</p></section>"
     head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
     rows = ["".join(f"<td>{escape(cell)}</td>" for cell in summary_cells(stage)) for stage in stages]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
@@ -97,9 +97,9 @@ def _curves_section(pictures: dict[str, Path]) -> str:
 
 
 def choose_traces(traces: Sequence[Record], *, limit: int) -> dict[str, list[Record]]:
-    """At most `limit` traces under headings: of each stage, some of its first steps and some of its last.
+    """At most `limit` traces by heading, from the first and the last steps of each stage.
 
-    Half of them are among the best rewarded and half among the worst.
+    Half of them have high rewards, and half have low ones.
     """
     stages: dict[str, list[Record]] = {}
     for trace in traces:
@@ -119,24 +119,24 @@ def choose_traces(traces: Sequence[Record], *, limit: int) -> dict[str, list[Rec
 
 
 def trace_sections(traces: Sequence[Record], run_dir: Path, *, limit: int, prefix: str = "") -> Iterator[str]:
-    """HTML sections of chosen traces, see `choose_traces`; `prefix` goes before their headings."""
+    """HTML sections of traces that `choose_traces` selects; `prefix` starts their headings."""
     for heading, chosen in choose_traces(traces, limit=limit).items():
         cards = "".join(_trace_card(trace, run_dir) for trace in chosen)
         yield f'<section><h2>{escape(prefix + heading)}</h2><div class="cards">{cards}</div></section>'
 
 
-def doctor_section(run: RunCurves, *, heading: str = "What looks wrong") -> str:
-    """HTML section of the doctor's findings; says so if there are none."""
+def doctor_section(run: RunCurves, *, heading: str = "Probable problems") -> str:
+    """HTML section of the doctor's findings."""
     findings = "".join(
-        f"<li><b>{escape(finding.stage)}</b>: {escape(finding.what)}. <i>{escape(finding.remedy)}</i></li>"
+        f"<li><b>{escape(finding.stage)}</b>: {escape(finding.problem)}. <i>{escape(finding.remedy)}</i></li>"
         for finding in examine(run)
     )
-    body = f'<ul class="doctor">{findings}</ul>' if findings else "<p>Nothing, by the doctor's rules.</p>"
+    body = f'<ul class="doctor">{findings}</ul>' if findings else "<p>The doctor found no problems.</p>"
     return f"<section><h2>{escape(heading)}</h2>{body}</section>"
 
 
 def _trace_card(trace: Record, run_dir: Path) -> str:
-    """Image and question on the left, thought and answer on the right, rewards below."""
+    """An HTML card: image and question on the left, thought and answer on the right, rewards below."""
     images = "".join(
         f'<img class="seen" alt="" src="{embedded(run_dir / name, pixels=320)}">' for name in trace["images"]
     )
@@ -159,9 +159,9 @@ def _trace_card(trace: Record, run_dir: Path) -> str:
 
 
 def split_completion(text: str) -> tuple[str, str, str]:
-    """Thought with its tags, the rest, and the last complete `\\boxed{…}` of the rest (empty where there is none).
+    """The thought with its tags, the rest, and the last complete `\\boxed{…}` of the rest; empty if missing.
 
-    A thought needs no opening tag (templates may prefill it), and one that never closes is all there is.
+    The opening tag is optional, because a template may prefill it. An unclosed thought extends to the end.
     """
     thought, end, rest = text.partition(THINK_END)
     if not end and text.lstrip().startswith(THINK_START):
@@ -172,7 +172,7 @@ def split_completion(text: str) -> tuple[str, str, str]:
 
 
 def _file_sections(run_dir: Path) -> Iterator[str]:
-    """Recipe and versions, folded."""
+    """Collapsed HTML sections of the recipe and the versions."""
     for path in (RunDir(run_dir).recipe, RunDir(run_dir).versions):
         if path.exists():
             text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A run's metrics as series over the global step, and the stretch of steps that each stage covers."""
+"""A run's metrics as series over the global step, and the range of steps of each stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sail_rl.records.jsonl import Record, read_jsonl
 
 @dataclass(frozen=True, slots=True)
 class StageSpan:
-    """A stage covers the global steps from `start` (before its first step) to `end`."""
+    """The global steps of a stage, from `start` (before its first step) to `end`."""
 
     name: str
     start: int
@@ -23,7 +23,7 @@ class StageSpan:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric: global steps [N], increasing, values [N], finite, and the index of each value's stage [N]."""
+    """One metric: increasing global steps [N], finite values [N], and the index of each value's stage [N]."""
 
     steps: numpy.ndarray
     values: numpy.ndarray
@@ -33,7 +33,7 @@ class Series:
         return len(self.steps)
 
     def smoothed(self) -> numpy.ndarray:
-        """Centred running mean over about a twelfth of a stage, never across stages: no lag, shorter at the ends."""
+        """Centred running mean over about a twelfth of a stage, with a shorter window at the stage's ends."""
         smooth = numpy.empty_like(self.values)
         for stage in numpy.unique(self.stages):
             own = numpy.flatnonzero(self.stages == stage)
@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class RunCurves:
-    """The records of metrics.jsonl and the stages in them, in order of appearance."""
+    """The records of metrics.jsonl, and their stages in order of appearance."""
 
     records: list[Record]
     stages: list[StageSpan]
@@ -62,7 +62,7 @@ class RunCurves:
         return cls(records, list(spans.values()))
 
     def names(self, pattern: str) -> list[str]:
-        """Metric names that `pattern` (a regular expression) matches fully, in order of appearance."""
+        """The metric names that fully match the regular expression `pattern`, in order of appearance."""
         found: dict[str, None] = {}
         for record in self.records:
             for name in record:
@@ -71,21 +71,21 @@ class RunCurves:
         return list(found)
 
     def series(self, name: str) -> Series:
-        """One metric; nulls are left out, and of several values at one step of a stage the last counts."""
+        """One metric without nulls; the last of several values at a stage's step counts."""
         order = {stage.name: number for number, stage in enumerate(self.stages)}
         points = {
             (order[record["stage"]], record["global_step"]): record[name]
             for record in self.records
             if record.get(name) is not None
         }
-        places = sorted(points)
+        keys = sorted(points)
         return Series(
-            numpy.array([step for _, step in places], dtype=float),
-            numpy.array([points[place] for place in places], dtype=float),
-            numpy.array([stage for stage, _ in places], dtype=int),
+            numpy.array([step for _, step in keys], dtype=float),
+            numpy.array([points[key] for key in keys], dtype=float),
+            numpy.array([stage for stage, _ in keys], dtype=int),
         )
 
     def present(self, names: Iterable[str]) -> dict[str, Series]:
-        """The series of those names that have any value."""
+        """The non-empty series among these names."""
         found = {name: self.series(name) for name in names}
         return {name: series for name, series in found.items() if len(series)}
