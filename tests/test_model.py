@@ -144,5 +144,5 @@ def test_moe_loss_contains_the_load_balancing_loss(moe: SailVLForConditionalGene
 
 
 def test_config_refuses_another_language_model() -> None:
-    with pytest.raises(ValueError, match="'llama'; SAIL-VL2 has one of qwen3, qwen3_moe"):
+    with pytest.raises(ValueError, match="'llama'; give one of qwen3, qwen3_moe"):
         AutoConfig.for_model("sailvl", text_config={"model_type": "llama"})

@@ -244,8 +244,8 @@ def test_wrong_folders_are_refused_with_what_was_found_and_what_is_wanted(
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "has model_type 'qwen3'; wanted: aimv2_vision_model, aimv2, sailvl" in error(vision=llm)
-    assert "has model_type 'aimv2_vision_model'; wanted: qwen3, qwen3_moe" in error(llm=vision)
+    assert "has model_type 'qwen3'; give a folder with aimv2_vision_model, aimv2, sailvl" in error(vision=llm)
+    assert "has model_type 'aimv2_vision_model'; give a folder with qwen3, qwen3_moe" in error(llm=vision)
     assert "has no config.json" in error(vision=str(tmp_path / "nowhere"))
     assert "is not empty" in error(out=llm)
     config = Path(vision, "config.json")
@@ -278,7 +278,7 @@ def test_a_resolution_that_the_published_layout_doesnt_have_is_refused(
 ) -> None:
     folder = str(tiny_dir("qwen3", True, "anyres"))
     assert main(["model", "convert", folder, str(tmp_path / "out"), "--published"]) == 2
-    assert "knows tiles only" in capsys.readouterr().err
+    assert "supports tiles only" in capsys.readouterr().err
 
 
 def test_an_encoder_written_by_aimv2_s_remote_code_is_read(

@@ -1,8 +1,8 @@
-"""The model family: the only place that knows SAIL-VL2. Importing it registers the classes with transformers' autos."""
+"""The SAIL-VL2 model family. Importing this package registers its classes with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-# Not `transformers.AutoImageProcessor`: that name needs torchvision, the class itself does not.
+# `transformers.AutoImageProcessor` needs torchvision, but the class in its own module doesn't.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration import SailVLConfig

@@ -1,4 +1,4 @@
-"""Which parts of a SAIL-VL2 learn, and how: whole, through LoRA (PEFT), or not at all."""
+"""Chooses how each part of a SAIL-VL2 trains: fully, through LoRA (PEFT), or not at all."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PARTS = {
     "llm": ("model.language_model.", "lm_head."),
     "critic": ("critic.",),
 }
-"""Prefixes of the parameter names of each part; a critic isn't the recipe's to freeze."""
+"""The parameter-name prefixes of each part; a recipe can't freeze the critic."""
 
-# Attention and MLP; never norms, embeddings, the head or an MoE's router.
+# The layers of attention and MLP, without norms, embeddings, the head and an MoE's router.
 LINEAR_LAYERS = {
     "vision": r"model\.vision_tower\.encoder\.layers\.\d+\.(attention\.(q|k|v|out)_proj|ffn\.(gate|up|down)_proj)",
     "adapter": r"model\.multi_modal_projector\.linear_[12]",
     "llm": r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
 }
-WHOLE_MODULES = {"vision": "vision_tower", "adapter": "multi_modal_projector"}
-ADAPTER = "default"  # PEFT's name of the one adapter there is
+FULL_MODULES = {"vision": "vision_tower", "adapter": "multi_modal_projector"}
+ADAPTER = "default"  # PEFT's default adapter name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class LoRA:
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name in a model with or without LoRA."""
+    """The part to which a parameter of this name belongs, in a model with or without LoRA."""
     name = name.removeprefix("base_model.model.")
     return next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
 
 
 def freeze(model: nn.Module, trainable: Collection[str]) -> None:
-    """Freeze all parts but those of `trainable` and a critic."""
+    """Freeze all parts except those in `trainable` and a critic."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in {*trainable, "critic"})
 
@@ -58,15 +58,16 @@ def freeze(model: nn.Module, trainable: Collection[str]) -> None:
 def add_lora(
     model: SailVLForConditionalGeneration, lora: LoRA, *, trainable: Collection[str], seed: int = 0
 ) -> PeftModel:
-    """Freeze the model and add LoRA to `lora.targets`; other parts of `trainable` and a critic learn whole.
+    """Freeze the model and add LoRA to `lora.targets`; other parts in `trainable` and a critic train fully.
 
-    Until the first step the model computes what it did before (B is 0). The global random state is left as it was.
+    Until the first step, B is 0 and the model's outputs are unchanged. The global random state is preserved.
 
     Args:
-        model: changed in place; what is returned wraps it.
-        lora: the adapters. An MoE's experts get one of rank r each, in one tensor (PEFT's `target_parameters`).
-        trainable: parts; at least the targets, and the language model only as one of them.
-        seed: of A.
+        model: the model, which is modified in place; the result wraps it.
+        lora: the adapters. Each expert of an MoE gets an adapter of rank r, in a shared tensor (PEFT's
+            `target_parameters`).
+        trainable: the parts to train. They include the targets; the language model may only be a target.
+        seed: the seed of A's initialisation.
     """
     config = LoraConfig(
         r=lora.r,
@@ -74,13 +75,13 @@ def add_lora(
         lora_dropout=lora.dropout,
         target_modules="|".join(LINEAR_LAYERS[part] for part in lora.targets),
         target_parameters=_expert_parameters(model) if "llm" in lora.targets else None,
-        modules_to_save=[WHOLE_MODULES[part] for part in trainable if part not in lora.targets] or None,
+        modules_to_save=[FULL_MODULES[part] for part in trainable if part not in lora.targets] or None,
     )
-    # Out of PEFT's sight, which would adapt the critic's layers too: it matches names by their ends.
+    # PEFT matches the ends of names, so it would adapt the critic's layers, too.
     critic = model._modules.pop("critic", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # In the model's dtype: DeepSpeed keeps float32 copies of what it trains, and ZeRO-3 allows one dtype only.
+        # Adapters keep the model's dtype: DeepSpeed has float32 copies, and ZeRO-3 allows a single dtype.
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
     if critic is not None:
         model.critic = critic
@@ -88,10 +89,10 @@ def add_lora(
 
 
 def describe_trainable(model: nn.Module) -> str:
-    """One line: how many parameters train, by part."""
+    """A line for the log: the number of trained parameters by part."""
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
-        if ".original_module." in name:  # PEFT's untouched copy of a module that learns whole
+        if ".original_module." in name:  # PEFT's unchanged copy of a module that trains fully
             continue
         count = counts.setdefault(part_of(name), [0, 0])
         size = getattr(parameter, "ds_numel", parameter.numel())  # partitioned under ZeRO-3
@@ -104,7 +105,7 @@ def describe_trainable(model: nn.Module) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlainWeight:
-    """A weight of the model as it is without LoRA: `value()` reads `parameters`, which must be whole by then."""
+    """A weight as in a model without LoRA; `value()` computes it from `parameters`, which must be gathered by then."""
 
     name: str
     parameters: list[nn.Parameter]
@@ -112,14 +113,14 @@ class PlainWeight:
 
     @property
     def bytes(self) -> int:
-        """Memory of the whole parameters."""
+        """Memory of the gathered parameters."""
         return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in self.parameters)
 
 
 def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:
-    """All weights, named as in a model without LoRA, adapters merged in without changing the model.
+    """All weights as in a model without LoRA: with merged adapters, which leaves the model itself unchanged.
 
-    A tied language-model head is not listed twice.
+    A tied language-model head isn't listed.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = {}
@@ -140,7 +141,7 @@ def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:
 
 @torch.no_grad()
 def _merged(parameter: nn.Parameter, layer: Any) -> torch.Tensor:
-    """W + scaling * B A as a new tensor, rounded once to the dtype of W (of the adapter, where W is quantised)."""
+    """W + scaling * B A as a new tensor, rounded once to the dtype of W, or of the adapter if W is quantised."""
     delta = layer.get_delta_weight(ADAPTER)
     quantised = not parameter.is_floating_point()
     whole = dequantize_module_weight(layer.get_base_layer()) if quantised else parameter
@@ -152,6 +153,6 @@ def _plain_name(name: str) -> str:
 
 
 def _expert_parameters(model: SailVLForConditionalGeneration) -> list[str] | None:
-    """Names of an MoE's fused experts, which are 3-D parameters and not linear layers; None for a dense model."""
+    """The names of an MoE's fused experts, which are 3-D parameters instead of linear layers; None if dense."""
     names = [name for name, _ in model.named_parameters() if name.startswith("model.") and ".mlp.experts." in name]
     return names or None

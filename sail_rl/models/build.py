@@ -1,4 +1,4 @@
-"""A base model from its parts: a vision encoder, a language model, and between them a fresh adapter."""
+"""Builds a base model from a vision encoder, a language model and a freshly initialised adapter."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ NOT_VISION = (
     *("head.", "text_model.", "text_projection.", "visual_projection.", "logit_scale"),  # of AIMv2
     *("model.language_model.", "language_model.", "lm_head.", "critic."),  # of SAIL-VL2
 )
-"""Tensors beside a vision encoder in the folders it may come from."""
+"""Prefixes of other tensors in checkpoints that contain a vision encoder."""
 VISION_MODELS = ("aimv2_vision_model", "aimv2", "sailvl")
 
 
 def build_model(*, vision_dir: Path, llm_dir: Path, output_dir: Path, seed: int) -> SailVLForConditionalGeneration:
     """Join a vision encoder and a language model, write the base model with its processor, and return it.
 
-    The adapter is freshly initialised; so are the rows of tokens that the language model has no room for. Everything
-    else is the parts' own, in the language model's dtype: text tokens keep their ids.
+    The adapter is freshly initialised, as are embeddings of tokens that exceed the language model's vocabulary. All
+    other weights come from the parts, in the language model's dtype. Text tokens keep their ids.
 
     Args:
-        vision_dir: an AIMv2 vision model, in transformers' layout or its remote code's; a whole AIMv2 (its vision part
-            is taken); or a SAIL-VL2 in either layout.
+        vision_dir: an AIMv2 vision model in the layout of transformers or of its remote code, a complete AIMv2 (of
+            which the vision part is used), or a SAIL-VL2 in either layout.
         llm_dir: a Qwen3 or Qwen3-MoE with its tokenizer.
         output_dir: a new or empty folder.
-        seed: of what is freshly initialised; the global random state is left as it was.
+        seed: the seed of the initialisation; the global random state is preserved.
 
     Raises:
-        ValueError: a folder holds something else, naming what was found and what is wanted.
+        ValueError: if a folder holds another kind of model; names the found kind and the expected ones.
     """
     refuse_to_overwrite(output_dir)
     check_kind(vision_dir, VISION_MODELS, "the vision encoder")
@@ -76,24 +76,24 @@ def build_model(*, vision_dir: Path, llm_dir: Path, output_dir: Path, seed: int)
 
 
 def check_kind(folder: Path, wanted: tuple[str, ...], what: str) -> str:
-    """The `model_type` of a folder's config.json, one of `wanted`."""
+    """The `model_type` in a folder's config.json; raises ValueError unless it is one of `wanted`."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder}, given as {what}, has no config.json")
+        raise ValueError(f"{folder}, given as {what}, has no config.json; give a model's folder")
     found = json.loads(path.read_text()).get("model_type")
     if found not in wanted:
-        raise ValueError(f"{folder}, given as {what}, has model_type {found!r}; wanted: {', '.join(wanted)}")
+        raise ValueError(f"{folder}, given as {what}, has model_type {found!r}; give a folder with {', '.join(wanted)}")
     return found
 
 
 def load_tokenizer(llm_dir: Path) -> Any:
-    """The language model's tokenizer with the image tokens, thinking tags if it lacks them, and ChatML's end as EOS."""
+    """The language model's tokenizer, with image tokens, thinking tags and ChatML's end of turn as EOS."""
     tokenizer = AutoTokenizer.from_pretrained(llm_dir)
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in (TURN_START, EOS) if token not in vocabulary]
     if missing:
         raise ValueError(
-            f"{llm_dir}: its tokenizer lacks {', '.join(missing)}; a Qwen3 tokenizer with ChatML is wanted"
+            f"{llm_dir}: its tokenizer lacks {', '.join(missing)}; give a Qwen3 model, whose tokenizer has ChatML"
         )
     image_tokens = [IMAGE_START, IMAGE_TOKEN, IMAGE_END]
     tokenizer.add_special_tokens({"extra_special_tokens": image_tokens}, replace_extra_special_tokens=False)
@@ -107,7 +107,7 @@ def load_tokenizer(llm_dir: Path) -> Any:
 
 
 def load_language_model(llm_dir: Path, tokenizer: Any) -> Any:
-    """The language model, with more embeddings only where the tokenizer's ids don't fit its (padded) vocabulary."""
+    """The language model, with more embeddings if the tokenizer's ids exceed its padded vocabulary."""
     llm, found = AutoModelForCausalLM.from_pretrained(llm_dir, output_loading_info=True, ignore_mismatched_sizes=True)
     check_loaded(llm_dir, found)
     if len(tokenizer) > llm.config.vocab_size:
@@ -116,19 +116,19 @@ def load_language_model(llm_dir: Path, tokenizer: Any) -> Any:
     for config in (llm.config, llm.generation_config):
         known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         others = [token for token in known if token not in (None, end)]
-        # Generation stops at each of these; the model's configuration names the one that ends a turn.
+        # Generation stops at any of these tokens; the model's configuration names the end-of-turn token.
         config.eos_token_id = [end, *others] if others and isinstance(config, GenerationConfig) else end
         config.pad_token_id = pad
     return llm
 
 
 def load_vision(vision_dir: Path, *, dtype: torch.dtype) -> tuple[SailViT, dict[str, Any]]:
-    """The vision encoder, and which of its layers feeds the adapter (a SAIL-VL2's own choice, else the last)."""
+    """The vision encoder, and `SailVLConfig` options of the SAIL-VL2 that it comes from."""
     config = AutoConfig.from_pretrained(vision_dir)
     if any(name.startswith("trunk.") for name in tensor_names(vision_dir)):
         return load_remote_code_vision(vision_dir, dtype=dtype), {}
     if isinstance(config, SailVLConfig):
-        config.text_config.num_hidden_layers = 0  # nothing of it is wanted, and so little of it is loaded
+        config.text_config.num_hidden_layers = 0  # its layers aren't needed, so that they aren't loaded
         model, found = SailVLModel.from_pretrained(
             vision_dir, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -152,7 +152,7 @@ def load_vision(vision_dir: Path, *, dtype: torch.dtype) -> tuple[SailViT, dict[
 
 
 def load_remote_code_vision(vision_dir: Path, *, dtype: torch.dtype) -> SailViT:
-    """The encoder in a folder of AIMv2's remote code, whose names are the published SAIL-VL2's less `vision_model.`."""
+    """The encoder in a folder of AIMv2's remote code, whose names lack the published SAIL-VL2's `vision_model.`."""
     fields = json.loads((vision_dir / "config.json").read_text())
     known = {field: fields[field] for field in Aimv2VisionConfig().to_dict().keys() & fields.keys() - {"model_type"}}
     tensors = ((f"vision_model.{name}", tensor) for name, tensor in read_tensors(vision_dir))
@@ -170,7 +170,7 @@ def load_remote_code_vision(vision_dir: Path, *, dtype: torch.dtype) -> SailViT:
 
 
 def join(vision: tuple[SailViT, dict[str, Any]], llm: Any, tokenizer: Any) -> SailVLForConditionalGeneration:
-    """The whole model around loaded parts; only the adapter is made here, from the global random state."""
+    """Join the loaded parts; the adapter is initialised here, from the global random state."""
     tower, options = vision
     config = SailVLConfig(
         vision_config=tower.config,
@@ -179,7 +179,7 @@ def join(vision: tuple[SailViT, dict[str, Any]], llm: Any, tokenizer: Any) -> Sa
         dtype=llm.dtype,
         **options,
     )
-    assert config.tokens_per_tile  # raises if the encoder's grid has no 2x2 squares
+    assert config.tokens_per_tile  # raises if the grid of patches can't be divided into 2x2 squares
     with torch.device("meta"):
         model = SailVLForConditionalGeneration(config)
     model.model.vision_tower, model.model.language_model = tower, llm.model
@@ -193,7 +193,7 @@ def join(vision: tuple[SailViT, dict[str, Any]], llm: Any, tokenizer: Any) -> Sa
 
 
 def convert_model(source: Path, output_dir: Path, *, published: bool) -> SailVLForConditionalGeneration:
-    """Write a SAIL-VL2 of either layout in this library's, or in the published one; returns the model."""
+    """Convert a SAIL-VL2 of either layout to this library's layout or to the published one; returns the model."""
     refuse_to_overwrite(output_dir)
     check_kind(source, ("sailvl",), "the model")
     processor = SailVLProcessor.from_pretrained(source)

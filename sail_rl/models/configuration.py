@@ -1,4 +1,4 @@
-"""SailVLConfig: SAIL-ViT (AIMv2) vision encoder, pixel-shuffle adapter, Qwen3 or Qwen3-MoE language model."""
+"""The configuration of SAIL-VL2: SAIL-ViT (AIMv2), pixel-shuffle adapter, and Qwen3 or Qwen3-MoE."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class SailVLConfig(PreTrainedConfig):
     Args:
         vision_config: an `Aimv2VisionConfig` or its dict (SAIL-ViT has AIMv2's architecture).
         text_config: a `Qwen3Config`, a `Qwen3MoeConfig` or a dict with `model_type` "qwen3" or "qwen3_moe".
-        image_token_id: the id of the token that stands for one visual token.
+        image_token_id: the id of the placeholder of one visual token.
         downsample_ratio: side ratio of the pixel shuffle; 0.5 turns 2x2 patches into one visual token.
         ps_version: order of the visual tokens after the pixel shuffle: "v2" row by row, "v1" column by column.
-        select_layer: which hidden state of the vision encoder feeds the adapter: -1 is the last one, after the final
-            norm; -2 is the input of the last block, and so on, without that norm.
+        select_layer: the hidden state of the vision encoder that feeds the adapter: -1 is the last one, after the final
+            norm, -2 is the input of the last block without that norm, and so on.
         critic: None; "head" or "model" for a policy that PPO trains (see `critic.Critic`).
         projector_hidden_act: activation between the adapter's two linear layers.
-        published: fields of the published config.json this came from that say nothing about the model itself (tiles,
-            template, remote code); needed to make a processor of it and to write it back. None otherwise.
+        published: further fields of the published config.json that the model was loaded from (tiles, template, remote
+            code), which the processor and saving need; else None.
     """
 
     model_type = "sailvl"
@@ -61,19 +61,19 @@ class SailVLConfig(PreTrainedConfig):
         self.critic = critic
         self.projector_hidden_act = projector_hidden_act
         self.published = published
-        # One home for tying: the language model's own setting.
+        # The language model's setting is the only one for tied embeddings.
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         super().__init__(**kwargs)
 
     @classmethod
     def from_pretrained(cls, model_dir: Any, **kwargs: Any) -> Any:
-        """Read the config.json of a folder, ours or a published one, whose image token's id its tokenizer says."""
+        """Read a folder's config.json in either layout; the tokenizer names a published one's image token."""
         kwargs.setdefault("name_or_path", str(model_dir))
         return super().from_pretrained(model_dir, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """The configuration of a config.json's fields, ours or published ones."""
+        """The configuration from the fields of a config.json in either layout."""
         if is_published(config_dict):
             image_token_id = config_dict.get("image_token_id") or _image_token_id(config_dict, kwargs)
             config_dict = from_published(config_dict, image_token_id)
@@ -81,12 +81,12 @@ class SailVLConfig(PreTrainedConfig):
 
     @property
     def shuffle(self) -> int:
-        """Side of the square of patches that becomes one visual token (2 for `downsample_ratio` 0.5)."""
+        """The side, in patches, of the square that becomes one visual token; 2 for `downsample_ratio` 0.5."""
         return round(1 / self.downsample_ratio)
 
     @property
     def tokens_per_tile(self) -> int:
-        """Visual tokens of one `image_size` x `image_size` tile (256 for 448 pixels, patch 14 and 2x2 shuffle)."""
+        """The visual tokens of one square tile; 256 for 448 pixels, patches of 14 and a 2x2 shuffle."""
         side = self.vision_config.image_size // self.vision_config.patch_size
         if side % self.shuffle:
             raise ValueError(
@@ -103,13 +103,15 @@ class SailVLConfig(PreTrainedConfig):
 
 
 def _image_token_id(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> int:
-    """The image token's id in the tokenizer beside a published config.json."""
+    """The image token's id, from the tokenizer in the folder of a published config.json."""
     folder = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or ""
     try:
-        # A config of its own keeps it from reading config.json again, and so from coming back here.
+        # With this `config`, the tokenizer doesn't read config.json, which would recurse into this function.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=PreTrainedConfig())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no tokenizer to find {IMAGE_TOKEN} in; copy the checkpoint's here") from error
+        raise ValueError(
+            f"{folder}: no tokenizer, which has the id of {IMAGE_TOKEN}; copy the checkpoint's into it"
+        ) from error
     vocabulary = tokenizer.get_vocab()
     if IMAGE_TOKEN not in vocabulary:
         raise ValueError(f"{folder}: its tokenizer has no {IMAGE_TOKEN}, so it isn't SAIL-VL2's")
@@ -117,7 +119,7 @@ def _image_token_id(config_dict: dict[str, Any], kwargs: dict[str, Any]) -> int:
 
 
 def _language_model(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
-    """The language model's configuration from what `SailVLConfig` was given."""
+    """The language model's configuration from the argument of `SailVLConfig`."""
     if not isinstance(config, PreTrainedConfig):
         values = dict(config or {})
         model_type = values.pop("model_type", "qwen3")
@@ -127,4 +129,4 @@ def _language_model(config: dict[str, Any] | PreTrainedConfig | None) -> PreTrai
         model_type = config.model_type
         if model_type in LANGUAGE_MODELS:
             return config
-    raise ValueError(f"text_config.model_type is {model_type!r}; SAIL-VL2 has one of {', '.join(LANGUAGE_MODELS)}")
+    raise ValueError(f"text_config.model_type is {model_type!r}; give one of {', '.join(LANGUAGE_MODELS)}")

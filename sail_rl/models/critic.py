@@ -1,4 +1,4 @@
-"""PPO's critic, which lives inside the policy's module: one DeepSpeed engine, optimiser and checkpoint hold both."""
+"""PPO's critic, a part of the policy's module, so that both share one DeepSpeed engine, optimiser and checkpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Critic(nn.Module):
     """Estimates the return at each position.
 
     Args:
-        hidden_size: H, of the hidden states.
-        trunk: a model of the critic's own; None: the policy's hidden states are used, and the layers are shared.
+        hidden_size: the size H of the hidden states.
+        trunk: the critic's own model; with None, the critic shares the policy's hidden states.
     """
 
     def __init__(self, hidden_size: int, trunk: nn.Module | None) -> None:
@@ -22,7 +22,7 @@ class Critic(nn.Module):
         self.value_head = nn.Linear(hidden_size, 1, bias=False)
 
     def forward(self, labelled: torch.Tensor, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Values [N] at the labelled positions ([T], bool) from the policy's hidden states [1, T, H] or its inputs."""
+        """Values [N] at the `labelled` positions [T] (bool), from the policy's hidden states [1, T, H] or inputs."""
         if self.model is not None:
             hidden = self.model(**inputs).last_hidden_state
         return self.value_head(hidden[0, labelled]).squeeze(-1).float()

@@ -1,4 +1,4 @@
-"""Tensors of a saved model, read one at a time straight from its safetensors files."""
+"""Reads tensors of a saved model one at a time from its safetensors files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from safetensors import safe_open
 
 
 def tensor_names(folder: Path) -> set[str]:
-    """Names of all tensors in a folder's safetensors files (none: it has no such files)."""
+    """The names of all tensors in a folder's safetensors files; empty if it has none."""
     return {name for path in sorted(folder.glob("*.safetensors")) for name in _names(path)}
 
 
 def read_tensors(folder: Path, names: set[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors (None: all) of a folder's safetensors files."""
+    """The named tensors, by default all, of a folder's safetensors files."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping

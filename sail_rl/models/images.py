@@ -1,4 +1,4 @@
-"""The image processor: resize, normalise, cut into tiles and patches; fixed tiles, padded tiles or AnyRes."""
+"""The image processor: resizes, normalises and cuts images into tiles and patches; supports AnyRes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Resolution = Literal["tiles", "padded", "anyres"]
 
 
 class SailVLImageProcessorKwargs(GotOcr2ImageProcessorKwargs, total=False):  # type: ignore[call-arg]
-    """Options of `SailVLImageProcessor`, see there."""
+    """The options of `SailVLImageProcessor`."""
 
     resolution: Resolution
     use_thumbnail: bool
@@ -29,19 +29,19 @@ class SailVLImageProcessorKwargs(GotOcr2ImageProcessorKwargs, total=False):  # t
 
 
 class SailVLImageProcessor(GotOcr2ImageProcessorPil):
-    """Images as flattened patches, without torchvision: bicubic, ImageNet statistics.
+    """Converts images to flattened patches without torchvision, by bicubic resizing and ImageNet statistics.
 
     Args:
-        resolution: "tiles" stretches an image to a grid of tiles, "padded" keeps its aspect ratio and pads it to a
-            square of tiles, leaving out empty ones, "anyres" keeps its own size (see `resolution`).
-        size: `height` and `width` of a tile in pixels.
-        crop_to_patches: whether an image may have more than one tile (transformers' name; not for "anyres").
-        min_patches, max_patches: limits for the tiles of an image, thumbnail not counted (transformers' names: a
-            "patch" here is a tile).
-        use_thumbnail: whether the whole image in one tile follows when there are several.
-        max_pixels: with "anyres", shrink images above this; 1792 x 1792 = 16,384 patches in the report.
-        patch_size: pixels of the encoder's patches, a side.
-        merge_size: patches a side that make one visual token (`SailVLConfig.shuffle`).
+        resolution: "tiles" stretches an image to a grid of tiles. "padded" keeps its aspect ratio, pads it to a square
+            of tiles and omits empty tiles. "anyres" keeps its own size (see `resolution`).
+        size: the `height` and `width` of a tile in pixels.
+        crop_to_patches: whether an image may have several tiles (transformers' name; not used by "anyres").
+        min_patches, max_patches: limits on the number of tiles of an image without its thumbnail (transformers' names,
+            in which a "patch" is a tile).
+        use_thumbnail: whether a thumbnail, one tile with the entire image, follows several tiles.
+        max_pixels: the size above which "anyres" shrinks images; the report has 1792 x 1792 = 16,384 patches.
+        patch_size: the side of the encoder's patches in pixels.
+        merge_size: the side, in patches, of the square that becomes one visual token (`SailVLConfig.shuffle`).
     """
 
     valid_kwargs = SailVLImageProcessorKwargs
@@ -67,7 +67,7 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
             raise ValueError(f"size is {dict(self.size)}; give multiples of patch_size x merge_size = {factor}")
 
     def layout(self, height: int, width: int, **options: Any) -> Layout:
-        """How an image of this size is cut; `options` override the processor's own."""
+        """The tiles of an image of this size; `options` override those of the processor."""
         option = {name: options.get(name, getattr(self, name)) for name in _LAYOUT_OPTIONS}
         tile = (option["size"]["height"], option["size"]["width"])
         if option["resolution"] == "anyres":
@@ -80,12 +80,12 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
         )
 
     def frame_size(self, height: int, width: int) -> Size:
-        """Size to give a video frame so that it takes no more than one tile (with `min_patches` 1)."""
+        """The size (height, width) that resizes a video frame to at most one tile."""
         area = self.size["height"] * self.size["width"]
         return self.layout(height, width, min_patches=1, max_patches=1, max_pixels=min(area, self.max_pixels)).content
 
     def largest_size(self) -> Size:
-        """A size (height, width) of image that has as many patches as these options allow."""
+        """An image size (height, width) with the largest number of patches that the options allow."""
         height, width = self.size["height"], self.size["width"]
         if self.resolution == "anyres":
             factor = self.patch_size * self.merge_size
@@ -96,7 +96,7 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
         return height, width * tiles
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
-        """Patches (before the pixel shuffle) of an image of this size: arithmetic alone."""
+        """The number of patches, before the pixel shuffle, of an image of this size."""
         options = images_kwargs or {}
         layout = self.layout(height, width, **options)
         return layout.tiles * layout.tile[0] * layout.tile[1] // options.get("patch_size", self.patch_size) ** 2
@@ -138,7 +138,7 @@ _LAYOUT_OPTIONS = (
 
 
 def cut(image: np.ndarray, tile: Size) -> list[np.ndarray]:
-    """Tiles [3, *tile] of a normalised image [3, H, W], row by row, padded at right and bottom with the mean colour."""
+    """The tiles [3, *tile] of a normalised image [3, H, W], row by row, padded right and below with the mean colour."""
     rows, columns = -(-image.shape[1] // tile[0]), -(-image.shape[2] // tile[1])
     margin = (rows * tile[0] - image.shape[1], columns * tile[1] - image.shape[2])
     image = np.pad(image, ((0, 0), (0, margin[0]), (0, margin[1])))  # 0 is the mean colour
@@ -146,7 +146,7 @@ def cut(image: np.ndarray, tile: Size) -> list[np.ndarray]:
 
 
 def flatten_patches(tile: np.ndarray, patch_size: int) -> np.ndarray:
-    """Patches [rows x columns, 3 x patch²] of a tile [3, H, W], each in the order of a convolution's weight."""
+    """The patches [rows x columns, 3 x patch²] of a tile [3, H, W], in the element order of a convolution's weight."""
     channels, height, width = tile.shape
     squares = tile.reshape(channels, height // patch_size, patch_size, width // patch_size, patch_size)
     return squares.transpose(1, 3, 0, 2, 4).reshape(-1, channels * patch_size**2)

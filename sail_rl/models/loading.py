@@ -1,4 +1,4 @@
-"""Loading a saved model, complete or not at all."""
+"""Loads saved models, and refuses incomplete ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def load_model(
     critic: str | None = None,
     quantization_config: Any = None,
 ) -> SailVLForConditionalGeneration:
-    """Load a saved model with the packed attention in its language model and SDPA in its vision tower.
+    """Load a saved model, with packed attention in its language model and SDPA in its vision tower.
 
     Args:
-        model_dir: folder of a saved model, in this library's layout or the published one; a critic in it is used if
-            `critic` asks for one, and otherwise left out.
-        dtype: of the weights; "auto": the files' own.
-        critic: "head" or "model" adds a critic (see `critic.Critic`); one that isn't in the folder is random.
-        quantization_config: transformers' (GPU only).
+        model_dir: the folder of a saved model in this library's layout or the published one. A critic in it is loaded
+            only if `critic` requests one.
+        dtype: the dtype of the weights; "auto" keeps that of the files.
+        critic: "head" or "model" adds a critic (see `critic.Critic`), randomly initialised if the folder has none.
+        quantization_config: transformers' quantisation settings (GPU only).
 
     Raises:
-        ValueError: what the folder holds isn't the model that its config.json describes.
+        ValueError: if the folder's tensors don't match its config.json.
     """
     config = SailVLConfig.from_pretrained(model_dir)
     config.critic = critic
@@ -41,7 +41,7 @@ def load_model(
         quantization_config=quantization_config,
         attn_implementation={"text_config": PACKED_ATTENTION, "vision_config": "sdpa"},
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # to say below which
+        ignore_mismatched_sizes=True,  # check_loaded reports them
     )
     check_loaded(model_dir, found, config.vision_config)
     if config.tie_word_embeddings:
@@ -50,15 +50,15 @@ def load_model(
 
 
 def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any = None) -> None:
-    """Refuse a model of which transformers would have left parts random, or files with more than the model has.
+    """Refuse files with missing tensors, which transformers initialises randomly, or with unknown ones.
 
     Args:
         model_dir: the folder, for the message.
         found: transformers' loading information.
-        vision: the vision encoder's configuration, if it has one.
+        vision: the vision encoder's configuration, if the model has one.
 
     Raises:
-        ValueError: naming tensors that are missing, unknown or of another shape than config.json says.
+        ValueError: names tensors that are missing or unknown, or whose shapes differ from config.json.
     """
     for name, shape, wanted in found["mismatched_keys"]:
         if name.endswith("position_embedding.weight"):
@@ -78,10 +78,10 @@ def check_loaded(model_dir: Path, found: dict[str, Any], vision: Any = None) -> 
 
 
 def check_tied_head(model_dir: Path) -> None:
-    """Refuse files with a head of its own for a model whose head is its embeddings: it would be lost.
+    """Refuse files of a model with tied embeddings that also hold a different head, which loading would discard.
 
     Raises:
-        ValueError: the two differ.
+        ValueError: if head and embeddings differ.
     """
     policy = {name for name in tensor_names(model_dir) if not name.startswith("critic.")}
     names = {name for name in policy if name.endswith(("lm_head.weight", "embed_tokens.weight"))}

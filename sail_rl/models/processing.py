@@ -1,4 +1,4 @@
-"""The processor: images as patches, placeholders expanded into their visual tokens, the ChatML template."""
+"""The processor: turns images into patches, expands their placeholders, and holds the ChatML template."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ TURN_START, EOS = "<|im_start|>", "<|im_end|>"
 PAD = "<|endoftext|>"
 THINKING_TOKENS = ["<think>", "</think>"]
 
-# ChatML as in the published models: `<|im_end|>` directly followed by the next `<|im_start|>`, an image placeholder
-# followed by a newline.
+# ChatML as in the published models: no newline between `<|im_end|>` and the next `<|im_start|>`, but one after each
+# image placeholder.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -33,13 +33,13 @@ CHAT_TEMPLATE = (
 
 
 class SailVLProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
-    """Defaults of the processor's keyword arguments."""
+    """The defaults of the processor's keyword arguments."""
 
     _defaults = {"text_kwargs": {"padding": False, "padding_side": "left"}}  # noqa: RUF012
 
 
 class SailVLProcessor(ProcessorMixin):
-    """Text with one `<IMG_CONTEXT>` an image, and the images → the model's inputs (`model_input_names`).
+    """Converts images, and text with one `<IMG_CONTEXT>` per image, to the model's inputs.
 
     Args:
         image_processor: a `SailVLImageProcessor`.
@@ -64,13 +64,13 @@ class SailVLProcessor(ProcessorMixin):
 
     @classmethod
     def get_processor_dict(cls, model_dir: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What processor_config.json says; nothing without one: a published folder's own template isn't ours."""
+        """The fields of processor_config.json; empty without it, because we don't use a published folder's template."""
         values, rest = super().get_processor_dict(model_dir, **kwargs)
         return (values if "image_processor" in values else {}), rest
 
     @classmethod
     def _get_arguments_from_pretrained(cls, model_dir: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
-        """Image processor and tokenizer; a published folder has no processor files, its config.json says all."""
+        """Image processor and tokenizer; for a published folder, which has no processor files, from its config.json."""
         if not processor_dict and (config := SailVLConfig.from_pretrained(model_dir)).published:
             tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", model_dir, **kwargs)
             return [SailVLImageProcessor(**image_options(config)), tokenizer]
@@ -78,11 +78,11 @@ class SailVLProcessor(ProcessorMixin):
 
     @property
     def image_token_ids(self) -> list[int]:
-        """All tokens that only images bring: start, context, end. None of them may be sampled."""
+        """The image tokens (start, context, end), which must never be sampled."""
         return [self.image_token_id, self.image_start_id, self.image_end_id]
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Tokenize text and process images; as many placeholders as images, else ValueError before any forward."""
+        """Tokenize text and process images; raises ValueError unless there are as many placeholders as images."""
         if text is None:
             raise ValueError("text is None: give the prompt text, with one <IMG_CONTEXT> for each image")
         texts = [text] if isinstance(text, str) else list(text)
@@ -96,19 +96,19 @@ class SailVLProcessor(ProcessorMixin):
         return super().__call__(images=images if count else None, text=texts, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """The expansion of one placeholder: `<img>`, a context token for each visual token, `</img>`."""
+        """The expansion of one placeholder: `<img>`, one context token per visual token, and `</img>`."""
         tiles, rows, columns = image_inputs["image_grid_thw"][image_idx]
         tokens = int(tiles * rows * columns) // self.image_processor.merge_size**2
         return IMAGE_START + IMAGE_TOKEN * tokens + IMAGE_END
 
     def image_tokens(self, height: int, width: int) -> int:
-        """Tokens that an image of this size takes in a prompt, `<img>` and `</img>` included; no pixel is touched."""
+        """The number of tokens of an image of this size in a prompt, including `<img>` and `</img>`."""
         return 2 + self.image_processor.get_number_of_image_patches(height, width) // self.image_processor.merge_size**2
 
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Tokens (with start and end) and patches for images of these (height, width); vLLM plans memory with it."""
+        """The tokens (with start and end) and patches of images of these sizes, with which vLLM plans its memory."""
         if image_sizes is None:
             return MultiModalData()
         patches = [self.image_processor.get_number_of_image_patches(*size, kwargs) for size in image_sizes]
@@ -121,12 +121,12 @@ class SailVLProcessor(ProcessorMixin):
 
 
 def image_tokens_in(text: str) -> list[str]:
-    """The image tokens that are written out in a text: as words of a user they would be taken for images."""
+    """The image tokens that a text contains as words, which the model would read as images."""
     return [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END) if token in text]
 
 
 def _count_images(images: Any) -> int:
-    """Number of images in None, one image, a list, or a list of lists of images."""
+    """The number of images in None, an image, a list of images, or a list of such lists."""
     if images is None:
         return 0
     if isinstance(images, (list, tuple)):

@@ -1,8 +1,7 @@
-"""The published checkpoints' config.json in our terms, and back (their tensors: `tensor_names`).
+"""Converts the config.json of published checkpoints to ours and back; `tensor_names` does so for their tensors.
 
-The releases (report arXiv 2509.14033) come with remote code for transformers <= 4.51; here no remote code runs. Nothing
-that their class would fill in is guessed: a field that changes the mathematics and is absent is an error, except the
-class defaults that are known.
+The releases (report arXiv 2509.14033) come with remote code for transformers <= 4.51, which we never run. A missing
+field that changes the mathematics is an error, unless the default of the remote class is known.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "min_dynamic_patch": 1,
     "max_dynamic_patch": 6,
 }
-"""Class defaults of the remote configuration."""
+"""The known defaults of the remote configuration class."""
 
 IMAGE_FIELDS = ("dynamic_image_size", "min_dynamic_patch", "max_dynamic_patch", "use_thumbnail")
 VISION_FIELDS = (
@@ -41,7 +40,7 @@ LANGUAGE_FIELDS = (
     "tie_word_embeddings",
 )
 MOE_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
-# What SAIL-ViT is (report, section 2.1); another value would be another encoder.
+# The constants of SAIL-ViT (report, section 2.1); other values mean another encoder.
 VISION_CONSTANTS = {
     "qkv_bias": False,
     "use_bias": False,
@@ -54,17 +53,17 @@ VISION_CONSTANTS = {
 
 
 def is_published(config: dict[str, Any]) -> bool:
-    """Whether a config.json is in the published layout: there the language model is `llm_config`."""
+    """Whether a config.json is in the published layout, which has `llm_config`."""
     return "llm_config" in config
 
 
 def from_published(config: dict[str, Any], image_token_id: int) -> dict[str, Any]:
     """`SailVLConfig`'s arguments from a published config.json.
 
-    Everything of the file that has no home in `SailVLConfig` is kept in `published`, so that it can be written back.
+    Fields without a counterpart in `SailVLConfig` are kept in `published`, so that they can be written back.
 
     Raises:
-        ValueError: naming a field that is missing or whose value means another model than SAIL-VL2.
+        ValueError: names a field that is missing, or whose value belongs to another model.
     """
     vision, language = _section(config, "vision_config"), _section(config, "llm_config")
     fields = DEFAULTS | {name: value for name, value in config.items() if value is not None}
@@ -90,10 +89,10 @@ def from_published(config: dict[str, Any], image_token_id: int) -> dict[str, Any
 
 
 def to_published(config: Any) -> dict[str, Any]:
-    """A published config.json of a `SailVLConfig`; tile limits are those it was read with, or `published`'s."""
+    """The published config.json of a `SailVLConfig`, with tile limits from its `published` fields."""
     vision, language = config.vision_config, config.text_config.to_dict()
     rope = dict(language.get("rope_parameters") or {})
-    language["rope_theta"] = rope.pop("rope_theta", None)  # as remote code for transformers 4 reads it
+    language["rope_theta"] = rope.pop("rope_theta", None)  # where the remote code for transformers 4 reads it
     scaled = rope.get("rope_type", "default") != "default"
     language["rope_scaling"] = rope if scaled else None
     language["architectures"] = ["Qwen3MoeForCausalLM" if config.is_moe else "Qwen3ForCausalLM"]
@@ -117,10 +116,10 @@ def to_published(config: Any) -> dict[str, Any]:
 
 
 def image_options(config: Any) -> dict[str, Any]:
-    """Arguments of `SailVLImageProcessor` that a published configuration stands for.
+    """The arguments of `SailVLImageProcessor` from a published configuration.
 
     Raises:
-        ValueError: a field is missing, or asks for pictures padded to a square.
+        ValueError: if a field is missing, or sets the unsupported padding to squares.
     """
     fields = DEFAULTS | {name: value for name, value in config.published.items() if value is not None}
     _need(fields, IMAGE_FIELDS, "config.json")
@@ -139,9 +138,11 @@ def image_options(config: Any) -> dict[str, Any]:
 
 
 def published_options(processor: Any) -> dict[str, Any]:
-    """The opposite of `image_options`: fields of a published config.json from a `SailVLImageProcessor`."""
+    """The fields of a published config.json from a `SailVLImageProcessor`, the inverse of `image_options`."""
     if processor.resolution != "tiles":
-        raise ValueError(f"the published layout knows tiles only, and this model has resolution {processor.resolution}")
+        raise ValueError(
+            f"the published layout supports tiles only, but this model has resolution {processor.resolution}"
+        )
     return {
         "dynamic_image_size": processor.crop_to_patches,
         "min_dynamic_patch": processor.min_patches,
@@ -152,27 +153,27 @@ def published_options(processor: Any) -> dict[str, Any]:
 
 
 def _vision(values: dict[str, Any], tile: int) -> dict[str, Any]:
-    """Arguments of `Aimv2VisionConfig` from the remote AIMv2 code's fields, for tiles of `tile` pixels."""
+    """The arguments of `Aimv2VisionConfig` from fields of the remote AIMv2 code, for tiles of `tile` pixels."""
     _need(values, VISION_FIELDS, "vision_config")
     for name, expected in VISION_CONSTANTS.items():
         if values.get(name) is not None and values[name] != expected:
             raise ValueError(
-                f"config.json's vision_config.{name} is {values[name]!r}, but SAIL-ViT has {expected!r}: this would be "
-                "another encoder, which sail-rl doesn't have"
+                f"config.json's vision_config.{name} is {values[name]!r}, but SAIL-ViT has {expected!r}; sail-rl "
+                "doesn't support other encoders"
             )
     known = {name: values[name] for name in (*VISION_FIELDS, *VISION_OPTIONS) if name in values}
     return known | {"image_size": tile, "use_head": False}
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of config.json that is an object."""
+    """An object in config.json."""
     if not isinstance(config.get(name), dict):
         raise ValueError(f"config.json has no {name}, which a published SAIL-VL2 has")
     return config[name]
 
 
 def _need(values: dict[str, Any], names: tuple[str, ...], where: str) -> None:
-    """Check that no field is missing: a class default would be a guess."""
+    """Raise ValueError for missing fields, whose class defaults we don't know."""
     missing = [name for name in names if values.get(name) is None]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}; give the values this checkpoint was trained with")

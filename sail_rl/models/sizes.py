@@ -1,8 +1,8 @@
-"""The published models' sizes: SAIL-VL2-2B, -8B and -30B-A3B (report arXiv 2509.14033, section 2), for estimates.
+"""Configurations of the published SAIL-VL2-2B, -8B and -30B-A3B (report arXiv 2509.14033, section 2), for estimates.
 
-Vision encoder: SAIL-ViT-Huge, with AIMv2-Huge's figures (arXiv 2411.14402). Language models: Qwen3-1.7B, -8B, -30B-A3B.
-The report's totals (2.6B, 8.8B, 31.1B; encoder 0.6B) come out to their last digit when the encoder is counted up to
-`select_layer` -4 (21 of 24 blocks), the class default of the published configuration, and a tied head counts as well.
+The vision encoder is SAIL-ViT-Huge, with the sizes of AIMv2-Huge (arXiv 2411.14402). The language models are
+Qwen3-1.7B, -8B and -30B-A3B. These reproduce the report's totals (2.6B, 8.8B, 31.1B; encoder 0.6B) if a tied head is
+counted, and the encoder only up to `select_layer` -4 (21 of 24 blocks), the default of the published configuration.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def published_size(name: str) -> SailVLConfig:
-    """The configuration of a published size, a key of `SIZES`."""
+    """The configuration of a published model; `name` is a key of `SIZES`."""
     fields = {field: DEFAULTS[field] for field in ("downsample_ratio", "select_layer", "ps_version")}
     return SailVLConfig(vision_config=VISION, text_config=LANGUAGE | SIZES[name], **fields)
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Number of parameters of a `SailVLForConditionalGeneration` by part; a tied head is counted once."""
+    """The number of parameters of a `SailVLForConditionalGeneration` by part; a tied head counts once."""
     parts = {"vision encoder": "model.vision_tower.", "adapter": "model.multi_modal_projector."}
     counts = dict.fromkeys([*parts, "language model"], 0)
     for name, parameter in model.named_parameters():

@@ -1,8 +1,8 @@
-"""Tensor names: the published checkpoints', and how transformers turns them into ours at loading and back at saving.
+"""Tensor names of published checkpoints, which transformers converts to ours when loading and back when saving.
 
-Names are the remote AIMv2 code's for the encoder (one `qkv` for query, key and value; fc1, fc3 and fc2 are the gate, up
-and down projections of its SwiGLU, `fc2(silu(fc1 x) * fc3 x)`), InternVL's `mlp1` for the adapter, Qwen3's for the
-language model.
+The encoder has the names of the remote AIMv2 code: one `qkv` for query, key and value, and fc1, fc3 and fc2 for the
+gate, up and down projections of its SwiGLU, `fc2(silu(fc1 x) * fc3 x)`. The adapter has InternVL's `mlp1`, and the
+language model has Qwen3's names.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PREFIXES = {
 
 
 class DropBatchAxis(ConversionOps):
-    """[1, N, C] → [N, C]: the published position embeddings have a batch axis."""
+    """[1, N, C] → [N, C], because the published position embeddings have a batch axis."""
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
@@ -74,7 +74,7 @@ class AddBatchAxis(DropBatchAxis):
 
 
 def published_names() -> list[WeightTransform]:
-    """Transformations published → ours. Names in our layout match none of them, so both kinds of files load."""
+    """The conversions from published to our names. They don't match our names, so that both layouts load."""
     blocks, layers = r"^vision_model\.trunk\.blocks\.(\d+)\.", rf"{ENCODER}encoder.layers.\1."
     within = BLOCK | {"attn.qkv": "attn.qkv"}
     return [
@@ -92,17 +92,17 @@ def register_published_names(model_type: str) -> None:
 
 
 def saving_names(model: Any, *, published: bool) -> list[WeightTransform]:
-    """Transformations that saving reverts: the language model's own (experts one by one), with `published` all.
+    """The conversions that saving reverts: those of the language model (separate experts), or all if `published`.
 
-    Transformers would revert those that the file needed at loading, so that what a folder holds would depend on where
-    the model came from.
+    By default, transformers reverts the conversions that loading applied, so that the saved layout would depend on the
+    model's origin.
     """
     transforms = get_model_conversion_mapping(model, add_legacy=False)
     return [transform for transform in transforms if published or transform.scope_prefix is not None]
 
 
 def in_our_names(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Named tensors of a file in either layout, in ours: for readers other than transformers (vLLM)."""
+    """Convert named tensors of either layout to ours, for readers other than transformers (vLLM)."""
     transforms = published_names()
     renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
     converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]

@@ -1,4 +1,4 @@
-"""A tiny SAIL-VL2 made on the spot: the full stack (SAIL-ViT, pixel shuffle, adapter, Qwen3) at 2-5M parameters."""
+"""Builds a tiny SAIL-VL2 of 2-5M parameters with the full stack: SAIL-ViT, pixel shuffle, adapter and Qwen3."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
 from .processing import EOS, IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_START, SailVLProcessor
 
-# Wider than the usual 0.02, which is meant for wide layers: the tiny model learns to look at its image sooner.
+# Larger than the usual 0.02, which suits wide layers; the tiny model then learns to use its image sooner.
 INITIALIZER_RANGE = 0.05
 SPECIAL_TOKENS = [PAD, TURN_START, EOS, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
 
@@ -23,10 +23,10 @@ SPECIAL_TOKENS = [PAD, TURN_START, EOS, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on `texts`, with Qwen3's special and thinking tokens.
 
-    Thinking tags are ordinary added tokens, as in Qwen3: they survive `skip_special_tokens`, so that rewards see them.
+    Thinking tags are ordinary added tokens, as in Qwen3, so that `skip_special_tokens` keeps them for rewards.
     """
     tokenizer = Tokenizer(models.BPE())
-    # Digits apart: a number is read and written digit by digit, so that arithmetic generalises.
+    # Numbers are tokenized digit by digit, so that arithmetic generalises.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -51,7 +51,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
 def tiny_config(
     *, vocab_size: int, image_token_id: int, llm: str, eos_token_id: int, pad_token_id: int, tied: bool = True
 ) -> SailVLConfig:
-    """The tiny configuration with language model `llm` ("qwen3" or "qwen3_moe"); images are 56x56 tiles of 4 tokens."""
+    """The tiny configuration with `llm` "qwen3" or "qwen3_moe", and images of 56x56 pixels with 4 tokens."""
     vision = Aimv2VisionConfig(
         hidden_size=128,
         intermediate_size=256,
@@ -100,9 +100,9 @@ def build_tiny(
     vocab_size: int = 512,
     tied: bool = True,
 ) -> Path:
-    """Write a freshly initialised tiny model with its processor to `output_dir` and return it.
+    """Write a freshly initialised tiny model and its processor to `output_dir`, which is returned.
 
-    The weights depend on `seed` alone; the global random state is left as it was.
+    The weights depend on `seed` alone, and the global random state is preserved.
     """
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size)
     config = tiny_config(

@@ -1,8 +1,8 @@
-"""SAIL-ViT at any resolution, and the way from its patches to visual tokens; trainer and vLLM run this same code.
+"""SAIL-ViT at any resolution, and the conversion of its patches to visual tokens, for both trainer and vLLM.
 
-All images of a batch travel as flattened patches: `pixel_values` [P, 3 x 14 x 14], row by row within each tile, and
-`image_grid_thw` [images, 3], how many tiles an image has and how many rows and columns of patches each of them
-(the convention of Qwen2-VL, arXiv 2409.12191, with tiles for its temporal axis).
+The images of a batch are flattened patches: `pixel_values` [P, 3 x 14 x 14] holds them row by row within each tile, and
+`image_grid_thw` [images, 3] holds each image's number of tiles and the rows and columns of patches per tile. This is
+the convention of Qwen2-VL (arXiv 2409.12191), with tiles as its temporal axis.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from transformers.models.aimv2.modeling_aimv2 import Aimv2Attention, Aimv2VisionModel, eager_attention_forward
 
 Grid = tuple[int, int, int]
-"""(tiles, rows, columns) of one image, the latter two in patches."""
+"""(tiles, rows, columns) of one image; rows and columns count patches."""
 
 
 def interpolate_positions(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Position embeddings [rows x columns, C] for another grid than the trained square one of `table` [N, C].
+    """Position embeddings [rows x columns, C], interpolated from the trained square grid of `table` [N, C].
 
-    Bicubic over the grid with pixel centres aligned (`align_corners=False`) and without antialiasing, as in DINO
-    (arXiv 2104.14294, its `interpolate_pos_encoding`) and transformers' ViT; in float32. The trained grid gives
+    The interpolation is bicubic in float32, with aligned pixel centres (`align_corners=False`) and no antialiasing, as
+    in DINO (arXiv 2104.14294, `interpolate_pos_encoding`) and transformers' ViT. For the trained grid, the result is
     `table` itself.
     """
     side = isqrt(len(table))
@@ -38,16 +38,16 @@ def interpolate_positions(table: torch.Tensor, rows: int, columns: int) -> torch
 
 
 def pixel_shuffle(features: torch.Tensor, grid: Grid, *, side: int, version: str) -> torch.Tensor:
-    """Join each `side` x `side` square of patches into one visual token.
+    """Merge each `side` x `side` square of patches into one visual token.
 
     Args:
         features: [tiles x rows x columns, channels] of one image.
-        grid: its (tiles, rows, columns), both of the latter multiples of `side`.
+        grid: its (tiles, rows, columns), with rows and columns that are multiples of `side`.
         side: 2 in every published model.
-        version: order of the tokens of a tile: "v2" row by row, "v1" column by column (InternVL's `ps_version`).
+        version: the order of a tile's tokens: "v2" row by row, "v1" column by column (InternVL's `ps_version`).
 
     Returns:
-        [patches / side², channels x side²]; within a token the order is (row, column, channel) of the square.
+        [patches / side², channels x side²], ordered within a token by (row, column, channel) of its square.
     """
     tiles, rows, columns = grid
     squares = features.reshape(tiles, rows // side, side, columns // side, side, -1).permute(0, 1, 3, 2, 4, 5)
@@ -57,7 +57,7 @@ def pixel_shuffle(features: torch.Tensor, grid: Grid, *, side: int, version: str
 
 
 class SailViTAttention(Aimv2Attention):
-    """AIMv2's attention over patches of many tiles in one row, each tile attending to itself alone."""
+    """AIMv2's attention over the concatenated patches of many tiles, each of which attends to itself only."""
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: list[tuple[int, int]], **kwargs: Any
@@ -65,9 +65,9 @@ class SailViTAttention(Aimv2Attention):
         """Attend within tiles.
 
         Args:
-            hidden_states: [1, P, C], tile after tile.
-            attention_mask: not a mask but runs of equal tiles, (tiles, patches of each), that cover P: the argument
-                that AIMv2's layer passes on. Any attention implementation works, and none builds a [P, P] mask.
+            hidden_states: [1, P, C], the concatenated tiles.
+            attention_mask: instead of a mask, runs of equally large tiles as (tiles, patches per tile) that cover P, in
+                the argument that AIMv2's layer passes on. No [P, P] mask is built, with any attention implementation.
         """
         heads = (-1, self.num_heads, self.head_dim)
         inputs = [proj(hidden_states[0]).view(heads) for proj in (self.q_proj, self.k_proj, self.v_proj)]
@@ -86,7 +86,7 @@ class SailViTAttention(Aimv2Attention):
 class SailViT(Aimv2VisionModel):
     """AIMv2's encoder for flattened patches of any grids, with transformers' parameter names.
 
-    Every layer is called once, whatever the number of images and grids: under ZeRO-3 ranks stay in step.
+    Each layer is called once for any number of images and grids, so that ZeRO-3's collectives match across ranks.
     """
 
     def __init__(self, config: Aimv2VisionConfig) -> None:
@@ -94,15 +94,15 @@ class SailViT(Aimv2VisionModel):
             raise ValueError("vision_config.is_native is true: SAIL-ViT has learned positions; set it to false")
         super().__init__(config)
         for layer in self.encoder.layers:
-            layer.attention.__class__ = SailViTAttention  # its parameters, already initialised, stay what they are
+            layer.attention.__class__ = SailViTAttention  # keeps the initialised parameters
 
     def forward(self, pixel_values: torch.Tensor, grids: list[Grid], *, select_layer: int = -1) -> torch.Tensor:
         """Encode images.
 
         Args:
             pixel_values: [P, 3 x patch²], see the module's docstring.
-            grids: (tiles, rows, columns) of each image.
-            select_layer: which hidden state to return, see `SailVLConfig`.
+            grids: the (tiles, rows, columns) of each image.
+            select_layer: the hidden state to return, see `SailVLConfig`.
 
         Returns:
             [P, C].
@@ -110,7 +110,7 @@ class SailViT(Aimv2VisionModel):
         depth = len(self.encoder.layers)
         if not -depth - 1 <= select_layer <= depth:
             raise ValueError(f"select_layer is {select_layer}, but the vision encoder has {depth} layers")
-        layers = range(depth + 1)[select_layer]  # hidden state k is the input of block k; the last one is normalised
+        layers = range(depth + 1)[select_layer]  # hidden state k is the input of block k; the last state is normalised
         hidden = self._embed(pixel_values, grids)[None]
         sizes = [rows * columns for tiles, rows, columns in grids for _ in range(tiles)]
         runs = [(len(list(tiles)), patches) for patches, tiles in groupby(sizes)]
@@ -119,11 +119,13 @@ class SailViT(Aimv2VisionModel):
         return self.rms_norm(hidden)[0] if layers == depth else hidden[0]
 
     def _embed(self, pixel_values: torch.Tensor, grids: list[Grid]) -> torch.Tensor:
-        """Patch and position embeddings [P, C]. Modules are called, not their weights read: ZeRO-3 gathers on calls."""
+        """Patch and position embeddings [P, C]; calls modules, because ZeRO-3 gathers weights on calls."""
         embeddings = self.embeddings
         size = (self.config.num_channels, self.config.patch_size, self.config.patch_size)
         if sum(tiles * rows * columns for tiles, rows, columns in grids) != len(pixel_values):
-            raise ValueError(f"pixel_values has {len(pixel_values)} patches, which the image grids {grids} don't give")
+            raise ValueError(
+                f"pixel_values has {len(pixel_values)} patches, which doesn't match the image grids {grids}"
+            )
         patches = embeddings.patch_embed(pixel_values.to(self.dtype).view(-1, *size)).flatten(1)
         table = embeddings.position_embedding(embeddings.position_ids)[0]
         by_grid = {grid[1:]: interpolate_positions(table, *grid[1:]) for grid in grids}
@@ -132,12 +134,12 @@ class SailViT(Aimv2VisionModel):
 
 
 def as_grids(image_grid_thw: torch.Tensor) -> list[Grid]:
-    """The rows of `image_grid_thw` as tuples."""
+    """`image_grid_thw` as a list of grids."""
     return [(tiles, rows, columns) for tiles, rows, columns in image_grid_thw.tolist()]
 
 
 def visual_tokens(grid: Grid, *, side: int) -> int:
-    """Number of visual tokens of an image after a pixel shuffle of `side`."""
+    """The number of visual tokens of an image after a pixel shuffle of `side`."""
     tiles, rows, columns = grid
     return tiles * (rows // side) * (columns // side)
 
@@ -145,7 +147,7 @@ def visual_tokens(grid: Grid, *, side: int) -> int:
 def encode_images(
     tower: SailViT, projector: nn.Module, config: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Visual tokens [tokens, hidden size of the language model] of each image: encoder, pixel shuffle, adapter."""
+    """The visual tokens [tokens, hidden size of the language model] of each image: encoder, pixel shuffle, adapter."""
     grids = as_grids(image_grid_thw)
     patches = tower(pixel_values, grids, select_layer=config.select_layer)
     by_image = patches.split([tiles * rows * columns for tiles, rows, columns in grids])
@@ -159,7 +161,7 @@ def encode_images(
 def repeat_images(
     pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, *, tokens: list[int], side: int, times: int
 ) -> dict[str, torch.Tensor]:
-    """Images of rows with so many image `tokens`, each row's repeated `times` times in a row."""
+    """The images of a batch whose rows have these numbers of image `tokens`, with each row's repeated `times` times."""
     grids = as_grids(image_grid_thw)
     patches = pixel_values.split([tiles * rows * columns for tiles, rows, columns in grids])
     order, first = [], 0
