@@ -1,9 +1,9 @@
-"""Every RL algorithm from the same SFT model at equal rollouts: held-out accuracy before and after, by seed.
+"""Compares all RL algorithms from the same SFT model with equal rollouts, by held-out accuracy before and after.
 
     python benchmarks/algorithms.py --seeds 17 1 2 --out runs/algorithms [--only ppo …]
 
 Each seed's SFT stage runs once; each variant then runs the quickstart's RL stage (40 batches of 32 prompts x 8 samples)
-from its model. Finished runs are reused, so the script can be stopped and started again.
+from its model. Finished runs are reused, so that a stopped script can continue.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-HALVES = {"mini_batches": 2, "steps": 80}  # two optimiser steps a batch of rollouts, so that clipping matters
+HALVES = {"mini_batches": 2, "steps": 80}  # two optimiser steps per batch of rollouts, so that clipping matters
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    # name: the recipe it extends, and what differs in its RL stage
-    "grpo, 1 step a batch": ("quickstart", {}),
+    # name: the recipe that it extends, and changes to its RL stage
+    "grpo, 1 step per batch": ("quickstart", {}),
     "grpo": (
         "quickstart",
         HALVES | {"sampling": {"dynamic_sampling": None}, "loss": {"aggregation": "sequence_mean", "clip_high": 0.2}},
@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def run(recipe: Path) -> dict[str, Any]:
-    """Run a recipe unless it is finished; returns the last stage's line of its summary."""
+    """Run a recipe unless it has finished; returns the summary of its last stage."""
     summary = Path(yaml.safe_load(recipe.read_text())["output_dir"]) / "summary.json"
     if not summary.exists():
         with (recipe.with_suffix(".log")).open("w") as log:
@@ -66,7 +66,7 @@ def sft_model(folder: Path, seed: int, llm: str) -> Path:
 
 
 def main() -> None:
-    """Run everything and print the table."""
+    """Run all variants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))

@@ -1,9 +1,9 @@
-"""Time and peak extra memory of log-probs over a large vocabulary: naive, sail-rl's, and TRL's fused head.
+"""Measures time and extra peak memory of log-probs over a large vocabulary: naive, sail-rl, and TRL's fused head.
 
     python benchmarks/logprob_memory.py [--repeats 3] [--vocabulary 151936 --hidden 512 --tokens 2048]
 
-Forward and backward in float32 on one thread; on a GPU in bfloat16. Each run is a process of its own, because the peak
-of a process never falls: extra memory is its peak minus what it held just before. Prints Markdown tables of medians.
+Forward and backward passes run in float32 on one thread, or in bfloat16 on a GPU. Each run has its own process, because
+a process's peak never falls; extra memory is the peak minus the memory held before. Prints Markdown tables of medians.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MODELS = ("naive", "sail-rl", "trl")
 
 
 def run_head(variant: str, options: argparse.Namespace) -> dict[str, float]:
-    """Hidden states of `tokens` labelled positions through a head of their own."""
+    """Measure a head alone on hidden states of `tokens` labelled positions."""
     import torch
     import trl.trainer.utils  # noqa: F401  # before memory is measured
 
     from sail_rl.models.token_logprobs import token_logprobs
 
-    device, dtype = _place()
+    device, dtype = _device()
     torch.manual_seed(0)
     hidden = torch.randn(options.tokens, options.hidden, device=device, dtype=dtype, requires_grad=True)
     weight = torch.randn(options.vocabulary, options.hidden, device=device, dtype=dtype).mul_(0.02)
@@ -51,13 +51,13 @@ def run_head(variant: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def run_model(variant: str, llm: str, options: argparse.Namespace) -> dict[str, float]:
-    """One packed row of text through a SAIL-VL2 with a tiny body and this head; every position is labelled."""
+    """Measure a SAIL-VL2 with a tiny body on one packed text whose positions are all labelled."""
     import torch
 
     from sail_rl.models import PACKED_ATTENTION, SailVLForConditionalGeneration
     from sail_rl.models.tiny import tiny_config
 
-    device, dtype = _place()
+    device, dtype = _device()
     torch.manual_seed(0)
     config = tiny_config(vocab_size=options.vocabulary, image_token_id=5, llm=llm, eos_token_id=2, pad_token_id=0)
     text = config.text_config
@@ -91,7 +91,7 @@ def run_model(variant: str, llm: str, options: argparse.Namespace) -> dict[str, 
 
 
 def _trl_head(hidden: Any, weight: Any, targets: Any) -> Any:
-    """TRL's head on a model that is nothing but the head."""
+    """TRL's head on a model that consists of the head only."""
     import torch
     from transformers import PretrainedConfig
     from transformers.modeling_outputs import BaseModelOutput
@@ -117,14 +117,14 @@ def _trl_head(hidden: Any, weight: Any, targets: Any) -> Any:
     return model(shift_labels=targets[None], fused_lm_head=True).log_probs.sum()
 
 
-def _place() -> tuple[Any, Any]:
+def _device() -> tuple[Any, Any]:
     import torch
 
     return ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
 
 
 def _measure(step: Any) -> dict[str, float]:
-    """Seconds, and GiB beyond what the process held before, of one forward and backward pass."""
+    """Seconds and extra GiB of one forward and backward pass."""
     import torch
 
     torch.set_num_threads(1)
@@ -142,7 +142,7 @@ def _measure(step: Any) -> dict[str, float]:
 
 
 def _resident() -> int:
-    """Bytes of memory this process holds now."""
+    """The resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -159,7 +159,7 @@ def measured(what: str, variant: str, options: argparse.Namespace) -> dict[str, 
 
 
 def table(what: str, variants: tuple[str, ...], options: argparse.Namespace) -> None:
-    """Print one table; ratios are to the naive computation."""
+    """Print one table, with ratios to the naive computation."""
     print(f"\n| {what} | seconds | ratio | extra memory, GiB | ratio |\n|---|---|---|---|---|", flush=True)
     naive: dict[str, float] = {}
     for variant in variants:
@@ -170,7 +170,7 @@ def table(what: str, variants: tuple[str, ...], options: argparse.Namespace) -> 
 
 
 def main() -> None:
-    """Print all tables, or (`--one`) measure one variant in this very process."""
+    """Print all tables, or with `--one` measure one variant in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=151_936)

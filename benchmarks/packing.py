@@ -1,10 +1,10 @@
-"""What packing saves: useful tokens, balance of visual tokens over ranks, and training speed against padded batches.
+"""Measures packing: useful tokens, balance of visual tokens over ranks, and training speed against padded batches.
 
     python benchmarks/packing.py [--rounds 3]
 
-The first table takes the sizes of a long-tail mix (text, pictures of a few tiles, documents of dozens). The second
-trains a tiny SAIL-VL2 on text of long-tail lengths: forward and backward passes over the same samples, padded to the
-longest of a batch as TRL's SFTTrainer does by default, packed batch by batch, and stream-packed; they take turns.
+The first table uses the sizes of a long-tail mix (text, pictures of a few tiles, documents of dozens of tiles). The
+second times forward and backward passes of a tiny SAIL-VL2 over the same texts of long-tail lengths: padded to the
+longest of a batch as TRL's SFTTrainer does by default, packed batch by batch, and stream-packed, in turns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROW, RANKS, ROWS = 16384, 8, 64
 
 
 def long_tail(count: int, chance: random.Random) -> list[Size]:
-    """(tokens, visual tokens) of a mix in which a few samples are as long as a row."""
+    """(tokens, visual tokens) of a mix in which a few samples fill a row."""
     sizes = []
     for _ in range(count):
         text = min(8000, int(chance.lognormvariate(5.3, 1.1)) + 20)
@@ -43,24 +43,24 @@ def long_tail(count: int, chance: random.Random) -> list[Size]:
 
 
 def useful_share(sizes: Sequence[Size], rows: Sequence[Sequence[int]], *, padded: bool) -> float:
-    """Tokens of samples over tokens of rows; padded: each sample as long as the longest of its row."""
+    """The samples' share of the rows' tokens; if `padded`, each sample is as long as the longest of its row."""
     used = sum(sizes[number][0] for row in rows for number in row)
     room = sum(max(sizes[n][0] for n in row) * len(row) for row in rows) if padded else ROW * len(rows)
     return used / room
 
 
 def shares() -> None:
-    """Print useful tokens and balance of four ways to fill rows for 8 ranks."""
+    """Print useful tokens and balance of four methods that fill rows for 8 ranks."""
     sizes = long_tail(20000, random.Random(0))
     batch = 512
     print(f"{len(sizes)} samples, rows of {ROW} tokens, {RANKS} ranks\n")
-    print("| way | useful tokens | extra time of vision towers |\n|---|---|---|")
+    print("| method | useful tokens | extra time of vision towers |\n|---|---|---|")
 
     def visual(rows: Sequence[Sequence[int]]) -> list[int]:
         return [sum(sizes[number][1] for number in row) for row in rows]
 
     def waiting(rows: Sequence[Sequence[int]]) -> float:
-        """Rows dealt in turn, as a plain sampler does."""
+        """The imbalance if rows are dealt in turn, as by a plain sampler."""
         whole = visual(rows)[: len(rows) // RANKS * RANKS]
         return imbalance([whole[rank::RANKS] for rank in range(RANKS)])
 
@@ -86,7 +86,7 @@ def shares() -> None:
 
 
 def speed(rounds: int) -> None:
-    """Print useful tokens a second of training passes on a tiny model, three ways."""
+    """Print useful tokens per second of training passes on a tiny model, for three methods."""
     chance, pack_length, batch = random.Random(0), 1024, 16
     with tempfile.TemporaryDirectory() as folder:
         build_tiny(Path(folder), ["the sum of three and four is seven"], llm="qwen3", seed=0)
@@ -126,7 +126,7 @@ def speed(rounds: int) -> None:
 
 
 def _padded_loss(model: torch.nn.Module, samples: Sequence[Sample]) -> torch.Tensor:
-    """As a plain trainer does it: right padding, an attention mask, logits of all positions."""
+    """The loss of a plain trainer, with right padding, an attention mask and logits of all positions."""
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad([sample.input_ids for sample in samples], batch_first=True)
     mask = pad([torch.ones_like(sample.input_ids) for sample in samples], batch_first=True)

@@ -1,9 +1,9 @@
-"""Who agrees with tests/answers.jsonl: ours, TRL's accuracy_reward, plain math-verify; a Markdown table by category.
+"""Compares our reward, TRL's accuracy_reward and math-verify with tests/answers.jsonl, in a Markdown table.
 
     python benchmarks/rewards_accuracy.py
 
-TRL's None (a gold answer it can't parse, so the row drops out) counts as a disagreement, and is counted apart.
-TRL and math-verify are shown the gold answer between dollars, and only categories of exact right and wrong.
+TRL's None, for gold answers that it can't parse, counts as a disagreement, and has its own column. TRL and math-verify
+get the gold answer between dollars.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def main() -> None:
         row = right[case["category"]]
         row[0] += 1
         third = trl(case)
-        for place, score in ((1, ours(reward, case)), (2, third), (3, math_verify(case))):
-            row[place] += score is not None and abs(score - case["expected"]) < 1e-6
+        for column, score in ((1, ours(reward, case)), (2, third), (3, math_verify(case))):
+            row[column] += score is not None and abs(score - case["expected"]) < 1e-6
         row[4] += third is None
     reward.close()
-    print("| category | cases | ours | TRL | TRL gave None | math-verify |\n|---|---|---|---|---|---|")
+    print("| category | cases | ours | TRL | TRL returned None | math-verify |\n|---|---|---|---|---|---|")
     for category, (cases, own, trls, plain, nothing) in right.items():
         print(f"| {category} | {cases} | {own} | {trls} | {nothing} | {plain} |")
-    cases, own, trls, plain, nothing = (sum(row[place] for row in right.values()) for place in range(5))
+    cases, own, trls, plain, nothing = (sum(row[column] for row in right.values()) for column in range(5))
     print(f"| **all** | {cases} | **{own / cases:.1%}** | {trls / cases:.1%} | {nothing} | {plain / cases:.1%} |")
 
 

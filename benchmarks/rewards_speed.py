@@ -1,13 +1,13 @@
-"""Completions verified in a second, ours against TRL's accuracy_reward, on the same two cores; a Markdown table.
+"""Compares completions verified per second by our reward and TRL's accuracy_reward, on the same two cores.
 
     python benchmarks/rewards_speed.py [--completions 10000] [--trl-sample 1000] [--trl-pathological 12]
 
-10,000 completions of 6,000 characters, a fifth of them duplicates, with the answers of mathematics data sets: whole
-numbers, decimals, fractions, roots, expressions, tuples, about half of them right. Then the same with 5 % pathological
-answers. Ours runs on all of them with a cold cache (workers started before: they live as long as the run), TRL on a
-sample of the ordinary and a sample of the pathological ones, from which its time for all is extrapolated: it has no
-cache, so its time is a sum over completions. On a machine shared with others, trust the ratio of CPU time (workers and
-their start included) for the ordinary batch; time limits are wall-clock, and so is the other.
+The first batch has 10,000 completions of 6,000 characters, a fifth of them duplicates, with answers as in mathematics
+datasets (whole numbers, decimals, fractions, roots, expressions, tuples), about half of them right. The second batch
+replaces 5 % of them by pathological answers. Our reward scores all completions, with a cold cache and with workers that
+have started. TRL scores a sample of the ordinary and of the pathological ones; its total is extrapolated, since it has
+no cache. On a shared machine, trust the CPU time (including the start of workers) of the ordinary batch, and the wall
+time of the other, whose time limits are in wall time. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Case = tuple[str, str]  # gold answer, completion
 
 
 def ordinary(rng: random.Random) -> tuple[str, str]:
-    """A gold answer, and an answer to it that is right or wrong with equal chances."""
+    """A gold answer, and a given answer that is right or wrong with equal probability."""
     a, b, c = rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)
     right = rng.random() < 0.5
     other = a if right else a + 1
@@ -52,7 +52,7 @@ def ordinary(rng: random.Random) -> tuple[str, str]:
 
 
 def pathological(rng: random.Random) -> tuple[str, str]:
-    """An answer that sympy doesn't finish: towers, binomials, factorials, powers of sums, long sums; all different."""
+    """A gold answer, and an answer that sympy can't finish, such as a tower, binomial, factorial or long sum."""
     n = rng.randint(10**6, 10**9)
     wrong = rng.choice(
         [
@@ -63,14 +63,14 @@ def pathological(rng: random.Random) -> tuple[str, str]:
             f"x^{{{n}^{{9}}}}",
             f"\\sum_{{k=1}}^{{{n}}}\\frac{{1}}{{k^2}}",
             f"\\prod_{{k=1}}^{{{n}}} k",
-            f"\\sum_{{k=1}}^{{{rng.randint(5000, 9999)}}}\\frac{{1}}{{k^k}}+x",  # below our rules' reach
+            f"\\sum_{{k=1}}^{{{rng.randint(5000, 9999)}}}\\frac{{1}}{{k^k}}+x",  # our rules don't detect it
         ]
     )
     return str(rng.randint(1, 999)), wrong
 
 
 def completion(answer: str, rng: random.Random) -> str:
-    """A thought of about 6,000 characters, then the answer in a box."""
+    """A thought of about 6,000 characters, followed by the answer in a box."""
     thought = ""
     while len(thought) < CHARACTERS - 60:
         thought += SENTENCE % (rng.randint(1, 9), rng.randint(1, 179), rng.randint(1, 99))
@@ -78,7 +78,7 @@ def completion(answer: str, rng: random.Random) -> str:
 
 
 def cases(count: int, make: Callable[[random.Random], tuple[str, str]], seed: int) -> list[Case]:
-    """`count` cases, a fifth of them repeated from the others."""
+    """`count` cases, of which a fifth repeat others."""
     rng = random.Random(seed)
     different = [
         (gold, completion(answer, rng)) for gold, answer in (make(rng) for _ in range(round(count * (1 - DUPLICATES))))
@@ -89,7 +89,7 @@ def cases(count: int, make: Callable[[random.Random], tuple[str, str]], seed: in
 
 
 def spent(call: Callable[..., Any], batch: list[Case]) -> tuple[float, float]:
-    """Wall-clock and CPU seconds (this process) of one call for the whole batch, as TRL's trainer calls rewards."""
+    """Wall-clock and CPU seconds of one call for the batch in this process, as TRL's trainer calls rewards."""
     completions = [[{"role": "assistant", "content": text}] for _, text in batch]
     start, busy = time.perf_counter(), time.process_time()
     call(completions, [gold for gold, _ in batch])
@@ -97,7 +97,7 @@ def spent(call: Callable[..., Any], batch: list[Case]) -> tuple[float, float]:
 
 
 def children() -> float:
-    """CPU seconds of the processes that have ended so far."""
+    """CPU seconds of the child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -124,10 +124,10 @@ def main() -> None:
     for name, batch, share in (("ordinary", easy, 0.0), ("5 % pathological", mixed, PATHOLOGICAL)):
         before = children()
         reward = Answer()
-        reward.pool.run([("x", "y"), ("2x", "y")])  # both workers are up
+        reward.pool.run([("x", "y"), ("2x", "y")])  # wait until both workers run
         wall, cpu = spent(reward, batch)
         reward.close()
-        cpu += children() - before  # with the start of the workers
+        cpu += children() - before  # includes the start of the workers
         theirs = [count * ((1 - share) * trl["ordinary"][kind] + share * trl["bad"][kind]) for kind in (0, 1)]
         own = f"{wall:.1f} ({cpu:.1f}) | {count / wall:.0f} | {reward.failures['timeout']}"
         other = f"{theirs[0]:.0f} ({theirs[1]:.0f}) | {count / theirs[0]:.1f}"
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def trl_reward(completions: list[Any], golds: list[str]) -> list[float | None]:
-    """TRL's reward with the gold answer as it wants it."""
+    """TRL's reward, which needs gold answers between dollars."""
     return accuracy_reward(completions, [f"${gold}$" for gold in golds])
 
 

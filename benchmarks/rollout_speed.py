@@ -1,10 +1,10 @@
-"""Rollouts in a second, seconds for a weight push and for the start, by engine; a Markdown table for each model.
+"""Measures the tokens per second, weight-push time and start time of each engine; prints a table for each model.
 
     python benchmarks/rollout_speed.py [--sizes tiny 100m] [--prompts 32] [--samples 8] [--rounds 5]
 
-On the quickstart's task, with untrained models. The engines take turns within each round, so that whatever else the
-machine does hits all of them; medians are printed, and ratios to `transformers.generate` with all prompts in one padded
-batch, in the same run.
+The task is the quickstart's, and the models are untrained. The engines take turns within each round, so that other load
+of the machine affects them equally. The tables show medians, and ratios to `transformers.generate` with all prompts in
+one padded batch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ BASE = "transformers.generate, one padded batch"
 
 
 class PaddedBatch(HFEngine):
-    """All prompts in one call of `generate`, padded on the left: the quickest plain way, and no reference."""
+    """All prompts in one call of `generate` with left padding, the fastest method with transformers alone."""
 
     @torch.no_grad()
     def generate(self, prompts: Any, sampling: Sampling) -> Any:
-        """Tokens of every sample up to its end; no log-probs."""
+        """The tokens of every sample up to its end, without log-probs."""
         images = [image for prompt in prompts for image in prompt.images]
         texts = [prompt.text for prompt in prompts]
         inputs = self._processor(images=images, text=texts, padding=True, return_tensors="pt")
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def widen(model_dir: Path) -> None:
-    """Replace the tiny model by one of about 100M parameters with the same tokenizer and images."""
+    """Replace the tiny model by one of about 100M parameters with the same processor."""
     config = SailVLConfig.from_pretrained(model_dir)
     for name, value in (WIDE | {"intermediate_size": 2560}).items():
         setattr(config.text_config, name, value)
@@ -85,7 +85,7 @@ def widen(model_dir: Path) -> None:
 def measure(model_dir: Path, prompts: list[Prompt], options: argparse.Namespace) -> None:
     """Print one model's table."""
     weights = dict(load_model(model_dir).named_parameters())
-    dataset_stages: dict[str, Callable[[], Any]] = {
+    factories: dict[str, Callable[[], Any]] = {
         BASE: lambda: PaddedBatch(model_dir, max_model_len=256),
         "HFEngine, one group at a time": lambda: HFEngine(model_dir, max_model_len=256),
         "WorkerEngine, 1 process": lambda: WorkerEngine(model_dir, workers=1, threads=1, max_model_len=256),
@@ -93,7 +93,7 @@ def measure(model_dir: Path, prompts: list[Prompt], options: argparse.Namespace)
         "VLLMEngine, in process": lambda: VLLMEngine(model_dir, max_model_len=256),
     }
     engines, starts = {}, {}
-    for name, make in dataset_stages.items():
+    for name, make in factories.items():
         start = time.perf_counter()
         engines[name] = make()
         starts[name] = time.perf_counter() - start

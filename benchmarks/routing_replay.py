@@ -1,9 +1,10 @@
-"""Training–inference mismatch of an MoE under vLLM, with and without routing replay (R3); a Markdown table.
+"""Measures the training–inference mismatch of an MoE under vLLM, with and without routing replay (R3).
 
     python benchmarks/routing_replay.py [--model DIR] [--prompts 64] [--samples 4]
 
-The same rollouts are scored twice in each dtype: the trainer's router chooses, or the sampler's choice is replayed.
-Without `--model` a tiny, untrained SAIL-VL2 MoE is built; a trained one tells more.
+In each dtype, the trainer computes log-probs of the same rollouts twice: with its own routing, and with replay of the
+sampler's routing. The default model is a tiny, untrained SAIL-VL2 MoE; a trained one is more informative. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
 
 @torch.no_grad()
 def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: int, dtype: str) -> None:
-    """Print the table's two rows of a dtype, and how often the two engines choose differently."""
+    """Print the two rows of a dtype, and how often trainer and engine route differently."""
     model = load_model(model_dir, dtype=getattr(torch, dtype)).eval()
     engine = VLLMEngine(model_dir, max_model_len=256, dtype=dtype, capture_routed_experts=True)
     engine.push_weights(1, model.named_parameters())
@@ -58,32 +59,32 @@ def measure(model_dir: Path, encoder: Encoder, prompts: list[Prompt], samples: i
     engine.close()
     pairs = zip(prompts, groups, strict=True)
     sampled = [sample for prompt, group in pairs for sample in encoder.rollout_samples(prompt, group)]
-    different, places = 0, 0
+    different, total = 0, 0
     for name, replayed in (("trainer's own", False), ("replayed", True)):
         mismatch = []
         for sample in sampled:
-            scores = score(model, encoder, sample, replayed)
-            mismatch.append((scores.logprobs - sample.token_fields.rollout_logprobs).abs())
+            output = compute_logprobs(model, encoder, sample, replayed)
+            mismatch.append((output.logprobs - sample.token_fields.rollout_logprobs).abs())
             if not replayed:
-                missed = elsewhere(scores.router_logits, sample)
-                different, places = different + int(missed.sum()), places + missed.numel()
+                missed = elsewhere(output.router_logits, sample)
+                different, total = different + int(missed.sum()), total + missed.numel()
         nats = torch.cat(mismatch).float()
         above = (nats > 0.1).float().mean()
         print(f"| {dtype} | {name} | {nats.mean():.2e} | {nats.quantile(0.99):.2e} | {nats.max():.2e} | {above:.2%} |")
-    print(f"| {dtype} | *routed elsewhere: {different / places:.2%} of {places:,} places* | | | | |")
+    print(f"| {dtype} | *routed elsewhere: {different / total:.2%} of {total:,} positions and layers* | | | | |")
 
 
-def score(model: Any, encoder: Encoder, sample: Sample, replayed: bool) -> Any:
-    """One sample's scores, by the trainer's forward."""
-    row = collate([sample], filler=encoder.filler())
+def compute_logprobs(model: Any, encoder: Encoder, sample: Sample, replayed: bool) -> Any:
+    """The log-probs of one sample by the trainer's forward pass."""
+    micro_batch = collate([sample], filler=encoder.filler())
     if not replayed:
-        row = replace(row, routed_experts=None)
+        micro_batch = replace(micro_batch, routed_experts=None)
     banned = tuple(encoder.processor.image_token_ids)
-    return model(**row.model_inputs(torch.device("cpu")), distribution=Distribution(banned_token_ids=banned))
+    return model(**micro_batch.model_inputs(torch.device("cpu")), distribution=Distribution(banned_token_ids=banned))
 
 
 def elsewhere(router_logits: tuple[torch.Tensor, ...], sample: Sample) -> torch.Tensor:
-    """[T - 1, layers], true where the trainer's router chooses other experts than the sampler's."""
+    """[T - 1, layers], true where the trainer's router chooses other experts than the sampler."""
     assert sample.routed_experts is not None
     theirs = sample.routed_experts[:-1].long().sort().values
     ours = torch.stack([logits.topk(theirs.shape[-1]).indices for logits in router_logits], dim=1)

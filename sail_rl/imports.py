@@ -1,4 +1,4 @@
-"""Naming code from a recipe: `package.module:name` or `path/to/file.py:name`, built-in and custom alike."""
+"""Imports code that a recipe names as `package.module:name` or `path/to/file.py:name`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 
 def resolve(path: str) -> Any:
-    """Import what `path` names.
+    """The object that `path` names.
 
     Raises:
-        ValueError: when the module or file doesn't import (with the real error as its cause and in its text), or has
-            no such name (with the names it has).
+        ValueError: if importing the module or file fails (with the original error), or if it lacks the name (with the
+            names that it has).
     """
     module_name, colon, attribute = path.rpartition(":")
     if not colon or not module_name or not attribute:
-        raise ValueError(f"{path!r}: write module:name or file.py:name")
+        raise ValueError(f"{path!r}: give module:name or file.py:name")
     try:
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's code raises belongs in the message
-        raise ValueError(f"{path!r} does not import: {type(error).__name__}: {error}") from error
+    except Exception as error:  # user code may raise anything
+        raise ValueError(f"{path!r} can't be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         public = [name for name, value in own.items() if getattr(value, "__module__", None) == module.__name__] or own

@@ -1,4 +1,4 @@
-"""Seeds that depend on what is sampled, not on when: the same prompt gets the same seed whatever the batch or rank."""
+"""Derives seeds from what is sampled, so that a prompt has the same seed in every batch and on every rank."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^31) from any parts, e.g. `derive_seed(run_seed, step, prompt_id)`; stable between machines."""
+    """A seed in [0, 2^31) from any parts, e.g. `derive_seed(run_seed, step, prompt_id)`, equal on all machines."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Leave Python's, NumPy's and torch's global random states as they were (for libraries that reseed them)."""
+    """Restore the global random states of Python, NumPy and torch afterwards, for calls into libraries that reseed."""
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -291,7 +291,9 @@ def test_a_bad_message_is_named_with_its_row(folder: Path) -> None:
 
 def test_a_missing_column_says_how_to_map_it(folder: Path) -> None:
     file = write_jsonl(folder / "d.jsonl", [{"problem": "1+1?", "solution": "2"}])
-    with pytest.raises(ValueError, match="no column 'prompt' among problem, solution; if it has another name, set `columns`"):
+    with pytest.raises(
+        ValueError, match="no column 'prompt' among problem, solution; if it has another name, set `columns`"
+    ):
         Rows(file)
     assert Rows(file, columns={"prompt": "problem", "answer": "solution"})[0]["answer"] == "2"
 

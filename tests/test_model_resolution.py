@@ -298,7 +298,7 @@ class TestEncoder:
         assert len(calls) == 3
 
     def test_patches_that_do_not_fit_the_grids_are_refused(self, tower: SailViT) -> None:
-        with pytest.raises(ValueError, match="16 patches, which doesn.t match the image grids"):
+        with pytest.raises(ValueError, match="16 patches, which doesn't match the image grids"):
             tower(process([picture(0)])["pixel_values"], [(1, 2, 4)])
 
     def test_pixels_without_grids_are_refused(self, model: SailVLForConditionalGeneration) -> None:

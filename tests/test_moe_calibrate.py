@@ -144,11 +144,11 @@ def test_bounds_are_kept() -> None:
 @pytest.mark.parametrize(
     ("languages", "keep", "cap", "message"),
     [
-        ([], {}, {}, "no language source"),
+        ([], {}, {}, "--languages is empty"),
         (["chat", "chat"], {}, {}, "names chat more than once"),
         (["chat", "cod"], {}, {}, "'cod', which was not probed; the probe has chat, code, vqa"),
         (["chat", "vqa"], {}, {}, "'vqa', but 3 of its 3 rows have images"),
-        (["chat", "code"], {"vqa": 0.1}, {}, "--keep vqa=0.1: 'vqa' is not one of chat, code"),
+        (["chat", "code"], {"vqa": 0.1}, {}, "--keep vqa=0.1: 'vqa' isn't one of chat, code"),
         (["chat", "code"], {"chat": 1.2}, {}, "a weight is between 0 and 1"),
         (["chat", "code"], {"chat": 0.7, "code": 0.7}, {}, "sum to 1.4"),
         (["chat", "code"], {}, {"chat": 0.2, "code": 0.7}, "sum to 0.9"),
@@ -282,13 +282,13 @@ def test_limits_on_rows_and_tokens_are_kept_and_the_draw_is_seeded(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{dense}", "a={digits}"], "is a dense model.*nothing to probe"),
+        (["{dense}", "a={digits}"], "is a dense model.*no experts to probe"),
         (["{folder}", "a={digits}"], "has no config.json"),
         (["{moe}", "a={folder}/none.jsonl"], "no such dataset file"),
         (["{moe}", "a={folder}/empty.jsonl"], "empty.jsonl: the dataset has no rows"),
         (["{moe}", "{digits}"], "write a source as NAME=VALUE"),
         (["{moe}", "a={digits}", "a={digits}"], "a is given twice"),
-        (["{moe}", "a={digits}", "--rows", "0"], "rows is 0; give 1 or more"),
+        (["{moe}", "a={digits}", "--rows", "0"], "rows is 0; give at least 1"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(
@@ -310,8 +310,8 @@ def test_what_cannot_be_probed_is_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not what `sail-rl moe probe` writes"),
-        ('{"layers": 1}', "is not what `sail-rl moe probe` writes"),
+        ("{", "isn't a file of `sail-rl moe probe`"),
+        ('{"layers": 1}', "isn't a file of `sail-rl moe probe`"),
         (
             '{"layers": 1, "experts": 2, "sources": {"a": {"rows": 1, "rows_with_images": 0, "tokens": 1, '
             '"counts": [[1, 0, 0]]}}}',

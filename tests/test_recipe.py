@@ -218,7 +218,7 @@ class TestNamedCode:
         (tmp_path / "mine.py").write_text("import no_such_module\n")
         path = f"stages.rlvr.rewards.answer.path={tmp_path}/mine.py:score"
         with pytest.raises(
-            ValueError, match=r"mine.py:score' does not import: ModuleNotFoundError: No module named 'no_s"
+            ValueError, match=r"mine.py:score' can't be imported: ModuleNotFoundError: No module named 'no_s"
         ):
             check_code(load_recipe(QUICKSTART, [path]), world_size=1)
 
@@ -227,11 +227,11 @@ class TestNamedCode:
             resolve("rewards.format:think_box")
 
     def test_a_path_without_a_name_is_explained(self) -> None:
-        with pytest.raises(ValueError, match=r"write module:name or file\.py:name"):
+        with pytest.raises(ValueError, match=r"give module:name or file\.py:name"):
             resolve("rewards.format")
 
     def test_a_missing_file_is_named(self) -> None:
-        with pytest.raises(ValueError, match=r"does not import: FileNotFoundError: no file .*nowhere.py"):
+        with pytest.raises(ValueError, match=r"can't be imported: FileNotFoundError: no file .*nowhere.py"):
             resolve("nowhere.py:score")
 
     def test_a_file_is_imported_once(self, tmp_path: Path) -> None:

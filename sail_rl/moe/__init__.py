@@ -1,1 +1,1 @@
-"""Distribution-aware tuning of an MoE: which experts each data source activates, and the best mixture."""
+"""Distribution-aware tuning of an MoE: probes the experts that each source activates, and calibrates the mixture."""

@@ -1,7 +1,7 @@
-"""Distribution-aware tuning: the mixture of language sources with the highest expert-activation entropy.
+"""Distribution-aware tuning: finds the mixture of language sources with the highest expert-activation entropy.
 
-SAIL-VL2 report (arXiv 2509.14033), the part on MoE: probe expert activation by source, then calibrate the language data
-so that expert-activation entropy is highest; text-only activation is kept, and that of multimodal data gains.
+The SAIL-VL2 report (arXiv 2509.14033), in its part on MoE, probes expert activation by source and then calibrates the
+language data for the highest entropy. Text-only activation is kept, and that of multimodal data improves.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from .source import Activation
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A calibrated mixture and what it gains.
+    """A calibrated mixture and its entropy.
 
-    `weights` by language source are shares of the tokens and sum to 1; `gap`: no allowed mixture has an entropy more
-    than `gap` nats above its own;
-    `entropies` maps a mixture's name ("uniform", "by tokens", "calibrated") to its mean entropy over layers in nats, of
-    the language sources alone ("text") and together with the multimodal ones, these by their tokens and the language
-    sources with the tokens they have ("all"; only when there are multimodal ones).
+    `weights` are the language sources' shares of the tokens, which sum to 1. No allowed mixture's entropy is more than
+    `gap` nats higher. `entropies` holds the mean entropy over layers in nats of the mixtures "uniform", "by tokens" and
+    "calibrated": of the language sources ("text") and, if there are multimodal sources, of all sources by their tokens
+    ("all").
     """
 
     weights: dict[str, float]
@@ -39,18 +38,18 @@ def calibrate(
     keep: Mapping[str, float],
     cap: Mapping[str, float],
 ) -> Calibration:
-    """Find the mixture of `languages` whose expert-activation entropy, mean over layers, is highest.
+    """Find the mixture of `languages` with the highest expert-activation entropy, averaged over layers.
 
     Args:
-        activations: of every probed source.
-        languages: the sources to mix. Multimodal sources among the rest are only reported on.
-        keep, cap: least and greatest weight of a source (0 and 1 by default).
+        activations: the activation of every probed source.
+        languages: the sources to mix. Multimodal sources among the others only enter the reported entropies.
+        keep, cap: the smallest and largest weight of a source, by default 0 and 1.
 
     Raises:
-        ValueError: an unknown or repeated source, bounds that allow no mixture.
+        ValueError: for an unknown or repeated source, or for bounds that allow no mixture.
     """
     if not languages:
-        raise ValueError("no language source is named; give --languages a,b,…")
+        raise ValueError("--languages is empty; give --languages a,b,…")
     repeated = sorted({name for name in languages if list(languages).count(name) > 1})
     if repeated:
         raise ValueError(f"--languages names {', '.join(repeated)} more than once")
@@ -87,11 +86,11 @@ def calibrate(
 def _bounds(
     languages: Sequence[str], *, keep: Mapping[str, float], cap: Mapping[str, float]
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Lower and upper bounds in the order of `languages`; ValueError if they are impossible."""
+    """Lower and upper bounds in the order of `languages`; raises ValueError if they are impossible."""
     for option, bounds in (("--keep", keep), ("--cap", cap)):
         for name, bound in bounds.items():
             if name not in languages:
-                raise ValueError(f"{option} {name}={bound:g}: {name!r} is not one of {', '.join(languages)}")
+                raise ValueError(f"{option} {name}={bound:g}: {name!r} isn't one of {', '.join(languages)}")
             if not 0 <= bound <= 1:
                 raise ValueError(f"{option} {name}={bound:g}: a weight is between 0 and 1")
     lower = numpy.array([keep.get(name, 0.0) for name in languages])
@@ -100,7 +99,7 @@ def _bounds(
         if least > most:
             raise ValueError(f"--keep {name}={least:g} is above --cap {name}={most:g}")
     if lower.sum() > 1 + 1e-12:
-        raise ValueError(f"the --keep weights sum to {lower.sum():g}; at most 1 can be kept")
+        raise ValueError(f"the --keep weights sum to {lower.sum():g}; lower them to at most 1")
     if upper.sum() < 1 - 1e-12:
-        raise ValueError(f"the --cap weights sum to {upper.sum():g}; together the sources have to reach 1")
+        raise ValueError(f"the --cap weights sum to {upper.sum():g}; raise them to at least 1")
     return lower, upper

@@ -1,4 +1,4 @@
-"""Which experts each data source activates: packed forward passes without gradients over a sample of its rows."""
+"""Probes which experts each data source activates, in packed forward passes over a sample of its rows."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of each source is read, and how it is batched.
+    """The size of each source's sample, and the size of a forward pass.
 
-    `rows` and `tokens`: at most so many of a source, whichever comes first, rows in an order drawn from `seed`;
-    `pack_length`: tokens of a forward pass (a longer sample has one to itself).
+    A sample ends at `rows` or `tokens`, whichever comes first; `seed` sets the order of the rows. A forward pass has at
+    most `pack_length` tokens, unless it holds a single longer sample.
     """
 
     rows: int
@@ -45,16 +45,16 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("rows", "tokens", "pack_length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more")
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
 
 
 def probe(model_dir: Path, sources: Mapping[str, Path], *, limits: Limits, dtype: torch.dtype) -> dict[str, Any]:
-    """Measure expert activation by source; returns what `write_probe` writes.
+    """Measure expert activation by source; returns the JSON value that `write_probe` writes.
 
-    Every source's file is read and checked before the model loads.
+    All sources are read and checked before the model loads.
 
     Raises:
-        ValueError: a dense model, a folder without a model, a source that is missing or empty.
+        ValueError: for a dense model, a folder without a model, or a source that is missing or empty.
     """
     config = _moe_config(model_dir)
     rows = {name: Rows(path) for name, path in sources.items()}
@@ -83,7 +83,7 @@ def activation(
     limits: Limits,
     name: str,
 ) -> Activation:
-    """Count the routed slots of a source's samples; every token of prompt, images and completion counts."""
+    """Count the routed slots of all tokens (prompt, images and completion) of a source's samples."""
     order = random.Random(limits.seed).sample(range(len(rows)), min(limits.rows, len(rows)))
     filler = encoder.filler()
     text = model.config.text_config
@@ -91,7 +91,7 @@ def activation(
     used = tokens = pictured = 0
     with _progress(name, len(order)) as progress:
         task = progress.add_task(name, total=len(order))
-        for samples in _batches((_whole(encoder, rows[index]) for index in order), limits=limits):
+        for samples in _batches((_sample(encoder, rows[index]) for index in order), limits=limits):
             micro_batch = collate(samples, filler=filler)
             output = model(**micro_batch.unlabelled().model_inputs(model.device))
             assert output.router_logits is not None
@@ -116,24 +116,26 @@ def _moe_config(model_dir: Path) -> SailVLConfig:
     config = SailVLConfig.from_pretrained(model_dir)
     if not config.is_moe:
         raise ValueError(
-            f"{model_dir} is a dense model (text_config.model_type is {config.text_config.model_type!r}): it routes "
-            "nothing to experts, so there is nothing to probe; give one with 'qwen3_moe'"
+            f"{model_dir} is a dense model (text_config.model_type is {config.text_config.model_type!r}): it has "
+            "no experts to probe; give a model with 'qwen3_moe'"
         )
     return config
 
 
-def _whole(encoder: Encoder, row: dict[str, Any]) -> Sample:
-    """A row's tokens, its completion included if it has one, all of them marked as to be scored."""
+def _sample(encoder: Encoder, row: dict[str, Any]) -> Sample:
+    """A row's tokens, including its completion, all marked as labelled."""
     if row.get("completion") is not None:
         return replace(encoder.sft_sample(row), prompt_length=1)
     input_ids, images = encoder.prompt_inputs(encoder.prompt(row))
     if len(input_ids) > encoder.max_length:
-        raise ValueError(f"row {row['id']} has {len(input_ids)} tokens, the model takes {encoder.max_length}")
+        raise ValueError(
+            f"row {row['id']} has {len(input_ids)} tokens, but the model takes at most {encoder.max_length}"
+        )
     return Sample(input_ids, 1, images.get("pixel_values"), images.get("image_grid_thw"))
 
 
 def _batches(samples: Iterator[Sample], *, limits: Limits) -> Iterator[list[Sample]]:
-    """Samples in order, at most `pack_length` together, until `tokens` are reached."""
+    """Batches of consecutive samples with at most `pack_length` tokens each, until `tokens` are reached."""
     batch: list[Sample] = []
     size = total = 0
     for sample in samples:
@@ -149,12 +151,12 @@ def _batches(samples: Iterator[Sample], *, limits: Limits) -> Iterator[list[Samp
 
 
 def _entropies(found: Activation) -> list[float]:
-    """Entropy of the activation in each layer, in nats."""
+    """The entropy of the activation in each layer, in nats."""
     return load_entropy(expert_shares(torch.from_numpy(found.counts).double())).tolist()
 
 
 def _progress(name: str, rows: int) -> Progress:
-    """A bar on a terminal, nothing elsewhere (the closing line is logged)."""
+    """A progress bar, which appears only on a terminal."""
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""The activation of one source, and reading the file that a probe wrote."""
+"""The expert activation of one source, and reading the file of a probe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What a source activates: `counts` [layers, experts] of routed slots over `tokens` tokens of `rows` rows."""
+    """A source's activation: `counts` [layers, experts] of routed slots over `tokens` tokens of `rows` rows."""
 
     rows: int
     rows_with_images: int
@@ -21,16 +21,16 @@ class Activation:
 
     @property
     def shares(self) -> numpy.ndarray:
-        """Share of a layer's routed slots that each expert got [layers, experts]; each layer sums to 1."""
+        """Each expert's share of its layer's routed slots [layers, experts]; each layer sums to 1."""
         return self.counts / self.counts.sum(-1, keepdims=True)
 
     @property
     def multimodal(self) -> bool:
-        """Whether any of its rows has an image."""
+        """Whether any row has an image."""
         return self.rows_with_images > 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a JSON value."""
         return {
             "rows": self.rows,
             "rows_with_images": self.rows_with_images,
@@ -40,10 +40,10 @@ class Activation:
 
 
 def read_probe(path: Path) -> dict[str, Activation]:
-    """The activations in a file that `sail-rl moe probe` wrote, by source.
+    """Read the activations by source from a file of `sail-rl moe probe`.
 
     Raises:
-        ValueError: no such file, another file, or a source without tokens.
+        ValueError: for a missing file, a file of another kind, or a source without tokens.
     """
     if not path.is_file():
         raise ValueError(f"no probe at {path}; `sail-rl moe probe` writes one")
@@ -57,12 +57,12 @@ def read_probe(path: Path) -> dict[str, Activation]:
             for name, source in written["sources"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not what `sail-rl moe probe` writes: {error!r}") from None
+        raise ValueError(f"{path} isn't a file of `sail-rl moe probe`: {error!r}") from None
     for name, activation in found.items():
         if activation.counts.shape != shape:
             raise ValueError(
                 f"{path}, source {name}: counts are {activation.counts.shape}, not layers x experts {shape}"
             )
         if activation.tokens < 1 or not (activation.counts.sum(-1) > 0).all():
-            raise ValueError(f"{path}, source {name}: no tokens were routed; probe it again with rows that have text")
+            raise ValueError(f"{path}, source {name}: no tokens were routed; probe again with rows that have text")
     return found
