@@ -130,7 +130,7 @@ def row_indices(rows: Rows, wanted: Collection[str]) -> dict[str, int]:
     Raises:
         ValueError: a wanted id isn't among the rows.
     """
-    indices = {rows.outline(index)["id"]: index for index in range(len(rows))}
+    indices = {rows.metadata(index)["id"]: index for index in range(len(rows))}
     if missing := sorted(set(wanted) - indices.keys()):
         raise ValueError(f"{rows.path} has no row with id {missing[0]!r} ({len(missing)} are missing)")
     return indices
