@@ -1,4 +1,4 @@
-"""HFEngine: rollouts by transformers' `generate` — the reference that every other engine is compared with."""
+"""HFEngine: rollouts by transformers' `generate`, the reference that tests compare every other engine with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .streaming import StreamingEngine
 class HFEngine(StreamingEngine):
     """A `RolloutEngine` on a copy of the model in plain transformers.
 
-    Groups are generated one prompt at a time, left-padding free, so that numbers don't depend on the batch. Slow and
-    simple; sampled tokens differ from vLLM's (another random generator), their log-probs don't.
+    It generates one prompt's group at a time, without padding, so that results don't depend on the batch. It is slow
+    and simple. Its sampled tokens differ from vLLM's (another random generator), but log-probs of equal tokens agree.
 
     Args:
         model_dir: checkpoint with config, tokenizer and processor.
@@ -35,14 +35,14 @@ class HFEngine(StreamingEngine):
         self._version = 0
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Sample one group after the other; see `RolloutEngine.stream`."""
+        """Sample one group after another; see `RolloutEngine.stream`."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         for position, prompt in enumerate(prompts):
             yield position, self._group(prompt, sampling)
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy the tensors into the model; all of its parameters must be given."""
+        """Copy the tensors into the model; every parameter must be among them."""
         parameters = dict(self._model.named_parameters())
         given = dict(tensors)
         if given.keys() != parameters.keys():
@@ -72,7 +72,7 @@ class HFEngine(StreamingEngine):
         ]
 
     def _options(self, sampling: Sampling, prompt_length: int) -> dict[str, Any]:
-        """Options of `generate` for plain sampling (or greedy decoding) without image tokens."""
+        """Options of `generate` for plain sampling or greedy decoding; image tokens are banned."""
         distribution = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {}
         return distribution | {
             "do_sample": bool(sampling.temperature),

@@ -1,4 +1,4 @@
-"""RemoteEngine: rollouts by vLLM servers on any machines, over HTTP; one that goes away is missed until it is back."""
+"""RemoteEngine: rollouts by vLLM servers over HTTP. Unreachable servers are skipped and rejoin automatically."""
 
 from __future__ import annotations
 
@@ -19,36 +19,35 @@ from torch import distributed
 from sail_rl.contracts import Prompt, Rollout, Sampling
 
 from .remote_requests import ChatRequests
-from .remote_server import Server, ServerError
-from .streaming import StreamingEngine
+from .server_handle import ServerError, ServerHandle
+from .streaming import EngineError, StreamingEngine
 from .transfers import FileTransfer, NcclTransfer, Transfer
-from .workers import EngineError
 
 logger = logging.getLogger(__name__)
-POLL = 0.2  # seconds between looks at whether a server may be asked again
-LOOK = 1.0  # seconds between looks for servers that are back
+REQUEST_INTERVAL = 0.2  # seconds between checks whether a server may be asked again
+SERVER_INTERVAL = 1.0  # seconds between checks for servers that are reachable again
 
 
 class RemoteEngine(StreamingEngine):
-    """A `RolloutEngine` of vLLM servers. Each is asked for the next prompt when it has room: faster ones do more.
+    """A `RolloutEngine` of vLLM servers. A server gets the next prompt when it has room, so faster servers do more.
 
-    Start each with the command that `docs/rollouts.md` shows. Weights go through a file that all see, by vLLM's
-    weight-transfer API; a push is over when every server that is there has loaded it, and a server that wasn't gets
-    them when it is back.
+    Start each server with the command that `docs/rollouts.md` shows. Weights travel by vLLM's weight-transfer API. A
+    push ends when every reachable server has loaded them; other servers get them when they are reachable again.
 
     Args:
         model_dir: checkpoint with the tokenizer.
         servers: addresses, `http://HOST:PORT`.
         transfer: how weights reach the servers: "files" through `weights_dir`, "nccl" between GPUs.
-        weights_dir: with "files": folder that trainer and servers see under this path.
+        weights_dir: with "files": a folder that the trainer and all servers see under this path.
         host: with "nccl": the address under which the servers reach the trainer.
         concurrency: prompts that one server works on at a time.
         request_timeout, push_timeout: seconds for one prompt's group and for one push.
-        patience: seconds to wait for a server when none is there; then the run is stopped.
-        max_failures: times that one prompt may fail before the run is stopped.
-        max_model_len, dtype: the trainer's; the servers must be started with the same.
+        patience: seconds without any reachable server after which the run stops.
+        max_failures: failures of one prompt after which the run stops.
+        max_model_len, dtype: the trainer's values; the servers must be started with the same values.
     """
 
+    shares_gpu = False
     runs_out_of_process = True
 
     def __init__(
@@ -78,13 +77,13 @@ class RemoteEngine(StreamingEngine):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollout servers", daemon=True)
         self._thread.start()
-        self._servers = [Server(address.rstrip("/")) for address in servers]
+        self._servers = [ServerHandle(address.rstrip("/")) for address in servers]
         self._streaming = False
         self._pushing = asyncio.Lock()
-        asyncio.run_coroutine_threadsafe(self._look_after(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._maintain(), self._loop)
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Sample groups for all prompts; see `RolloutEngine.stream`. What a lost server owes others are asked for."""
+        """Sample groups for all prompts; see `RolloutEngine.stream`. Other servers sample what a lost server owed."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         results: queue.Queue[tuple[int, list[Rollout]] | Exception] = queue.Queue()
@@ -101,16 +100,16 @@ class RemoteEngine(StreamingEngine):
             self._streaming = False
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Write the weights' file and let every server load it; see `RolloutEngine.push_weights`."""
+        """Let every reachable server load the weights; see `RolloutEngine.push_weights`."""
         if self._streaming:
             raise RuntimeError("the engine is generating; new weights would reach it half-way")
-        self._run(self._pushing.acquire())  # nobody reads what is kept while it changes
+        self._run(self._pushing.acquire())  # no server reads the weights while they change
         try:
             if self._rank == 0:
                 self._transfer.keep(version, tensors)
                 self._run(self._change(version))
             else:
-                for _ in tensors:  # gathering them may take every rank
+                for _ in tensors:  # gathering them is collective
                     pass
             if distributed.is_initialized():
                 distributed.barrier()
@@ -120,11 +119,11 @@ class RemoteEngine(StreamingEngine):
             self._loop.call_soon_threadsafe(self._pushing.release)
 
     def health(self) -> list[dict[str, Any]]:
-        """Address of each server, whether it is there, and the version of its weights."""
+        """Address of each server, whether it is reachable, and the version of its weights."""
         return [{"address": s.address, "alive": s.version > 0, "version": s.version} for s in self._servers]
 
     def close(self) -> None:
-        """End all requests; the servers stay."""
+        """Cancel all requests; the servers keep running."""
         self._run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
@@ -134,50 +133,50 @@ class RemoteEngine(StreamingEngine):
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _change(self, version: int) -> None:
-        """Take the new version everywhere; over when every server that is there has it, and there is one."""
+        """Push the new version; returns when at least one server, and every reachable one, has it."""
         self._version = version
-        for server in self._servers:  # even those whose weights have this number: another stage counts anew
+        for server in self._servers:  # also servers with this very number: each stage counts from one
             server.version = 0
         deadline = time.monotonic() + self._patience
-        while not await self._bring_up_all():
+        while not await self._update_all():
             if time.monotonic() > deadline:
-                raise EngineError(f"no rollout server is there: {self._problems()}")
-            await asyncio.sleep(LOOK)
+                raise EngineError(f"no rollout server is reachable: {self._problems()}")
+            await asyncio.sleep(SERVER_INTERVAL)
 
-    async def _look_after(self) -> None:
-        """As long as the engine lives: push to servers that come back, whether or not it is generating."""
+    async def _maintain(self) -> None:
+        """Push to servers that are reachable again, for as long as the engine lives, also while it generates."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(SERVER_INTERVAL)
             async with self._pushing:
                 if self._version:
-                    await self._bring_up_all()
+                    await self._update_all()
 
-    async def _bring_up_all(self) -> bool:
-        """Give the newest weights to every server that answers and hasn't them; whether there is one with them."""
+    async def _update_all(self) -> bool:
+        """Give the newest weights to every reachable server that lacks them; True if at least one server has them."""
         behind = [server for server in self._servers if server.version != self._version]
-        await asyncio.gather(*(self._bring_up(server) for server in behind))
+        await asyncio.gather(*(self._update(server) for server in behind))
         return any(server.version == self._version for server in self._servers)
 
     def _problems(self) -> str:
         return "; ".join(f"{server.address}: {server.problem}" for server in self._servers)
 
-    async def _bring_up(self, server: Server) -> None:
-        """Rank 0 pushes; the other ranks see whether the server has what rank 0 pushed."""
+    async def _update(self, server: ServerHandle) -> None:
+        """Rank 0 pushes; the other ranks check that the server has what rank 0 pushed."""
         try:
             if self._rank == 0:
                 await server.push(self._transfer, self._version, timeout=self._push_timeout)
             else:
-                await server.look(self._version)
-        except (ServerError, LookupError, TypeError, ValueError) as error:  # the last three: an answer of another shape
+                await server.check(self._version)
+        except (ServerError, LookupError, TypeError, ValueError) as error:  # the last three: malformed answer
             self._drop(server, error)
 
-    def _drop(self, server: Server, error: Exception) -> None:
+    def _drop(self, server: ServerHandle, error: Exception) -> None:
         if not server.problem:
-            logger.warning("rollout server %s is left out for now: %s", server.address, error)
+            logger.warning("rollout server %s is skipped for now: %s", server.address, error)
         server.version, server.problem = 0, str(error)
 
     async def _sample(self, prompts: Sequence[Prompt], sampling: Sampling, results: queue.Queue) -> None:
-        """Put every group into `results`, or the exception that ends it all."""
+        """Put every group into `results`, or the exception that ends the sampling."""
         todo: asyncio.Queue[_Task] = asyncio.Queue()
         try:
             for place, prompt in enumerate(prompts):
@@ -185,28 +184,28 @@ class RemoteEngine(StreamingEngine):
             async with asyncio.TaskGroup() as group:
                 for server in self._servers:
                     for _ in range(self._concurrency):
-                        group.create_task(self._serve(server, todo, prompts, sampling, results))
-                group.create_task(self._patience_lasts())
+                        group.create_task(self._serve(server, todo, prompts, results))
+                group.create_task(self._watch_patience())
         except* Exception as errors:
             results.put(errors.exceptions[0])  # the consumer raises it
 
-    async def _patience_lasts(self) -> None:
-        """Stop when there has been no server for too long."""
-        alone_since = time.monotonic()
-        while time.monotonic() - alone_since <= self._patience:
-            await asyncio.sleep(LOOK)
+    async def _watch_patience(self) -> None:
+        """Raise EngineError when no server was reachable for `patience` seconds."""
+        unreachable_since = time.monotonic()
+        while time.monotonic() - unreachable_since <= self._patience:
+            await asyncio.sleep(SERVER_INTERVAL)
             if any(server.version for server in self._servers):
-                alone_since = time.monotonic()
-        raise EngineError(f"no rollout server is there: {self._problems()}")
+                unreachable_since = time.monotonic()
+        raise EngineError(f"no rollout server is reachable: {self._problems()}")
 
     async def _serve(
-        self, server: Server, todo: asyncio.Queue, prompts: Sequence[Prompt], sampling: Sampling, results: queue.Queue
+        self, server: ServerHandle, todo: asyncio.Queue, prompts: Sequence[Prompt], results: queue.Queue
     ) -> None:
-        """Ask one server for one prompt after the other, as long as it has the newest weights."""
+        """Ask one server for one prompt after another, while it has the newest weights."""
         async with httpx.AsyncClient(base_url=server.address, timeout=self._request_timeout) as client:
             while True:
                 if server.version != self._version:
-                    await asyncio.sleep(POLL)
+                    await asyncio.sleep(REQUEST_INTERVAL)
                     continue
                 task: _Task = await todo.get()
                 prompt = prompts[task.place]
@@ -245,7 +244,7 @@ def _transfer(kind: str, weights_dir: Path | str | None, host: str | None) -> Tr
 
 
 async def _end_tasks() -> None:
-    """Cancel all other tasks of this loop, and see them end."""
+    """Cancel all other tasks of this loop and wait for their end."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

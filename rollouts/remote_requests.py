@@ -1,4 +1,4 @@
-"""From prompts to a vLLM server's chat requests, and from its choices to rollouts."""
+"""Converts prompts to chat requests of a vLLM server, and its choices to rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sail_rl.models.processing import IMAGE_TOKEN
 from sail_rl.seeding import derive_seed
 
 BANNED = -100
-# The prompt is rendered already: its text goes through as it is, with the images at their places.
+# The prompt is already rendered: the template passes its text through, with the images in their places.
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}" + IMAGE_TOKEN + "{% endif %}{% endfor %}{% endfor %}"
@@ -26,7 +26,7 @@ class ChatRequests:
 
     Args:
         model_dir: checkpoint with the processor.
-        max_model_len: the servers' limit of prompt and completion together.
+        max_model_len: the servers' limit of prompt and completion tokens together.
     """
 
     def __init__(self, model_dir: Path | str, max_model_len: int) -> None:
@@ -62,16 +62,16 @@ class ChatRequests:
         }
 
     def _room(self, prompt: Prompt) -> int:
-        """Tokens that the context has left for a completion."""
+        """Number of tokens that the context leaves for a completion."""
         text = self._tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
         images = [self._processor.image_tokens(image.height, image.width) for image in prompt.images]
-        length = len(text) + sum(images) - len(images)  # an image stands at one placeholder
+        length = len(text) + sum(images) - len(images)  # each image replaces one placeholder
         if length >= self._max_model_len:
-            raise ValueError(f"prompt {prompt.id} has {length} tokens, and the context {self._max_model_len}")
+            raise ValueError(f"prompt {prompt.id} has {length} tokens, but the context has only {self._max_model_len}")
         return self._max_model_len - length
 
     def rollout(self, choice: dict[str, Any], prompt: Prompt, version: int) -> Rollout:
-        """The rollout that one of the choices holds; these weights sampled it."""
+        """The rollout in one of the choices; weights of this version sampled it."""
         return Rollout(
             prompt_id=prompt.id,
             sample=choice["index"],

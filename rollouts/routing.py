@@ -13,10 +13,10 @@ Routes = np.ndarray
 
 
 class RouteRecorder:
-    """Listens to the routers of a live model while it is `active`; `take` gives what one request was routed to.
+    """Records the choices of a live model's routers while it is `active`; `take` returns those of one request.
 
-    vLLM's own recorder (`enable_return_routed_experts`) belongs to its GPU workers. This one reads the batch's layout
-    where the model runner keeps it, after each forward. Prefix caching must be off: what isn't computed isn't seen.
+    vLLM's own recorder (`enable_return_routed_experts`) exists only in its GPU workers. This one reads the batch layout
+    from the model runner after each forward. Prefix caching must be off, because cached positions aren't routed.
 
     Args:
         runner: the model runner of the engine's worker.
@@ -29,21 +29,21 @@ class RouteRecorder:
             raise ValueError("capture_routed_experts: the model has no experts to route to; it is for an MoE")
         self._step: list[torch.Tensor | None] = [None] * len(self._layers)
         self.active = False
-        self._seen: dict[str, list[tuple[np.ndarray, Routes]]] = {}
+        self._recorded: dict[str, list[tuple[np.ndarray, Routes]]] = {}
         for number, layer in enumerate(self._layers):
             layer.router.set_capture_fn(partial(self._note, number))
         runner.model.register_forward_hook(self._forward, with_kwargs=True)
 
     def take(self, request: str, length: int) -> Routes:
-        """Experts [length, layers, experts per token] of the first `length` positions, which are forgotten.
+        """Experts [length, layers, experts per token] of the first `length` positions; drops them from the record.
 
         Raises:
             RuntimeError: some of these positions were never computed.
         """
-        chunks = self._seen.pop(request)
+        chunks = self._recorded.pop(request)
         _, example = chunks[0]
         routed_experts = np.full((length, *example.shape[1:]), -1, dtype=np.int16)
-        for positions, experts in chunks:  # a preempted request computes positions again: the last time counts
+        for positions, experts in chunks:  # a preempted request computes positions again; the last time counts
             kept = positions < length
             routed_experts[positions[kept]] = experts[kept]
         if (routed_experts < 0).any():
@@ -52,15 +52,15 @@ class RouteRecorder:
             )
         return routed_experts
 
-    def forget(self) -> None:
-        """Drop what was noted of requests that nobody takes."""
-        self._seen.clear()
+    def clear(self) -> None:
+        """Drop the records of requests that nobody will take."""
+        self._recorded.clear()
 
     def _note(self, layer: int, experts: torch.Tensor) -> None:
         self._step[layer] = experts
 
     def _forward(self, _: Any, __: Any, inputs: dict[str, Any], ___: Any) -> None:
-        """One forward is over: deal its tokens out to their requests."""
+        """After each forward: assign its tokens to their requests."""
         layers = [experts for experts in self._step if experts is not None]
         if not self.active or len(layers) != len(self._layers):
             return
@@ -69,4 +69,4 @@ class RouteRecorder:
         starts = self._runner.query_start_loc.np
         for number, request in enumerate(self._runner.input_batch.req_ids):
             rows = slice(starts[number], starts[number + 1])
-            self._seen.setdefault(request, []).append((positions[rows].copy(), experts[rows].copy()))
+            self._recorded.setdefault(request, []).append((positions[rows].copy(), experts[rows].copy()))

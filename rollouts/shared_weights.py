@@ -1,4 +1,4 @@
-"""All weights in one block of memory: the trainer writes them, worker processes read them where they lie.
+"""All weights in one block of memory: the trainer writes them, and worker processes read them in place.
 
 On a CPU the block is shared memory; on a GPU the workers open it by CUDA IPC.
 """
@@ -18,7 +18,7 @@ ALIGNMENT = 64  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one tensor lies in the block: `offset` in bytes."""
+    """Where one tensor lies in the block; `offset` is in bytes."""
 
     name: str
     offset: int
@@ -26,17 +26,17 @@ class Slot:
     dtype: torch.dtype
 
     def view(self, block: torch.Tensor) -> torch.Tensor:
-        """The tensor, without a copy."""
+        """The tensor, as a view of the block."""
         size = self.shape.numel() * self.dtype.itemsize
         return block[self.offset : self.offset + size].view(self.dtype).view(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedWeights:
-    """A block [bytes] with a slot for each tensor. Sent to another process, it is the same memory there.
+    """A block [bytes] with a slot for each tensor. Pickled to another process, it refers to the same memory there.
 
-    The memory has no name: it is freed when the last process that holds it ends, however that ends. On a GPU it is the
-    trainer's, which must keep the block; workers must see that very GPU, under whatever number.
+    The memory is anonymous: the operating system frees it when the last process that holds it ends. On a GPU the memory
+    belongs to the trainer, which must keep the block; workers must see the same GPU, under any index.
     """
 
     block: torch.Tensor
@@ -45,7 +45,7 @@ class SharedWeights:
     @classmethod
     @torch.no_grad()
     def of(cls, tensors: Iterable[tuple[str, torch.Tensor]], device: str = "cpu") -> SharedWeights:
-        """A block that holds these tensors; copied once more on the way, because their sizes come with them."""
+        """A block that holds these tensors. They are copied twice, because their sizes are known only at the end."""
         copies, slots, size = [], [], 0
         for name, tensor in tensors:
             slots.append(Slot(name, size, tensor.shape, tensor.dtype))
@@ -58,16 +58,16 @@ class SharedWeights:
 
     @torch.no_grad()
     def write(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy the tensors into the block, one at a time as they come (under ZeRO-3 each is whole only for a moment).
+        """Copy the tensors into the block, one at a time (under ZeRO-3 each is gathered only for a moment).
 
         Raises:
-            ValueError: a tensor isn't the one that the block has a slot for.
+            ValueError: a tensor differs in name, shape or dtype from the slot at its position.
         """
         for slot, (name, tensor) in zip(self.slots, tensors, strict=True):
             if (name, tensor.shape, tensor.dtype) != (slot.name, slot.shape, slot.dtype):
                 raise ValueError(
-                    f"the weights changed their form: {name} {tuple(tensor.shape)} {tensor.dtype} came where "
-                    f"{slot.name} {tuple(slot.shape)} {slot.dtype} was before"
+                    f"the weights changed: {name} {tuple(tensor.shape)} {tensor.dtype} came in the place of "
+                    f"{slot.name} {tuple(slot.shape)} {slot.dtype}"
                 )
             slot.view(self.block).copy_(tensor)
         if self.block.is_cuda:  # a reader in another process doesn't wait for this one's stream
@@ -84,7 +84,7 @@ class SharedWeights:
 
 
 def _opened(handle: tuple[Any, ...], slots: tuple[Slot, ...]) -> SharedWeights:
-    """The trainer's block in a worker: its GPU may have another number here."""
+    """The trainer's block in a worker, where the GPU may have another index."""
     rebuild, arguments = handle[0], list(handle[1])
     arguments[6] = torch.cuda.current_device()  # of `torch.multiprocessing.reductions.rebuild_cuda_tensor`
     return SharedWeights(rebuild(*arguments), slots)

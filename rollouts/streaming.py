@@ -1,4 +1,4 @@
-"""What all engines have in common: they stream groups as these finish, and `generate` collects the stream."""
+"""What all engines have in common: they stream groups as soon as these finish, and `generate` collects them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from collections.abc import Generator, Sequence
 from sail_rl.contracts import Prompt, Rollout, Sampling
 
 
-class StreamingEngine(ABC):
-    """A `RolloutEngine` less `push_weights` and `close`; see there."""
+class EngineError(RuntimeError):
+    """The engine's workers or servers failed too often, or none of them is reachable."""
 
+
+class StreamingEngine(ABC):
+    """A `RolloutEngine` without `push_weights` and `close`; by default it runs in the trainer's process."""
+
+    shares_gpu: bool = True
     runs_out_of_process: bool = False
     supports_partial_rollouts: bool = False
     captures_routed_experts: bool = False

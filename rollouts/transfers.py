@@ -17,18 +17,18 @@ Post = Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Transfer(Protocol):
-    """Keeps the newest weights, and gives them to one server at a time, also to one that comes back later."""
+    """Keeps the newest weights and gives them to one server at a time, whenever that server is reachable."""
 
     def keep(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy the tensors; they are version `version`."""
+        """Copy the tensors, which are version `version`."""
         ...
 
     async def give(self, address: str, post: Post, *, timeout: float) -> None:
-        """Let the server at `address`, which is paused, load what is kept."""
+        """Let the server at `address`, which is paused, load the kept weights."""
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Release files and connections."""
         ...
 
 
@@ -36,7 +36,7 @@ class FileTransfer:
     """For servers started with `--weight-transfer-config '{"backend": "sail_files"}'`.
 
     Args:
-        folder: seen under this path by the trainer and all servers.
+        folder: a folder that the trainer and all servers see under this path.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -49,7 +49,7 @@ class FileTransfer:
         return self._folder / f"weights-{self._version}.safetensors"
 
     def keep(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Write a file, whole or not at all."""
+        """Write the file atomically."""
         partial, before = self._folder / "partial", self._file
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors}, partial)
         self._version = version
@@ -64,14 +64,14 @@ class FileTransfer:
         await post("/finish_weight_update", json={"weight_version": str(self._version)})
 
     def close(self) -> None:
-        """The newest file stays: a server may still be reading it."""
+        """Keep the newest file, because a server may still be reading it."""
         (self._folder / "partial").unlink(missing_ok=True)
 
 
 class NcclTransfer:
     """For servers started with `--weight-transfer-config '{"backend": "nccl"}'`, by vLLM's own trainer side.
 
-    Each server has an NCCL group of its own with this process, so that one may go and come back without the others.
+    Each server has its own NCCL group with this process, so that a lost server doesn't affect the others.
 
     Args:
         host: address under which the servers reach this process.
@@ -79,19 +79,19 @@ class NcclTransfer:
 
     def __init__(self, host: str) -> None:
         if not torch.cuda.is_available():
-            raise ValueError("engine.kwargs.transfer is nccl, which connects GPUs, and there is none; use files")
+            raise ValueError("engine.kwargs.transfer is nccl, which connects GPUs, and there is no GPU here; use files")
         self._host = host
         self._kept: list[tuple[str, torch.Tensor]] = []
         self._version = 0
         self._groups: dict[str, Any] = {}
 
     def keep(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy to CPU memory, a tensor at a time: under ZeRO-3 each is whole only for a moment."""
+        """Copy to CPU memory, one tensor at a time: under ZeRO-3 each is gathered only for a moment."""
         self._kept = [(name, tensor.detach().to("cpu", copy=True)) for name, tensor in tensors]
         self._version = version
 
     async def give(self, address: str, post: Post, *, timeout: float) -> None:
-        """Broadcast to the server's workers; a group in which something failed is not used again."""
+        """Broadcast to the server's workers; a group in which a broadcast failed is not used again."""
         group = self._groups.pop(address, None)
         self._groups[address] = await asyncio.wait_for(asyncio.to_thread(self._send, group, address, timeout), timeout)
 
@@ -120,13 +120,13 @@ class NcclTransfer:
 
 
 class _Kept:
-    """A vLLM `WeightSource`: what a transfer keeps, moved to the GPU a tensor at a time."""
+    """A vLLM `WeightSource`: the kept weights, moved to the GPU one tensor at a time."""
 
     def __init__(self, transfer: NcclTransfer) -> None:
         self._transfer = transfer
 
     def metadata(self) -> list[Any]:
-        """Names, dtypes and shapes in the order of iteration."""
+        """Names, dtypes and shapes, in the order of iteration."""
         from vllm.distributed.weight_transfer.base import ParamMeta
 
         return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._transfer._kept]
@@ -137,14 +137,14 @@ class _Kept:
 
 
 class _ServerClient:
-    """A vLLM `VLLMWeightSyncClient`: the weight-transfer routes of one server; says the `version` when all is there."""
+    """A vLLM `VLLMWeightSyncClient`: one server's weight-transfer endpoints; an update ends with its `version`."""
 
     def __init__(self, address: str, timeout: float) -> None:
         self._http = httpx.Client(base_url=address, timeout=timeout)
         self.version = 0
 
     def workers(self) -> int:
-        """GPUs that the server's model is on."""
+        """Number of GPUs that hold the server's model."""
         count: int = self._http.get("/get_world_size").raise_for_status().json()["world_size"]
         return count
 

@@ -1,4 +1,4 @@
-"""Our engines under TRL's GRPOTrainer: its `rollout_func`, with weights pushed before each batch."""
+"""A `rollout_func` with which TRL's GRPOTrainer samples from our engines; it pushes weights before each batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sail_rl.seeding import derive_seed
 def make_rollout_func(engine: RolloutEngine, processor: SailVLProcessor) -> Callable[[list[Any], Any], dict[str, Any]]:
     """A function for `GRPOTrainer(rollout_func=…)` (TRL 1.16) that samples with `engine` and the trainer's weights.
 
-    TRL alone can't use vLLM on a CPU, because its weight sync fails there. Leave TRL's own `use_vllm` off. Sampling is
-    plain: `temperature` and `max_completion_length` of the trainer's arguments, no top-p or top-k.
+    TRL alone can't use vLLM on a CPU, because its weight sync fails there. Leave TRL's own `use_vllm` off. Sampling
+    uses `temperature` and `max_completion_length` of the trainer's arguments, without top-p or top-k.
 
     Args:
-        engine: any rollout engine; it gets new weights whenever the trainer has taken a step.
-        processor: the model's.
+        engine: any rollout engine; it gets new weights after each step of the trainer.
+        processor: the model's processor.
     """
     pushed: list[int] = []
 
@@ -46,7 +46,7 @@ def make_rollout_func(engine: RolloutEngine, processor: SailVLProcessor) -> Call
 
 
 def _prompt(name: str, messages: list[Message], processor: SailVLProcessor) -> Prompt:
-    """TRL's prompt, which carries its images in the messages, as ours."""
+    """A `Prompt` from TRL's prompt, which carries its images in the messages."""
     parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return Prompt(name, messages, processor.apply_chat_template(messages, add_generation_prompt=True), images)

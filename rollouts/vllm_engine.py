@@ -1,4 +1,4 @@
-"""VLLMEngine: rollouts by vLLM in the trainer's own process."""
+"""VLLMEngine: rollouts by vLLM in the trainer's process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from vllm import RequestOutput
 
-# Read by vLLM at import: in-process engine, no telemetry, the trainer's threads not pinned to cores, no compiler.
+# vLLM reads these at import: in-process engine, no telemetry, no pinning of the trainer's threads, no compiler.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -38,8 +38,8 @@ class VLLMEngine(StreamingEngine):
     Args:
         model_dir: checkpoint with config, tokenizer and processor; the weights come with the first push.
         max_model_len: limit of prompt and completion tokens together.
-        dtype: "float32" or "bfloat16": the trainer's, or log-probs differ.
-        max_num_seqs: sequences decoded at once.
+        dtype: "float32" or "bfloat16"; the trainer's dtype, because log-probs differ otherwise.
+        max_num_seqs: number of sequences that are decoded at once.
         kv_cache_gib: memory for the key-value cache, in GiB.
         capture_routed_experts: record an MoE's routing in `Rollout.routed_experts`. On a CPU this turns prefix caching
             off, because a cached prefix is not routed again.
@@ -88,7 +88,7 @@ class VLLMEngine(StreamingEngine):
                 **(options or {}),
             )
         self._capturing = capture_routed_experts
-        self._recorder = self._listen() if capture_routed_experts and not torch.cuda.is_available() else None
+        self._recorder = self._route_recorder() if capture_routed_experts and not torch.cuda.is_available() else None
         tokenizer = self._llm.get_tokenizer()
         banned = _image_token_ids(tokenizer)
         self._maker = RequestMaker(tokenizer, banned=banned, max_model_len=max_model_len)
@@ -99,7 +99,7 @@ class VLLMEngine(StreamingEngine):
     ) -> Generator[tuple[int, list[Rollout]]]:
         """Sample groups for all prompts in one continuous batch; see `RolloutEngine.stream`.
 
-        `stopped` is asked after every decoding step whether to give up on what is unfinished.
+        `stopped` is called after every decoding step; if it returns True, unfinished groups are aborted.
         """
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
@@ -118,17 +118,17 @@ class VLLMEngine(StreamingEngine):
                     if not output.finished:
                         continue
                     request = requests.pop(name := internal[output.request_id])
-                    group = groups[request.place]
+                    group = groups[request.position]
                     group += self._rollouts(request, name, output, sampling)
                     if len(group) == (len(request.prompt.partial_rollouts) or sampling.samples_per_prompt):
-                        yield request.place, sorted(group, key=lambda rollout: rollout.sample)
+                        yield request.position, sorted(group, key=lambda rollout: rollout.sample)
         finally:
             self._llm.llm_engine.abort_request([name.rpartition("-")[0] for name in requests])
             if self._recorder:
-                self._recorder.forget()
+                self._recorder.clear()
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Reload all weights and drop every cache computed from the old ones; the engine must be idle (it is)."""
+        """Reload all weights and drop every cache that was computed with the old ones. The engine is idle here."""
         from .weight_sync import reload_weights
 
         self._llm.collective_rpc(
@@ -136,18 +136,18 @@ class VLLMEngine(StreamingEngine):
         )
         if not self._llm.reset_prefix_cache():
             raise RuntimeError(
-                "vLLM did not reset its prefix cache: old keys and values would be used with new weights"
+                "vLLM did not reset its prefix cache, so keys and values of old weights would be used with new weights"
             )
         self._llm.llm_engine.reset_encoder_cache()
         self._version = version
 
     def close(self) -> None:
-        """Free the model, its cache and vLLM's process groups; the trainer's process group stays."""
+        """Free the model, its cache and vLLM's process groups, but not the trainer's process group."""
         with _process_group_kept():
             self._llm.llm_engine.engine_core.shutdown()
         del self._llm
 
-    def _listen(self) -> Any:
+    def _route_recorder(self) -> Any:
         from .routing import RouteRecorder
 
         return self._llm.collective_rpc(lambda worker: RouteRecorder(worker.model_runner))[0]
@@ -178,7 +178,7 @@ def _image_token_ids(tokenizer: Any) -> list[int]:
 
 @contextmanager
 def _process_group_kept() -> Iterator[None]:
-    """vLLM 0.31 ends every process group when an engine ends, and DeepSpeed holds handles to the trainer's."""
+    """Keep the trainer's process group: vLLM 0.31 destroys all groups with an engine, but DeepSpeed needs its own."""
     from vllm.distributed import parallel_state
 
     def destroy_own() -> None:
@@ -197,12 +197,12 @@ def _process_group_kept() -> Iterator[None]:
 
 
 def _capturing_options() -> dict[str, Any]:
-    """Options under which routing can be captured: vLLM's own way on a GPU, and a `RouteRecorder`'s elsewhere."""
+    """Options that routing capture needs: vLLM's own recorder on a GPU, a `RouteRecorder` on a CPU."""
     return {"enable_return_routed_experts": True} if torch.cuda.is_available() else {"enable_prefix_caching": False}
 
 
 def _launcher() -> dict[str, Any]:
-    """Options for running inside a distributed job: each rank has an engine of its own."""
+    """Options for a distributed job, in which each rank has its own engine."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1:
         return {"distributed_executor_backend": "external_launcher"}

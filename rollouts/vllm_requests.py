@@ -1,4 +1,4 @@
-"""From prompts to vLLM's requests, and from its outputs to rollouts."""
+"""Converts prompts to vLLM's requests, and its outputs to rollouts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import numpy as np
     from vllm import RequestOutput, SamplingParams
 
-BANNED = -100.0  # logit bias of tokens that can't be sampled: exp(-100) vanishes beside any float32 sum
+BANNED = -100.0  # logit bias of banned tokens: exp(-100) vanishes in any float32 sum
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: a prompt's whole group, or one rollout of it that is gone on with.
+    """One request: a prompt's whole group, or one partial rollout of it to continue.
 
-    `place` is the prompt's; `inputs` and `params` are what vLLM takes.
+    `position` is the prompt's position in the call; `inputs` and `params` are vLLM's arguments.
     """
 
-    place: int
+    position: int
     prompt: Prompt
-    begun: Rollout | None
+    partial: Rollout | None
     inputs: dict[str, Any]
     params: SamplingParams
 
@@ -36,8 +36,8 @@ class RequestMaker:
 
     Args:
         tokenizer: the model's.
-        banned: ids of tokens that can't be sampled.
-        max_model_len: limit of prompt and completion together.
+        banned: ids of tokens that must not be sampled.
+        max_model_len: limit of prompt and completion tokens together.
     """
 
     def __init__(self, tokenizer: Any, *, banned: Sequence[int], max_model_len: int) -> None:
@@ -45,21 +45,21 @@ class RequestMaker:
         self._banned = dict.fromkeys(banned, BANNED)
         self._max_model_len = max_model_len
 
-    def requests(self, place: int, prompt: Prompt, sampling: Sampling) -> list[Request]:
+    def requests(self, position: int, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """The requests of one prompt."""
         if not prompt.partial_rollouts:
             inputs = {"prompt": prompt.text, **_images(prompt)}
-            return [Request(place, prompt, None, inputs, self._params(prompt, sampling, None))]
+            return [Request(position, prompt, None, inputs, self._params(prompt, sampling, None))]
         text = self._tokenizer(prompt.text)["input_ids"]
         return [
             Request(
-                place,
+                position,
                 prompt,
-                begun,
-                {"prompt_token_ids": text + begun.token_ids, **_images(prompt)},
-                self._params(prompt, sampling, begun),
+                partial,
+                {"prompt_token_ids": text + partial.token_ids, **_images(prompt)},
+                self._params(prompt, sampling, partial),
             )
-            for begun in prompt.partial_rollouts
+            for partial in prompt.partial_rollouts
         ]
 
     def rollouts(
@@ -71,12 +71,12 @@ class RequestMaker:
         version: int,
         routed_experts: dict[int, np.ndarray] | None,
     ) -> list[Rollout]:
-        """The rollouts of a finished request, in order; what was begun before is in them."""
-        begun = request.begun or Rollout(request.prompt.id, 0, [], [], "", "unfinished", version)
+        """The complete rollouts of a finished request, in order, with the tokens of earlier rounds."""
+        partial = request.partial or Rollout(request.prompt.id, 0, [], [], "", "unfinished", version)
         rollouts = []
         for completion in sorted(output.outputs, key=lambda completion: completion.index):
             new, steps = list(completion.token_ids), completion.logprobs
-            tokens = begun.token_ids + new
+            tokens = partial.token_ids + new
             full = len(output.prompt_token_ids or ()) + len(new) >= self._max_model_len
             reason: StopReason = "stop" if completion.finish_reason == "stop" else "length"
             if reason == "length" and len(tokens) < sampling.max_tokens and not full:
@@ -84,28 +84,28 @@ class RequestMaker:
             rollouts.append(
                 Rollout(
                     prompt_id=request.prompt.id,
-                    sample=begun.sample + completion.index,
+                    sample=partial.sample + completion.index,
                     token_ids=tokens,
-                    logprobs=begun.logprobs + [step[t].logprob for step, t in zip(steps, new, strict=True)],
+                    logprobs=partial.logprobs + [step[t].logprob for step, t in zip(steps, new, strict=True)],
                     text=self._tokenizer.decode(tokens, skip_special_tokens=True),
                     stop_reason=reason,
                     weights_version=version,
-                    earlier=begun.token_versions,
+                    earlier=partial.token_versions,
                     routed_experts=routed_experts[completion.index] if routed_experts else None,
                 )
             )
         return rollouts
 
-    def _params(self, prompt: Prompt, sampling: Sampling, begun: Rollout | None) -> SamplingParams:
+    def _params(self, prompt: Prompt, sampling: Sampling, partial: Rollout | None) -> SamplingParams:
         from vllm import SamplingParams
 
-        left = sampling.max_tokens - (len(begun.token_ids) if begun else 0)
+        left = sampling.max_tokens - (len(partial.token_ids) if partial else 0)
         return SamplingParams(
-            n=1 if begun else sampling.samples_per_prompt,
+            n=1 if partial else sampling.samples_per_prompt,
             temperature=sampling.temperature,
             max_tokens=min(left, sampling.max_new_tokens_per_round or left),
-            # Sample i of the group gets this seed + i, alone or with the others.
-            seed=derive_seed(sampling.seed, prompt.id) + (begun.sample if begun else 0),
+            # Sample i gets this seed + i, whether it is requested alone or with its group.
+            seed=derive_seed(sampling.seed, prompt.id) + (partial.sample if partial else 0),
             logprobs=0,
             logit_bias=self._banned,
             detokenize=False,

@@ -1,4 +1,4 @@
-"""Replacing all weights of a live vLLM model, the way that is right on CPU and GPU, dense and MoE, tied and untied."""
+"""Replaces all weights of a live vLLM model; correct on CPU and GPU, for dense and MoE, tied and untied models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 @torch.no_grad()
 def reload_weights(model: nn.Module, model_config: ModelConfig, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Load `tensors` (the trainer's names) into a model that is already serving; call it only while it is idle.
+    """Load `tensors` (the trainer's names) into a model that is already serving; call it only while the model is idle.
 
-    A plain `load_weights` is not enough: on CPU, kernels keep re-packed copies of the weights, and these stay stale.
+    A plain `load_weights` is not enough: on CPU, kernels keep re-packed copies of the weights, which would stay stale.
     The caller must reset the prefix cache and the encoder cache afterwards.
     """
     module: Any

@@ -1,4 +1,4 @@
-"""A worker process: one in-process vLLM engine that serves the trainer over a pipe, and never outlives it."""
+"""The inside of a worker process: a vLLM engine that serves the trainer over a pipe and never outlives it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .shared_weights import SharedWeights
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Be given the block that later pushes are written to."""
+    """Hand over the block of memory that later pushes are written to."""
 
     weights: SharedWeights
 
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Load what is in the block now; it is version `version`."""
+    """Load the weights that are in the block now; they are version `version`."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Sample a group for each prompt: a `Group` is sent as each is finished, and Done after the last."""
+    """Sample a group for each prompt. The worker sends each `Group` as it finishes, and Done after the last."""
 
     prompts: list[Prompt]
     sampling: Sampling
@@ -43,7 +43,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Give up on what is unfinished of a Generate; Done follows. Without one it means nothing."""
+    """Abort the unfinished groups of a Generate; Done follows. Without a Generate it has no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +61,29 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The answer to one that wasn't, with the traceback. `final`: the request is at fault, and would fail again."""
+    """The answer to a message that failed, with the traceback. `final`: the request itself is at fault."""
 
     reason: str
     final: bool = False
+
+
+Message = Share | Push | Generate | Stop
+"""What the trainer sends."""
 
 
 def serve(connection: Connection, parent: int, model_dir: Path, options: dict[str, Any]) -> None:
     """Build the engine, answer Done, then answer every message in order until the pipe closes.
 
     Args:
-        connection: to the trainer.
-        parent: its process id; when it is gone, so is this process.
+        connection: the pipe to the trainer.
+        parent: the trainer's process id; this process exits when the trainer is gone.
         model_dir: checkpoint with config, tokenizer and processor.
         options: keyword arguments of `VLLMEngine`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the trainer ends its workers itself
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)  # the trainer's job; the engine is a job of its own
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+        os.environ.pop(name, None)  # these describe the trainer's job; the engine is a job of its own
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     from .vllm_engine import VLLMEngine
 
     engine: VLLMEngine | None = None
@@ -111,12 +115,12 @@ def serve(connection: Connection, parent: int, model_dir: Path, options: dict[st
             except Exception as error:
                 answer = Failed(traceback.format_exc(), final=isinstance(error, ValueError))
             connection.send(answer)
-    # Gives semaphores back, of which the trainer's end would complain.
+    # Releases semaphores; the trainer's resource tracker would otherwise report them as leaked.
     multiprocessing.util._run_finalizers(0)  # type: ignore[attr-defined]
-    os._exit(0)  # vLLM's shutdown may wait for threads; nothing here is worth waiting for
+    os._exit(0)  # vLLM's shutdown may wait for threads that have nothing left to do
 
 
-def _leave_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

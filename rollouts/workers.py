@@ -1,4 +1,4 @@
-"""WorkerEngine: rollouts by spawned vLLM processes; one that dies, hangs or answers nonsense is replaced."""
+"""WorkerEngine: rollouts by spawned vLLM processes; a process that dies, hangs or answers nonsense is replaced."""
 
 from __future__ import annotations
 
@@ -6,45 +6,39 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import multiprocessing
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
 
 from .shared_weights import SharedWeights
-from .streaming import StreamingEngine
-from .worker_main import Done, Failed, Generate, Group, Push, Share, Stop, serve
+from .streaming import EngineError, StreamingEngine
+from .worker_handle import WorkerHandle
+from .worker_main import Done, Failed, Generate, Group, Message, Push, Share, Stop
 
 logger = logging.getLogger(__name__)
-LOOK_UP = 1.0  # seconds: how long `close` in another thread may go unnoticed
-SPAWN = multiprocessing.get_context("spawn")
-
-
-class EngineError(RuntimeError):
-    """Rollout workers failed more often than they may."""
+LONGEST_WAIT = 1.0  # seconds after which `close` in another thread is noticed
 
 
 class WorkerEngine(StreamingEngine):
     """A `RolloutEngine` of `workers` processes, each with a vLLM engine of its own.
 
-    Prompts are dealt out evenly. Seeds belong to prompts and samples: rollouts don't depend on the number of workers.
-    Weights go through one block of shared memory, or of the trainer's GPU; a push is over when every worker has loaded
-    it.
+    Prompts are dealt out evenly. Seeds belong to prompts and samples, so rollouts don't depend on the number of
+    workers. Weights travel through one block of shared memory, or of the trainer's GPU memory; a push ends when every
+    worker has loaded them.
 
     Args:
         model_dir: checkpoint with config, tokenizer and processor; the weights come with the first push.
         workers: number of processes.
-        threads: OpenMP threads of each; None: the environment's.
-        devices: GPUs of the workers, one each, as CUDA_VISIBLE_DEVICES has them. None: all share the trainer's, and the
-            weights go there by CUDA IPC.
-        start_timeout, push_timeout, generate_timeout: seconds that a worker may take; then it is replaced.
-        max_restarts: replacements before the run is stopped, since the last request that went well.
-        **options: of `VLLMEngine`, for each worker.
+        threads: OpenMP threads of each worker; None: as the environment says.
+        devices: one GPU for each worker, named as in CUDA_VISIBLE_DEVICES. None: all workers share the trainer's GPU
+            and read the weights there by CUDA IPC.
+        start_timeout, push_timeout, generate_timeout: seconds after which a worker that hasn't finished is replaced.
+        max_restarts: replacements since the last successful request after which the run stops.
+        **options: keyword arguments of each worker's `VLLMEngine`.
     """
 
     runs_out_of_process = True
@@ -75,13 +69,13 @@ class WorkerEngine(StreamingEngine):
         self._weights: SharedWeights | None = None
         self._version = 0
         self._restarts = 0
-        self._workers: list[_Worker | None] = [None] * workers
+        self._workers: list[WorkerHandle | None] = [None] * workers
         self._busy: set[int] = set()
-        """Workers that haven't said Done yet."""
+        """Workers that haven't answered Done yet."""
         self._ensure()
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Sample groups for all prompts; see `RolloutEngine.stream`. What a failed worker owes is sampled again."""
+        """Sample groups for all prompts; see `RolloutEngine.stream`. What a failed worker owed is sampled again."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         count = len(self._workers)
@@ -95,14 +89,14 @@ class WorkerEngine(StreamingEngine):
                 self._ensure()
             self._restarts = 0
         finally:
-            if self._busy:  # the caller gave up, or one worker's answer ended it all
+            if self._busy:  # the caller stopped early, or a worker's answer raised
                 self._carry_out(dict.fromkeys(self._busy, Stop()), self._push_timeout)
                 self._ensure()
 
     def _round(
         self, owed: dict[int, list[int]], prompts: Sequence[Prompt], sampling: Sampling
     ) -> Generator[tuple[int, list[Rollout]]]:
-        """Ask each worker for the groups it owes; removes from `owed` what comes."""
+        """Ask each worker for the groups that it owes; each group that arrives is removed from `owed`."""
         asked = {number: list(places) for number, places in owed.items()}
         requests = {n: Generate([prompts[place] for place in places], sampling) for n, places in asked.items()}
         for number, group in self._ask(requests, self._generate_timeout):
@@ -114,7 +108,7 @@ class WorkerEngine(StreamingEngine):
                 yield place, group.rollouts
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replace the weights of all workers; see `RolloutEngine.push_weights`. No request is running meanwhile."""
+        """Replace the weights of all workers; see `RolloutEngine.push_weights`. No request may be running."""
         if self._busy:
             raise RuntimeError("the engine is generating; new weights would reach it half-way")
         first = self._weights is None
@@ -132,7 +126,7 @@ class WorkerEngine(StreamingEngine):
     def health(self) -> list[dict[str, Any]]:
         """Process id and liveness of each worker, and the version of the weights."""
         return [
-            {"pid": worker.process.pid, "alive": worker.process.is_alive(), "version": self._version}
+            {"pid": worker.pid, "alive": worker.process.is_alive(), "version": self._version}
             for worker in self._workers
             if worker
         ]
@@ -144,23 +138,23 @@ class WorkerEngine(StreamingEngine):
                 worker.end()
         self._workers, self._busy = [], set()
 
-    def _carry_out(self, requests: Mapping[int, Any], timeout: float) -> None:
-        """Send each worker its message and wait until it is carried out."""
+    def _carry_out(self, requests: Mapping[int, Message], timeout: float) -> None:
+        """Send each worker its message and wait until all workers have answered Done."""
         for _ in self._ask(requests, timeout):
             pass
 
-    def _ask(self, requests: Mapping[int, Any], timeout: float) -> Iterator[tuple[int, Group]]:
-        """Send each worker its message; yield the groups they answer with until all are done.
+    def _ask(self, requests: Mapping[int, Message], timeout: float) -> Iterator[tuple[int, Group]]:
+        """Send each worker its message; yield the groups that they answer with until all are done.
 
-        Workers that fail are dropped from `_workers`. `timeout` counts the seconds spent waiting for them, not those
-        that the caller spends on a group.
+        Workers that fail are dropped from `_workers`. `timeout` counts the seconds spent waiting for workers, not the
+        seconds that the caller spends on a group.
         """
         for number, message in requests.items():
             worker = self._workers[number]
             assert worker is not None
             self._busy.add(number)
             try:
-                worker.connection.send(message)
+                worker.send(message)
             except OSError as error:
                 self._replace(number, f"it can't be reached: {error}")
         left = timeout
@@ -169,14 +163,14 @@ class WorkerEngine(StreamingEngine):
                 worker.connection: n for n in self._busy & requests.keys() if (worker := self._workers[n])
             }
             start = time.monotonic()
-            ready = wait(list(waiting), timeout=min(left, LOOK_UP))
+            ready = wait(list(waiting), timeout=min(left, LONGEST_WAIT))
             left -= time.monotonic() - start
             if not ready and left <= 0:
                 for number in waiting.values():
                     self._replace(number, f"it did not answer within {timeout:.0f} s")
             for number in (waiting[connection] for connection in ready):
                 worker = self._workers[number]
-                match _receive(worker.connection) if worker else None:
+                match worker.receive() if worker else None:
                     case Group() as group:
                         yield number, group
                     case Done():
@@ -188,13 +182,13 @@ class WorkerEngine(StreamingEngine):
                         self._replace(number, reason)
 
     def _replace(self, number: int, reason: str) -> None:
-        """End a worker for `reason`; `_ensure` starts another one in its place."""
+        """End a worker for `reason`; `_ensure` starts another worker in its place."""
         worker = self._workers[number]
         assert worker is not None
         self._workers[number] = None
         self._busy.discard(number)
         self._restarts += 1
-        logger.warning("rollout worker %d (process %d) is replaced: %s", number, worker.process.pid, reason)
+        logger.warning("rollout worker %d (process %d) is replaced: %s", number, worker.pid, reason)
         worker.end()
         if self._restarts > self._max_restarts:
             self.close()
@@ -203,7 +197,7 @@ class WorkerEngine(StreamingEngine):
             )
 
     def _environment(self, number: int) -> dict[str, str]:
-        """Of one worker: its threads and its GPU."""
+        """Environment variables of one worker: its threads and its GPU."""
         threads = {"OMP_NUM_THREADS": str(self._threads)} if self._threads else {}
         if not torch.cuda.is_available():
             return threads
@@ -213,13 +207,13 @@ class WorkerEngine(StreamingEngine):
         """Start the workers that are missing and give them the current weights."""
         while missing := [number for number, worker in enumerate(self._workers) if worker is None]:
             for number in missing:
-                self._workers[number] = _Worker(self._model_dir, self._options, self._environment(number))
+                self._workers[number] = WorkerHandle(self._model_dir, self._options, self._environment(number))
             deadline = time.monotonic() + self._start_timeout
             for number in missing:
                 worker = self._workers[number]
                 assert worker is not None
                 ready = wait([worker.connection], timeout=max(0.0, deadline - time.monotonic()))
-                answer = _receive(worker.connection) if ready else Failed("it did not start in time")
+                answer = worker.receive() if ready else Failed("it did not start in time")
                 if isinstance(answer, Failed):
                     self._restarts += self._max_restarts if answer.final else 0
                     self._replace(number, answer.reason)
@@ -229,56 +223,15 @@ class WorkerEngine(StreamingEngine):
                 self._carry_out({n: Push(self._version) for n in started if self._workers[n]}, self._push_timeout)
 
 
-class _Worker:
-    """One process and the trainer's end of its pipe; `environment` is set in it before it imports torch."""
-
-    def __init__(self, model_dir: Path, options: dict[str, Any], environment: dict[str, str]) -> None:
-        self.connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=serve, args=(theirs, os.getpid(), model_dir, options), daemon=True)
-        with _environment(environment):
-            self.process.start()
-        theirs.close()
-
-    def end(self) -> None:
-        """Close the pipe, which ends an idle worker; kill one that is busy or stuck."""
-        self.connection.close()
-        self.process.join(timeout=1)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(timeout=10)
-
-
-@contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def _own_gpu() -> str:
-    """The trainer's GPU, as CUDA_VISIBLE_DEVICES has it."""
+    """The trainer's GPU, named as in CUDA_VISIBLE_DEVICES."""
     number = torch.cuda.current_device()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[number] if visible else str(number)
 
 
-def _receive(connection: Connection) -> Done | Failed | Group:
-    """A worker's answer; its end if there is none, or none that can be read."""
-    try:
-        answer = connection.recv()
-    except (EOFError, ConnectionError):
-        return Failed("it died")
-    except Exception as error:
-        return Failed(f"its answer can't be read: {error!r}")
-    return answer if isinstance(answer, Done | Failed | Group) else Failed(f"it answered {answer!r}")
-
-
 def _problem(group: list[Rollout], prompt: Prompt, sampling: Sampling, version: int) -> str | None:
-    """What is wrong with the group that a worker gave for this prompt, or None."""
+    """Why the group that a worker gave for this prompt can't be right, or None."""
     if {rollout.prompt_id for rollout in group} != {prompt.id}:
         return "rollouts of another prompt"
     for rollout in group:

@@ -89,8 +89,10 @@ class Sampling:
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """What the trainer asks of whatever generates (vLLM in-process, in processes of its own, transformers, …)."""
+    """What the trainer asks of a rollout engine (vLLM in-process, in processes of its own, transformers, …)."""
 
+    shares_gpu: bool
+    """True if its weights and caches take memory on the trainer's GPU."""
     runs_out_of_process: bool
     """True if it generates in other processes, so that the trainer can train meanwhile."""
 

@@ -18,8 +18,8 @@ from serving import serving_vllm
 from test_workers import close_to
 
 from rollouts.remote import RemoteEngine
+from rollouts.streaming import EngineError
 from rollouts.vllm_engine import VLLMEngine
-from rollouts.workers import EngineError
 from sail_rl.contracts import Prompt, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.models.loading import load_model
@@ -171,7 +171,9 @@ def test_a_transfer_that_lacks_something_is_refused(
 
 def test_without_any_server_the_run_stops_and_says_why(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
     engine = RemoteEngine(tiny_dir(), servers=[f"http://127.0.0.1:{free_port()}"], weights_dir=tmp_path, patience=1)
-    with pytest.raises(EngineError, match=r"no rollout server is there: http://127.0.0.1:\d+: /health: ConnectError"):
+    with pytest.raises(
+        EngineError, match=r"no rollout server is reachable: http://127.0.0.1:\d+: /health: ConnectError"
+    ):
         engine.push_weights(1, load_model(tiny_dir()).named_parameters())
     engine.close()
 

@@ -17,8 +17,9 @@ from conftest import perturb, picture, question
 from launching import Fork, WorkerForks
 
 import rollouts.workers
+from rollouts.streaming import EngineError
 from rollouts.vllm_engine import VLLMEngine
-from rollouts.workers import EngineError, WorkerEngine
+from rollouts.workers import WorkerEngine
 from sail_rl.contracts import Prompt, Rollout, Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.models.loading import load_model

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 
 from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.imports import resolve
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
 
 from .policy import prepare_parameters
@@ -16,8 +17,6 @@ from .policy import prepare_parameters
 GIB = 2**30
 CONTEXT = 1.5 * GIB  # CUDA context, NCCL, fragments
 CHUNK = 256  # tokens whose logits are there at once, see models.token_logprobs
-SAME_PROCESS = "rollouts.vllm_engine:VLLMEngine"
-SAME_GPU = (SAME_PROCESS, "rollouts.workers:WorkerEngine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *,
     gpu["logits"] = 3.0 * CHUNK * config.text_config.vocab_size * 4
     if copies := stage.needs_reference + (stage.critic_kind == "model") * 9:
         gpu["reference, critic"] = float(copies * width * own.total)
-    if recipe.engine.path in SAME_GPU and "devices" not in recipe.engine.kwargs:
+    if getattr(resolve(recipe.engine.path), "shares_gpu", True) and "devices" not in recipe.engine.kwargs:
         gpu["engine"] = width * own.total + recipe.engine.kwargs.get("kv_cache_gib", 0.5) * GIB
     return Estimate(gpu | {"CUDA": CONTEXT}, states.cpu)
 

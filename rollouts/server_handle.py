@@ -1,4 +1,4 @@
-"""One vLLM server as the trainer sees it: given weights, asked for groups, found missing."""
+"""The engine's handle of one vLLM server: it pushes weights, checks the server's version and asks for groups."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HEALTH_TIMEOUT = 5.0  # seconds
 
 
 class ServerError(Exception):
-    """A server isn't there, or didn't do what it was asked; another one may."""
+    """A server is unreachable, or failed a request that another server may fulfil."""
 
 
 @dataclass(slots=True)
-class Server:
-    """`version` of the weights it holds; 0: it takes no requests, because of `problem`."""
+class ServerHandle:
+    """One server. `version` is that of its weights; 0 means that it takes no requests, because of `problem`."""
 
     address: str
     model: str = ""
@@ -29,10 +29,12 @@ class Server:
     problem: str = ""
 
     async def push(self, transfer: Transfer, version: int, *, timeout: float) -> None:
-        """Let it load what `transfer` keeps, with requests aborted and caches dropped. All of it, or `version` stays 0.
+        """Abort the server's requests, drop its caches and let it load the weights that `transfer` keeps.
+
+        `version` is 0 until the server has all of them.
 
         Raises:
-            ServerError: any step failed; the server may be half-way, and must not be asked for anything.
+            ServerError: a step failed; the server may hold a part of the weights, and must not be asked for groups.
         """
         self.version = 0
         async with httpx.AsyncClient(base_url=self.address, timeout=timeout) as client:
@@ -41,59 +43,59 @@ class Server:
             try:
                 await transfer.give(self.address, partial(_send, client, "POST"), timeout=timeout)
             except (httpx.HTTPError, RuntimeError, TimeoutError) as error:
-                raise ServerError(f"weights didn't reach it: {_said(error)}") from error
+                raise ServerError(f"the weights did not reach it: {_described(error)}") from error
             await _send(client, "POST", "/resume")
             await self._ready(client, version)
 
-    async def look(self, version: int) -> None:
-        """See whether it holds this version, which another rank has pushed.
+    async def check(self, version: int) -> None:
+        """Check that the server holds this version, which another rank has pushed.
 
         Raises:
-            ServerError: it doesn't, or isn't there.
+            ServerError: it holds another version, or is unreachable.
         """
         async with httpx.AsyncClient(base_url=self.address, timeout=HEALTH_TIMEOUT) as client:
             found = (await _send(client, "GET", "/weight_info")).get("weight_version")
             if found != str(version):
-                raise ServerError(f"it has weights {found} instead of {version}")
+                raise ServerError(f"it has weights of version {found} instead of {version}")
             await self._ready(client, version)
 
     async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a chat completion, in order.
 
         Raises:
-            ServerError: it failed.
-            ValueError: the request is at fault.
+            ServerError: the server failed.
+            ValueError: the server refuses the request.
         """
         try:
             response = await client.post("/v1/chat/completions", json={"model": self.model, **body})
             if response.status_code == 400:
-                raise ValueError(f"the server refuses it: {response.text:.500}")
+                raise ValueError(f"the server refuses the request: {response.text:.500}")
             choices = response.raise_for_status().json()["choices"]
             choices.sort(key=lambda choice: choice["index"])
-            whole = len(choices) == body["n"] and all(
+            complete = len(choices) == body["n"] and all(
                 choice["finish_reason"] in ("stop", "length")
                 and len(choice["token_ids"]) == len(choice["logprobs"]["content"])
                 for choice in choices
             )
         except (httpx.HTTPError, KeyError, TypeError) as error:
-            raise ServerError(_said(error)) from error
-        if not whole:  # an aborted request, or nonsense
+            raise ServerError(_described(error)) from error
+        if not complete:  # an aborted request, or a malformed answer
             raise ServerError("its answer is incomplete")
         return choices
 
     async def _ready(self, client: httpx.AsyncClient, version: int) -> None:
         models = await _send(client, "GET", "/v1/models")
         if self.problem:
-            logger.info("rollout server %s is there", self.address)
+            logger.info("rollout server %s is reachable", self.address)
         self.model, self.version, self.problem = models["data"][0]["id"], version, ""
 
 
 async def _send(client: httpx.AsyncClient, method: str, path: str, **content: Any) -> Any:
-    """The answer's JSON ({} if it has none)."""
+    """The JSON of the response, or {} if it has none."""
     try:
         response = await client.request(method, path, **content)
     except httpx.HTTPError as error:
-        raise ServerError(f"{path}: {_said(error)}") from error
+        raise ServerError(f"{path}: {_described(error)}") from error
     if response.status_code == 404:
         raise ServerError(f"it has no {path}: start it with VLLM_SERVER_DEV_MODE=1")
     if response.is_error:
@@ -101,5 +103,5 @@ async def _send(client: httpx.AsyncClient, method: str, path: str, **content: An
     return response.json() if "json" in response.headers.get("content-type", "") else {}
 
 
-def _said(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
