@@ -1,10 +1,11 @@
-# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs all tests.
+# `make demo` sets everything up and runs the main job; `make test` sets everything up and runs all tests; `make docs`
+# builds the documentation.
 PYTHON ?= python3
 VENV := .venv
 RUN := OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo test check browser clean
+.PHONY: setup demo test check browser docs clean
 setup: $(READY)
 
 # torch first, with its own dependencies: a CPU build where pip is configured for one, otherwise the ordinary wheel, which
@@ -35,5 +36,12 @@ check: setup
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# The generated pages, then the site in site/: a broken link is an error.
+docs: setup
+	$(VENV)/bin/python -m pip install --quiet --constraint requirements/cpu.txt --no-build-isolation --editable '.[docs]'
+	$(VENV)/bin/python docs/cli.py
+	$(VENV)/bin/python docs/pictures.py
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

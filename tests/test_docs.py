@@ -121,3 +121,9 @@ def _anchors(page: Path) -> set[str]:
     """The names by which a page's headings can be linked to."""
     headings = re.findall(r"^#+ (.*)$", _prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_site_has_every_page() -> None:
+    text = Path("mkdocs.yml").read_text()
+    pages = [path.name for path in sorted(Path("docs").glob("*.md"))]
+    assert sorted(re.findall(r"[\w-]+\.md", text)) == sorted([*pages, "index.md"])  # index.md: the README
