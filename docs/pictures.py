@@ -18,7 +18,7 @@ HEAD = '<marker id="head" markerWidth="9" markerHeight="7" refX="8" refY="3.5" o
 
 
 def row_picture() -> str:
-    """The way of one dataset row to the loss: to the right above, to the left below."""
+    """The path of one dataset row to the loss: to the right above, to the left below."""
     left, step, above, below = 20, 232, 40, 196
     x = [left + step * number for number in range(4)]
     middle = [place + WIDTH / 2 for place in x]
@@ -44,7 +44,7 @@ def row_picture() -> str:
 
 
 def process_picture() -> str:
-    """The processes of a run, and the way of the weights."""
+    """The processes of a run, and the paths of the weights."""
     parts = [
         _frame(20, 20, 300, 330, "Trainer: one process for each rank"),
         _box(72, 56, "Policy", "DeepSpeed, ZeRO 0 to 3", "sail_rl/trainer/", TRAINING),

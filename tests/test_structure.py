@@ -110,3 +110,8 @@ def test_a_file_says_first_what_lives_there_and_stays_short(path: Path) -> None:
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source)), f"{path} has no docstring"
     assert len(source.splitlines()) <= 300, f"{path} is too long"
+
+
+def test_scripts_and_tests_say_first_what_they_are_for() -> None:
+    paths = [path for folder in ("tests", "benchmarks", "docs", "recipes") for path in Path(folder).rglob("*.py")]
+    assert [str(path) for path in paths if not ast.get_docstring(ast.parse(path.read_text()))] == []
