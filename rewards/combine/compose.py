@@ -50,9 +50,9 @@ class Composition:
         if clash := [name for name in ("total", *self._parts) if name in names]:
             raise ValueError(f"a reward can't be called {clash[0]!r}: another curve has that name")
         if weights_sum_to_one:
-            whole = evaluate(self.tree, dict.fromkeys(names, 1.0))
-            if not isinstance(whole, float) or abs(whole - 1) > SUM_TOLERANCE:
-                raise ValueError(f"weights_sum_to_one: rewards of 1 make a total of {whole}; make the weights sum to 1")
+            total = evaluate(self.tree, dict.fromkeys(names, 1.0))
+            if not isinstance(total, float) or abs(total - 1) > SUM_TOLERANCE:
+                raise ValueError(f"weights_sum_to_one: rewards of 1 make a total of {total}; make the weights sum to 1")
 
     def __call__(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Scores:
         """Score rollout `i`, sampled from prompt `i`."""

@@ -142,9 +142,9 @@ class AnswerJudge(_Judge):
                 self.check_gold(gold)
             except ValueError as error:
                 raise ValueError(f"answer of sample {index}: {error}") from None
-            found = [box for box in boxes(parsed.answer or "")[-1:] if box]
-            data = {"question": question_text(prompt), "reference_answer": str(gold), "answer": "".join(found)}
-            cases.append(Request(self.instructions, data, self.verdict) if found else 0.0)
+            given = (boxes(parsed.answer or "") or [""])[-1]
+            data = {"question": question_text(prompt), "reference_answer": str(gold), "answer": given}
+            cases.append(Request(self.instructions, data, self.verdict) if given else 0.0)
         return await self._scores(cases, lambda _, verdict: float(verdict.correct))
 
     @staticmethod
@@ -154,7 +154,36 @@ class AnswerJudge(_Judge):
             raise ValueError(f"the gold answer is {answer!r}: every row needs a gold answer for this reward")
 
 
-class ThinkJudge(_Judge):
+class _SightedJudge(_Judge):
+    """The base of judges that see a completion's images."""
+
+    async def __call__(
+        self,
+        completions: Sequence[Any],
+        prompts: Sequence[Any],
+        images: Sequence[Any] | None = None,
+        *,
+        prefilled: Prefilled = False,
+        **_: Any,
+    ) -> list[float | None]:
+        """Score completions.
+
+        Raises:
+            JudgeError, JudgeRefusedError: see `JudgeClient.ask`.
+        """
+        parsed = parse_all(completions, prefilled)
+        shown = self._pictures(images, len(completions))
+        cases = [self._case(*given) for given in zip(parsed, prompts, shown, strict=True)]
+        return await self._scores(cases, lambda index, verdict: self._value(parsed[index], verdict))
+
+    def _case(self, parsed: Parsed, prompt: Any, pictures: tuple[Picture, ...]) -> Case:
+        raise NotImplementedError
+
+    def _value(self, parsed: Parsed, verdict: Any) -> float:
+        raise NotImplementedError
+
+
+class ThinkJudge(_SightedJudge):
     """Scores whether the thought is sound, as the mean of three verdicts of 0 or 1 (SAIL-RL's thinking reward).
 
     One call asks for logical coherence, factual grounding (in the images, the text and general knowledge) and the
@@ -167,27 +196,6 @@ class ThinkJudge(_Judge):
     verdict = ThinkVerdict
     instructions = prompts.THINK
 
-    async def __call__(
-        self,
-        completions: Sequence[Any],
-        prompts: Sequence[Any],
-        images: Sequence[Any] | None = None,
-        *,
-        prefilled: Prefilled = False,
-        **_: Any,
-    ) -> list[float | None]:
-        """Score the thoughts of completions.
-
-        Raises:
-            JudgeError, JudgeRefusedError: see `JudgeClient.ask`.
-        """
-        pictures = self._pictures(images, len(completions))
-        cases = [
-            self._case(parsed, prompt, shown)
-            for parsed, prompt, shown in zip(parse_all(completions, prefilled), prompts, pictures, strict=True)
-        ]
-        return await self._scores(cases, lambda _, verdict: verdict.mean)
-
     def _case(self, parsed: Parsed, prompt: Any, pictures: tuple[Picture, ...]) -> Case:
         if not parsed.thought:
             return None
@@ -196,8 +204,11 @@ class ThinkJudge(_Judge):
         data = {"question": question_text(prompt), "reasoning": parsed.thought, "answer": parsed.answer}
         return Request(self.instructions, data, self.verdict, pictures)
 
+    def _value(self, parsed: Parsed, verdict: ThinkVerdict) -> float:
+        return verdict.mean
 
-class WhenToThinkJudge(_Judge):
+
+class WhenToThinkJudge(_SightedJudge):
     """Scores 1 if the completion thought exactly when its question needs thinking, else 0 (SAIL-RL's judging reward).
 
     The judge decides from the question's text and images alone whether it needs thinking. A completion has thought if
@@ -209,23 +220,8 @@ class WhenToThinkJudge(_Judge):
     verdict = ComplexityVerdict
     instructions = prompts.WHEN_TO_THINK
 
-    async def __call__(
-        self,
-        completions: Sequence[Any],
-        prompts: Sequence[Any],
-        images: Sequence[Any] | None = None,
-        *,
-        prefilled: Prefilled = False,
-        **_: Any,
-    ) -> list[float | None]:
-        """Score the decisions of completions.
+    def _case(self, parsed: Parsed, prompt: Any, pictures: tuple[Picture, ...]) -> Case:
+        return Request(self.instructions, {"question": question_text(prompt)}, self.verdict, pictures)
 
-        Raises:
-            JudgeError, JudgeRefusedError: see `JudgeClient.ask`.
-        """
-        cases: list[Case] = [
-            Request(self.instructions, {"question": question_text(prompt)}, self.verdict, shown)
-            for prompt, shown in zip(prompts, self._pictures(images, len(completions)), strict=True)
-        ]
-        thought = [bool(parsed.thought) for parsed in parse_all(completions, prefilled)]
-        return await self._scores(cases, lambda index, verdict: float(verdict.needs_thinking == thought[index]))
+    def _value(self, parsed: Parsed, verdict: ComplexityVerdict) -> float:
+        return float(verdict.needs_thinking == bool(parsed.thought))

@@ -46,7 +46,7 @@ def _evaluate(text: str, point: float | None) -> Value | None:
     if len(text) > MAX_LENGTH:
         return None
     try:
-        return _Parser(list(_tokens(text)), point).whole()
+        return _Parser(list(_tokens(text)), point).parse()
     except (NotConstant, ArithmeticError, ValueError):
         return None
 
@@ -67,16 +67,16 @@ def _leading_number(text: str) -> str | None:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    place = 0
-    while place < len(text):
-        match = _TOKEN.match(text, place)
+    position = 0
+    while position < len(text):
+        match = _TOKEN.match(text, position)
         if match is None:
-            if text[place:].isspace():
+            if text[position:].isspace():
                 return
             raise NotConstant
         group = match.lastindex or 1
         yield ("number", "command", "symbol", "variable")[group - 1], match[group]
-        place = match.end()
+        position = match.end()
 
 
 class _Parser:
@@ -85,19 +85,19 @@ class _Parser:
     def __init__(self, tokens: list[tuple[str, str]], point: float | None) -> None:
         self.point = point
         self.tokens = [*tokens, ("end", "")]
-        self.place = 0
+        self.position = 0
         self.depth = 0
 
-    def whole(self) -> Value:
+    def parse(self) -> Value:
         value = self.sum()
-        if self.tokens[self.place][0] != "end":
+        if self.tokens[self.position][0] != "end":
             raise NotConstant
         return value
 
     def take(self, *texts: str) -> str | None:
-        kind, text = self.tokens[self.place]
+        kind, text = self.tokens[self.position]
         if kind in ("symbol", "command") and text in texts:
-            self.place += 1
+            self.position += 1
             return text
         return None
 
@@ -118,7 +118,10 @@ class _Parser:
                 value = magnitude.times(value, self.signed())
             elif self.take("/"):
                 value = magnitude.over(value, self.signed())
-            elif self.tokens[self.place][0] in ("command", "variable") or self.tokens[self.place][1] in ("(", "{"):
+            elif self.tokens[self.position][0] in ("command", "variable") or self.tokens[self.position][1] in (
+                "(",
+                "{",
+            ):
                 value = magnitude.times(value, self.power())  # 2\sqrt{3} or 2(3); two adjacent numbers aren't a product
             else:
                 return value
@@ -138,9 +141,9 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise NotConstant
-        if self.tokens[self.place] == ("symbol", "{"):
+        if self.tokens[self.position] == ("symbol", "{"):
             exponent = self.group("{", "}")
-            if self.tokens[self.place] == ("symbol", "^"):
+            if self.tokens[self.position] == ("symbol", "^"):
                 raise NotConstant
         else:
             exponent = self.signed()
@@ -154,31 +157,31 @@ class _Parser:
         return value
 
     def atom(self) -> Value:
-        kind, text = self.tokens[self.place]
+        kind, text = self.tokens[self.position]
         if kind == "number":
-            self.place += 1
+            self.position += 1
             whole = magnitude.number(text)
-            mixed = self.tokens[self.place] == ("command", "frac") and text.isdigit()
+            mixed = self.tokens[self.position] == ("command", "frac") and text.isdigit()
             return whole + self.proper_fraction() if mixed and isinstance(whole, float) else whole
         if text in ("(", "{"):
             return self.group(text, ")" if text == "(" else "}")
         if kind == "variable" and self.point is not None and text not in _NOT_VARIABLES:
-            self.place += 1
+            self.position += 1
             return self.point * (1 + ord(text) % 59 / 97)
         if kind != "command":
             raise NotConstant
-        self.place += 1
+        self.position += 1
         match text:
             case "pi":
                 return math.pi
             case "frac":
                 return magnitude.over(self.argument(), self.argument())
             case "sqrt":
-                degree = self.group("[", "]") if self.tokens[self.place] == ("symbol", "[") else 2.0
+                degree = self.group("[", "]") if self.tokens[self.position] == ("symbol", "[") else 2.0
                 return magnitude.power(self.argument(), magnitude.over(1.0, degree))
             case "binom":
                 return magnitude.binomial(self.argument(), self.argument())
-        if text in _FUNCTIONS and self.tokens[self.place][1] in ("(", "{"):
+        if text in _FUNCTIONS and self.tokens[self.position][1] in ("(", "{"):
             argument = self.atom()
             if isinstance(argument, float):
                 return _FUNCTIONS[text](argument)
@@ -186,7 +189,7 @@ class _Parser:
 
     def proper_fraction(self) -> float:
         r"""The fraction of a mixed number, `1\frac{1}{2}`."""
-        self.place += 1
+        self.position += 1
         above, below = self.argument(), self.argument()
         if isinstance(above, Huge) or isinstance(below, Huge) or not 0 < above < below:
             raise NotConstant
@@ -194,12 +197,12 @@ class _Parser:
 
     def argument(self) -> Value:
         r"""A command's argument: `{…}`, or one digit as in `\frac12`."""
-        kind, text = self.tokens[self.place]
+        kind, text = self.tokens[self.position]
         if kind == "number" and text.isdigit():
-            self.place += 1
+            self.position += 1
             if len(text) > 1:  # the remaining digits are the next argument, or follow the command
-                self.place -= 1
-                self.tokens[self.place] = ("number", text[1:])
+                self.position -= 1
+                self.tokens[self.position] = ("number", text[1:])
             return float(text[0])
         return self.group("{", "}")
 

@@ -38,22 +38,22 @@ def normalise(answer: str) -> str:
 def split_at(text: str, separators: str) -> list[str]:
     r"""Split at separators outside all brackets; escaped brackets count as brackets."""
     parts, depth, start = [], 0, 0
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         if character in "([{":
             depth += 1
         elif character in ")]}":
             depth -= 1
         elif character in separators and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
+            parts.append(text[start:position])
+            start = position + 1
     return [part.strip() for part in [*parts, text[start:]]]
 
 
 def braced(text: str, start: int) -> str | None:
     """The text between the brace at `start` and its partner; None if there is no such pair."""
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == "{") - (text[place] == "}")
+    for position in range(start, len(text)):
+        depth += (text[position] == "{") - (text[position] == "}")
         if depth == 0:
-            return text[start + 1 : place] if place > start else None
+            return text[start + 1 : position] if position > start else None
     return None

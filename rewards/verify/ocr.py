@@ -17,8 +17,8 @@ def edit_distance(left: str, right: str) -> int:
     full = (1 << len(left)) - 1
     top = 1 << (len(left) - 1)
     where: dict[str, int] = {}
-    for place, character in enumerate(left):
-        where[character] = where.get(character, 0) | 1 << place
+    for position, character in enumerate(left):
+        where[character] = where.get(character, 0) | 1 << position
     plus, minus, distance = full, 0, len(left)
     for character in right:
         match = where.get(character, 0)

@@ -63,8 +63,8 @@ def _matched(gold: Sequence[str], given: Sequence[str], decide: Decide) -> bool 
 def _encloses(text: str) -> bool:
     """Whether the last bracket closes the first one."""
     depth = 0
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
         if depth == 0:
-            return place == len(text) - 1
+            return position == len(text) - 1
     return False

@@ -78,22 +78,22 @@ def free_form(rows: Iterable[Row], *, rewrite: Rewrite = by_rule, drop_others: b
     rows = list(rows)
     asked: dict[int, Row] = {}
     multiple: set[int] = set()
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         options = options_of(question_of(row["prompt"]))
         letter = str(row.get("answer", "")).strip().strip("().").upper()
         if not options:
             continue
-        multiple.add(place)
+        multiple.add(position)
         if letter in options and is_mathematical(options[letter]):
-            asked[place] = row | {"answer": options[letter].strip().rstrip(".")}
+            asked[position] = row | {"answer": options[letter].strip().rstrip(".")}
     made = dict(zip(asked, rewrite(list(asked.values())), strict=True))
     outcome = Outcome()
-    for place, row in enumerate(rows):
-        new = made.get(place)
-        if new and normalised(new[1]) == normalised(asked[place]["answer"]):
+    for position, row in enumerate(rows):
+        new = made.get(position)
+        if new and normalised(new[1]) == normalised(asked[position]["answer"]):
             prompt = _replaced(row["prompt"], new[0])
             outcome.keep(row, row | {"prompt": prompt, "answer": new[1]} | _without_letter(row))
-        elif place in multiple and drop_others:
+        elif position in multiple and drop_others:
             outcome.drop(row, "multiple choice")
         else:
             outcome.keep(row, row)

@@ -166,8 +166,8 @@ class _Curation:
         return asked
 
     def _pictures(self, row: Row) -> list[Any]:
-        whole = self.source[row["index"]]
-        return list(whole["images"] or whole["video"] or ())
+        source = self.source[row["index"]]
+        return list(source["images"] or source["video"] or ())
 
     def _look(self, row: Row) -> Hashes:
         index = row["index"]

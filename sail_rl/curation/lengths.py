@@ -24,16 +24,16 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
         seed: the seed of the choice within a bin.
     """
     bins: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        bins[bisect_right(edges, len(tokens_of(row["completion"].partition(THINK_END)[0])))].append(place)
-    cap = _cap([len(places) for places in bins.values()], most)
+    for position, row in enumerate(rows):
+        bins[bisect_right(edges, len(tokens_of(row["completion"].partition(THINK_END)[0])))].append(position)
+    cap = _cap([len(positions) for positions in bins.values()], most)
     kept: set[int] = set()
-    for number, places in bins.items():
+    for number, positions in bins.items():
         chance = random.Random(derive_seed(seed, "lengths", number))
-        kept |= set(places if len(places) <= cap else chance.sample(places, cap))
+        kept |= set(positions if len(positions) <= cap else chance.sample(positions, cap))
     outcome = Outcome()
-    for place, row in enumerate(rows):
-        if place in kept:
+    for position, row in enumerate(rows):
+        if position in kept:
             outcome.keep(row, row)
         else:
             outcome.drop(row, "too many thoughts of this length")

@@ -173,8 +173,8 @@ def _mean_seconds(run: RunCurves) -> dict[str, float]:
     series = run.present([f"time/{part}" for part in ("step", *PARTS_OF_A_STEP)])
     steps = len(series["time/step"]) if "time/step" in series else 1
     means = {name.removeprefix("time/"): found.values.sum() / steps for name, found in series.items()}
-    whole = means.pop("step", 0.0)
-    return means | {"other": max(0.0, whole - sum(means.values()))}
+    total = means.pop("step", 0.0)
+    return means | {"other": max(0.0, total - sum(means.values()))}
 
 
 def _results(folders: Mapping[str, Path]) -> str:

@@ -195,7 +195,7 @@ def _experts(stage: StageMetrics) -> Iterator[tuple[str, str]]:
 
 
 def _time(stage: StageMetrics) -> Iterator[tuple[str, str]]:
-    whole = stage.late("time/step")
+    total = stage.late("time/step")
     for part, remedy in (
         ("generate", "use more rollout workers (rollouts.workers), `staleness: 1`, or a lower max_tokens"),
         ("score", "isolate fewer rewards, cache verdicts, raise groups_per_score for a judge"),
@@ -203,8 +203,8 @@ def _time(stage: StageMetrics) -> Iterator[tuple[str, str]]:
         ("wait", "more rollout workers, or partial_tokens against the long tail"),
     ):
         own = stage.late(f"time/{part}")
-        if whole and own is not None and own > 0.7 * whole:
-            yield (f"{part} takes {own / whole:.0%} of a step", remedy)
+        if total and own is not None and own > 0.7 * total:
+            yield (f"{part} takes {own / total:.0%} of a step", remedy)
 
 
 RULES: tuple[Rule, ...] = (

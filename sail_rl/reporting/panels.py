@@ -237,10 +237,10 @@ def _expert_map(axes: Axes, data: dict[str, Series]) -> None:
 
 def _seconds(axes: Axes, data: dict[str, Series]) -> None:
     """Draw the seconds of each part of a step as stacked bars, averaged over up to BARS ranges of steps."""
-    whole = data["time/step"]
-    bins = min(BARS, len(whole))
-    edges = numpy.linspace(whole.steps[0], whole.steps[-1] + 1, bins + 1)
-    counts = numpy.histogram(whole.steps, edges)[0].clip(min=1)
+    all_steps = data["time/step"]
+    bins = min(BARS, len(all_steps))
+    edges = numpy.linspace(all_steps.steps[0], all_steps.steps[-1] + 1, bins + 1)
+    counts = numpy.histogram(all_steps.steps, edges)[0].clip(min=1)
     heights = {
         name.removeprefix("time/"): numpy.histogram(series.steps, edges, weights=series.values)[0] / counts
         for name, series in data.items()
