@@ -102,7 +102,7 @@ class RolloutEngine(Protocol):
     """True if its constructor accepts `capture_routed_experts=True`, for `Sampling.routed_experts`."""
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Yield (position of the prompt, its group) as groups finish. Closing the generator ends what is unfinished."""
+        """Yield (index of the prompt, its group) as groups finish; closing the generator cancels unfinished groups."""
         ...
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
@@ -121,29 +121,28 @@ class RolloutEngine(Protocol):
 class RewardFunction(Protocol):
     """TRL's reward signature: one score for each completion, or None where the reward doesn't apply.
 
-    `prompts` and `completions` are conversations (lists of messages); every dataset column arrives by its name, as a
-    list with one entry for each completion, and so do `completion_ids` and `images`. A function gets those that its
-    parameters name, or all if it takes `**columns`; it may be async. An exception in the place of a score is a failure
-    of that completion alone. Optional attributes: `close()`, `call_order`, `metrics()`,
-    `check_gold(answer, **columns)`.
+    `prompts` and `completions` are conversations (lists of messages). `completion_ids`, `images` and every dataset
+    column are lists with one entry for each completion. A function gets those that its parameters name, or all if it takes
+    `**columns`; it may be async. An exception as a score marks the failure of that completion alone. Optional
+    attributes: `close()`, `call_order`, `metrics()`, `check_gold(answer, **columns)`.
     """
 
     def __call__(self, *, completions: list[list[Message]], **columns: Any) -> list[float | None]: ...
 
 
 def reward_hook(function: Any, name: str) -> Any:
-    """An optional attribute of a reward function, also under a `functools.partial`; None if it has none."""
+    """An optional attribute of a reward function, even inside a `functools.partial`; None if it lacks it."""
     return getattr(getattr(function, "func", function), name, None)
 
 
 @dataclass(frozen=True, slots=True)
 class RewardTerm:
-    """A named reward function and how it is used.
+    """A named reward function and its settings.
 
-    `weight`: its weight in a weighted sum (0: logged only). `call_order`: rewards of 0 are called for every rollout;
-    the others follow in ascending order, only for the rollouts whose total still depends on them. `on_none`: what None
-    means where the reward has a part in the total: leave it out, count 0, or stop the run. `on_error`: what an
-    exception means: stop the run, count 0, or count as None.
+    `weight` is its weight in a weighted sum; a reward of weight 0 is only logged. Rewards of `call_order` 0 are called
+    for every rollout; the others follow in ascending order, only for the rollouts whose total still depends on them.
+    `on_none` says how None enters the total: leave the reward out, score 0, or stop the run. `on_error` says how an
+    exception is scored: stop the run, 0, or None.
     """
 
     name: str
@@ -159,21 +158,21 @@ CallStatus = Literal["ok", "none", "timeout", "error", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class RewardCall:
-    """How one score came about. "skipped": the total no longer depended on the reward, so it was not called."""
+    """The record of one score; "skipped" rewards weren't called, because the total no longer depended on them."""
 
     status: CallStatus = "ok"
     milliseconds: float = 0.0
     cached: bool = False
     message: str = ""
-    """Of an error."""
+    """The error, if the status is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a scorer returns for N completions: the `total` that is trained on and each `part` for its own curve [N].
+    """The scores of N completions: the `total` [N] that is trained on, and the `parts` [N], each with its own curve.
 
-    A part is a reward, or an operation of the reward expression. NaN in a part means that there is no score: the reward
-    gave None, or wasn't called; `calls` says which, for each reward [N]. A total is never NaN.
+    A part is a reward, or an operation of the reward expression. It is NaN if the reward returned None or wasn't
+    called, which `calls` [N] tells for each reward. A total is never NaN.
     """
 
     total: list[float]
@@ -181,14 +180,14 @@ class Scores:
     calls: dict[str, list[RewardCall]] = field(default_factory=dict)
 
     def some(self, start: int, end: int) -> Scores:
-        """Those of completions `start` to `end`."""
+        """The scores of completions `start` to `end`."""
         parts = {name: values[start:end] for name, values in self.parts.items()}
         calls = {name: values[start:end] for name, values in self.calls.items()}
         return Scores(self.total[start:end], parts, calls)
 
 
 def joined(scores: Sequence[Scores]) -> Scores:
-    """The scores of several calls as those of one, in their order."""
+    """The scores of several calls, concatenated."""
     if not scores:
         return Scores([], {})
     return Scores(
@@ -206,9 +205,9 @@ class Scorer(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """Metrics of its own besides the scores, by their full names."""
+        """The scorer's own metrics, by full name."""
         ...
 
     def close(self) -> None:
-        """End any worker processes."""
+        """Stop any worker processes."""
         ...

@@ -66,5 +66,5 @@ def test_above_its_limit_the_oldest_go_and_that_is_said_once(tmp_path: Path, cap
 
 def test_asking_for_what_is_not_there_says_what_is(tmp_path: Path) -> None:
     write(RolloutStore(tmp_path), 3)
-    with pytest.raises(ValueError, match="no rollouts of stage rlvr, step 9; stored are steps 3 to 3 of rlvr"):
+    with pytest.raises(ValueError, match="no rollouts of stage rlvr, step 9; it has steps 3 to 3 of rlvr"):
         read_rollouts(tmp_path, stage="rlvr", step=9)

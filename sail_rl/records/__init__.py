@@ -1,1 +1,1 @@
-"""What is written while a run goes on: metrics, traces, rollouts, W&B."""
+"""Records that a run writes: metrics, traces, rollouts, progress and W&B."""

@@ -1,4 +1,4 @@
-"""JSON-lines files that survive a kill: a record counts once its newline is written."""
+"""JSON-lines files that survive kills; a record is complete once its newline is written."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Record = dict[str, Any]
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-    """Append one record, flushed to the operating system; a half-written last line is cut off first.
+    """Append one record and flush it to the operating system; an incomplete last line is removed first.
 
-    NaN and infinities become null: JSON has none, and other readers stop at them.
+    NaN and infinities become null, because JSON lacks them and other readers fail on them.
     """
     line = json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n"
     with path.open("ab+") as file:
@@ -25,10 +25,10 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Record]:
-    """All records of a file, none if it is missing; a last line without its newline was torn by a kill and is left out.
+    """All records of a file, without an incomplete last line; empty if the file is missing.
 
     Raises:
-        ValueError: a complete line isn't a JSON object; names file and line.
+        ValueError: if a complete line isn't a JSON object; names file and line.
     """
     if not path.exists():
         return []
@@ -37,22 +37,22 @@ def read_jsonl(path: Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:  # covers bytes that aren't UTF-8, too
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or delete that line") from error
+        except ValueError as error:  # includes bytes that aren't UTF-8
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); repair or delete that line") from error
         if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object but {line[:40]!r}; mend or delete that line")
+            raise ValueError(f"{path}, line {number}: not a JSON object but {line[:40]!r}; repair or delete that line")
         records.append(record)
     return records
 
 
 def read_json(path: Path) -> Record:
-    """The JSON object in a file; {} if there is no file."""
+    """The JSON object in a file; {} if the file is missing."""
     found: Record = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
 def keep_records(path: Path, wanted: Callable[[Record], bool]) -> int:
-    """Atomically rewrite `path` with the records that are `wanted`; returns how many were dropped."""
+    """Atomically rewrite `path` with the `wanted` records; returns the number of dropped ones."""
     if not path.exists():
         return 0
     records = read_jsonl(path)
@@ -62,7 +62,7 @@ def keep_records(path: Path, wanted: Callable[[Record], bool]) -> int:
 
 
 def finite(value: Any) -> Any:
-    """`value` with every NaN and infinity, however deep, replaced by None."""
+    """`value` with every NaN and infinity, at any depth, replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

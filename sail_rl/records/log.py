@@ -1,4 +1,4 @@
-"""Where a run's metrics go: metrics.jsonl in the run's folder, and Weights & Biases."""
+"""Logs a run's metrics to metrics.jsonl in its folder and to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 def forget_stages(run_dir: Path, *, kept: Collection[str]) -> None:
-    """Drop the records of all stages but the `kept` ones."""
+    """Drop the records of all stages except the `kept` ones."""
     for path in _stepped_files(run_dir):
         keep_records(path, lambda record: record["stage"] in kept)
 
 
 class RunLogger:
-    """Logs one run, fresh or resumed; only one process of a job may have one.
+    """Logs one new or resumed run, from one process of the job only.
 
     Args:
-        run_dir: the run's folder; metrics.jsonl, wandb_run_id and wandb/ are in it.
-        project: W&B project.
+        run_dir: the run's folder, which holds metrics.jsonl, wandb_run_id and wandb/.
+        project: the W&B project.
         run_name: the run's name in W&B.
-        config: the resolved recipe, shown by W&B.
-        wandb_mode: "online", "offline" or "disabled"; None: see `choose_wandb_mode`.
+        config: the resolved recipe, which W&B shows.
+        wandb_mode: "online", "offline" or "disabled"; the default is `choose_wandb_mode()`.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class RunLogger:
         logger.info("W&B %s: project %s, run %s", mode, project, self.wandb_run.id)
 
     def log(self, metrics: Mapping[str, float], *, stage: str, step: int, global_step: int) -> None:
-        """Write one step's metrics; they are in the file when this returns.
+        """Write one step's metrics; the file contains them on return.
 
         Args:
             metrics: values by name; NaN and infinities become null in the file.
-            stage: name of the stage.
-            step: optimiser step within the stage (0: before the first).
-            global_step: the same, counted over all stages.
+            stage: the name of the stage.
+            step: the optimiser step within the stage; 0 is before the first.
+            global_step: the optimiser step counted over all stages.
 
         Raises:
-            ValueError: a name isn't in the schema; nothing is written then.
+            ValueError: if a name isn't in the schema, before anything is written.
         """
         for name in metrics:
             if not is_known(name):
@@ -70,23 +70,23 @@ class RunLogger:
                     f"unknown metric {name!r}; the nearest known one is {nearest_known(name)!r}. New metrics are added "
                     "to METRICS in sail_rl/records/schema.py"
                 )
-        place = {"stage": stage, "step": step, "global_step": global_step, "time": round(time.time(), 3)}
-        append_jsonl(RunDir(self.run_dir).metrics, place | dict(metrics))
+        position = {"stage": stage, "step": step, "global_step": global_step, "time": round(time.time(), 3)}
+        append_jsonl(RunDir(self.run_dir).metrics, position | dict(metrics))
         self.wandb_run.log({"global_step": global_step, **metrics})
 
     def rollback(self, stage: str, step: int, *, stages: Sequence[str], finished: Collection[str] = ()) -> None:
-        """Forget what happened after `step` of `stage`, because it will happen again (step -1: all of the stage).
+        """Drop the records after `step` of `stage`, because these steps will run again; step -1 drops the stage.
 
-        W&B keeps the points it was sent: repeated steps appear there twice.
+        W&B keeps the points that it received, so that repeated steps appear there twice.
 
         Args:
-            stage: name of the stage that goes on.
-            step: its newest checkpoint.
-            stages: all stages in order; later ones are forgotten whole,
-            finished: but for these, which don't depend on it.
+            stage: the name of the stage that resumes.
+            step: the step of its newest checkpoint.
+            stages: all stages in order; records of later ones are dropped.
+            finished: later stages whose records are kept, because they don't depend on `stage`.
 
         Raises:
-            ValueError: `stage`, or that of a record, isn't in `stages`.
+            ValueError: if `stage`, or the stage of a record, isn't in `stages`.
         """
         limit = (_number(stage, stages, self.run_dir), step)
         for path in _stepped_files(self.run_dir):
@@ -99,7 +99,7 @@ class RunLogger:
                 logger.info("%s: %d records after step %d of %s dropped", path.name, dropped, step, stage)
 
     def table(self, records: Iterable[Record], *, global_step: int, max_rows: int = 16) -> None:
-        """Send up to `max_rows` traces (as `TraceWriter.write` returns them) to W&B as a table with images."""
+        """Send up to `max_rows` traces of `TraceWriter.write` to W&B as a table with images."""
         fields = ["question", "completion", "answer", "total", "tokens", "stop_reason"]
         table = wandb.Table(columns=["prompt", "images", *fields])
         for record in list(records)[:max_rows]:
@@ -113,18 +113,18 @@ class RunLogger:
         self.wandb_run.summary.update(dict(values))
 
     def finish(self) -> None:
-        """End the W&B run; waits for uploads when online."""
+        """End the W&B run, after its uploads if it is online."""
         self.wandb_run.finish()
 
 
 def _stepped_files(run_dir: Path) -> tuple[Path, ...]:
-    """The files whose records carry `stage` and `step`, so that a rollback can cut them."""
+    """The files whose records have a `stage` and a `step`, which rollbacks use."""
     files = RunDir(run_dir)
     return files.metrics, files.traces, files.prompts_seen
 
 
 def _number(stage: str, stages: Sequence[str], where: Path) -> int:
-    """Place of `stage` in the order of stages."""
+    """The position of `stage` in the order of stages."""
     if stage not in stages:
         raise ValueError(f"{where}: stage {stage!r} isn't one of {', '.join(stages)}; use another run folder")
     return stages.index(stage)

@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar with its rate on a terminal, a plain line every few seconds elsewhere."""
+"""Shows the progress of a stage: a bar with its rate on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SHOWN = {
     "rollout/length_mean": "length",
     "rollout/logprob_diff_max": "mismatch",
 }
-"""Metrics that fit beside a bar, and their short names; held-out accuracies are shown too."""
+"""The metrics beside the bar, with their short names; held-out accuracies are shown, too."""
 
 
 class StageDisplay:
-    """Shows the steps of one stage; `update` after each, `close` at the end.
+    """Shows the steps of one stage; call `update` after each step and `close` at the end.
 
     Args:
-        name: the stage's.
-        total: its optimiser steps.
-        done: steps that were done before (a resumed stage).
-        terminal: draw a bar; by default when standard error is a terminal.
+        name: the name of the stage.
+        total: the number of its optimiser steps.
+        done: the number of steps before it was resumed.
+        terminal: whether to draw a bar; by default, if standard error is a terminal.
     """
 
     def __init__(self, name: str, *, total: int, done: int = 0, terminal: bool | None = None) -> None:
@@ -51,7 +51,7 @@ class StageDisplay:
             self._progress.start()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` is done."""
+        """Show that `step` has finished."""
         rate = f"{(step - self.done) / max(time.monotonic() - self._started, 1e-9):.2f} steps/s"
         text = self._describe(metrics)
         if self._progress:
@@ -61,7 +61,7 @@ class StageDisplay:
             logger.info("%s %d/%d  %s  %s", self.name, step, self.total, rate, text)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if self._progress:
             self._progress.stop()
 

@@ -1,4 +1,4 @@
-"""The one table of metric names: what each number means, its unit, and the panel it belongs to (docs/metrics.md)."""
+"""The table of all metrics: name, unit, meaning and panel; docs/metrics.md shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; a `{placeholder}` in `name` stands for one part between slashes, `panel` groups docs and curves."""
+    """One metric. A `{placeholder}` in `name` stands for one part between slashes; `panel` groups docs and curves."""
 
     name: str
     unit: str
@@ -20,25 +20,25 @@ class Metric:
 
 METRICS = (
     Metric("eval/{set}/accuracy", "share", "held-out answers that are right (step 0: before training)", "accuracy"),
-    Metric("eval/{set}/{reward}", "reward", "mean of a reward over the same completions, e.g. `format`", "accuracy"),
-    Metric("eval/{set}/thinking/{source}", "share", "of these with a finished thought, by `source`", "thinking"),
-    Metric("eval/{set}/accuracy/{source}", "share", "of these that are right, by `source`", "sources"),
-    Metric("eval/{set}/pass@{k}", "share", "prompts of which one of k completions is right", "accuracy"),
-    Metric("eval/{set}/maj@{k}", "share", "prompts whose commonest answer of k is right", "accuracy"),
-    Metric("eval/{set}/length_mean", "tokens", "mean length of the same completions", "length"),
+    Metric("eval/{set}/{reward}", "reward", "mean of a reward over held-out completions, e.g. `format`", "accuracy"),
+    Metric("eval/{set}/thinking/{source}", "share", "completions with a finished thought, by `source`", "thinking"),
+    Metric("eval/{set}/accuracy/{source}", "share", "held-out answers that are right, by `source`", "sources"),
+    Metric("eval/{set}/pass@{k}", "share", "prompts with a right completion among k", "accuracy"),
+    Metric("eval/{set}/maj@{k}", "share", "prompts whose most frequent answer among k is right", "accuracy"),
+    Metric("eval/{set}/length_mean", "tokens", "mean length of the held-out completions", "length"),
     Metric("reward/total/mean", "reward", "mean of the total that is trained on", "reward"),
     Metric("reward/total/std", "reward", "standard deviation of the total over rollouts", "reward"),
     Metric(
         "reward/{name}/mean", "reward", "mean of one reward or part of the expression, where it has a score", "reward"
     ),
-    Metric("reward/{name}/std", "reward", "standard deviation of the same", "reward"),
+    Metric("reward/{name}/std", "reward", "standard deviation of that reward or part", "reward"),
     Metric("reward/{name}/none", "share", "rollouts for which this reward gave None", "reward calls"),
     Metric("reward/{name}/timeout", "share", "rollouts that this reward couldn't score in time", "reward calls"),
     Metric("reward/{name}/error", "share", "rollouts for which this reward, or its worker, failed", "reward calls"),
     Metric("reward/{name}/skipped", "share", "rollouts that skipped it: another factor was 0", "reward calls"),
-    Metric("reward/{name}/cache_hit", "share", "of the calls, those answered from the cache", "reward calls"),
-    Metric("reward/{name}/ms_p50", "ms", "time of a score, median (a batch's time is shared out)", "reward calls"),
-    Metric("reward/{name}/ms_p99", "ms", "time of a score, 99th percentile", "reward calls"),
+    Metric("reward/{name}/cache_hit", "share", "calls answered from the cache", "reward calls"),
+    Metric("reward/{name}/ms_p50", "ms", "median time of a score (a batch's time divided by its size)", "reward calls"),
+    Metric("reward/{name}/ms_p99", "ms", "99th percentile of the time of a score", "reward calls"),
     Metric("advantage/std", "—", "standard deviation of the advantages", "reward"),
     Metric("sampling/rounds", "batches", "batches of prompts that were sampled for the step", "reward"),
     Metric(
@@ -47,7 +47,7 @@ METRICS = (
         "a judge's calls, tokens, cost, latency since the start",
         "reward",
     ),
-    Metric("sampling/used_fraction", "share", "groups the step trained on, of those it wanted", "reward"),
+    Metric("sampling/used_fraction", "share", "groups used by the step, relative to those requested", "reward"),
     Metric("sampling/surplus", "groups", "good groups kept for the next step", "reward"),
     Metric("groups/zero_variance", "share", "groups whose rewards are all equal: no signal", "reward"),
     Metric("rollout/length_mean", "tokens", "mean completion length", "length"),
@@ -71,16 +71,16 @@ METRICS = (
     Metric("importance/mean", "—", "mean weight of the correction from engine to trainer", "logprobs"),
     Metric("kl/reference", "nats", "divergence from the stage's starting model, the recipe's estimate", "logprobs"),
     Metric("value/mean", "reward", "the critic's estimate, mean over tokens", "value"),
-    Metric("value/return", "reward", "what it should have been", "value"),
+    Metric("value/return", "reward", "mean return, which the critic should estimate", "value"),
     Metric("value/loss", "reward²", "half the critic's squared error, clipped", "value"),
     Metric("value/clip_fraction", "share", "tokens whose value moved beyond value_clip", "value"),
     Metric("ratio/clip_low_fraction", "share", "tokens whose gradient the lower clip limit cuts", "logprobs"),
     Metric("ratio/clip_high_fraction", "share", "tokens whose gradient the upper clip limit cuts", "logprobs"),
-    Metric("loss", "nats or none", "SFT: cross-entropy a token. RL: clipped policy loss, near 0 by design", "loss"),
-    Metric("grad_norm", "—", "norm of the whole gradient before clipping", "loss"),
+    Metric("loss", "nats or none", "SFT: cross-entropy per token. RL: clipped policy loss, near 0 by design", "loss"),
+    Metric("grad_norm", "—", "norm of the gradient before clipping", "loss"),
     Metric("learning_rate", "—", "learning rate of the step", "loss"),
     Metric("train/tokens", "tokens", "labelled tokens of the step, all ranks", "loss"),
-    Metric("train/rate_scale", "—", "AdaLRS: learning rate over the scheduled one, after a decision", "loss"),
+    Metric("train/rate_scale", "—", "AdaLRS: ratio of the learning rate to the scheduled one", "loss"),
     Metric("train/skipped_steps", "steps", "optimiser steps skipped so far: gradient not finite", "loss"),
     Metric("train/micro_batches", "micro-batches", "micro-batches (forward passes) of one rank in the step", "loss"),
     Metric("packing/fill", "share", "share of the micro-batches' tokens that samples fill (stream packing)", "packing"),
@@ -101,12 +101,12 @@ METRICS = (
     Metric("moe/aux_loss/{layer}", "—", "load-balancing loss of the whole step (1: balanced)", "router"),
     Metric("moe/z_loss", "nats²", "mean of the layers' router z-losses, before its coefficient", "router"),
     Metric("moe/z_loss/{layer}", "nats²", "mean squared log-partition function of the router", "router"),
-    Metric("time/step", "s", "the whole step", "time"),
+    Metric("time/step", "s", "the complete step", "time"),
     Metric("time/generate", "s", "sampling rollouts", "time"),
     Metric("time/score", "s", "computing rewards", "time"),
     Metric("time/wait", "s", "waiting for rollouts that are sampled ahead", "time"),
-    Metric("time/generate_ahead", "s", "sampling rollouts beside the training (`staleness`)", "time"),
-    Metric("time/score_ahead", "s", "computing rewards beside the training", "time"),
+    Metric("time/generate_ahead", "s", "sampling rollouts during training (`staleness`)", "time"),
+    Metric("time/score_ahead", "s", "computing rewards during training", "time"),
     Metric("time/train", "s", "forward and backward passes", "time"),
     Metric("time/count_experts", "s", "passes that count the experts' load ahead, part of time/train", "time"),
     Metric("time/sync", "s", "pushing weights into the rollout engine", "time"),
@@ -119,18 +119,18 @@ _PLACEHOLDER = re.compile(r"\{\w+\}")
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Matches every known name; a placeholder stands for anything without a slash."""
+    """A pattern that matches every known name; a placeholder matches any text without a slash."""
     alternatives = ("[^/]+".join(map(re.escape, _PLACEHOLDER.split(metric.name))) for metric in METRICS)
     return re.compile("|".join(alternatives))
 
 
 def is_known(name: str) -> bool:
-    """Whether `name` is in the table, placeholders filled in."""
+    """Whether `name` is in the table, with placeholders filled in."""
     return _pattern().fullmatch(name) is not None
 
 
 def nearest_known(name: str) -> str:
-    """The known name most like `name`, with its placeholders filled from the same places of `name`."""
+    """The known name closest to `name`, with placeholders filled from the corresponding parts of `name`."""
     parts = name.split("/")
 
     def fill(template: str) -> str:
@@ -144,7 +144,7 @@ def nearest_known(name: str) -> str:
 
 
 def metrics_table() -> str:
-    """The table as Markdown, one section a panel; docs/metrics.md holds exactly this below its introduction."""
+    """The table in Markdown, with one section per panel, as in docs/metrics.md below its introduction."""
     lines = []
     for panel in dict.fromkeys(metric.panel for metric in METRICS):
         lines += [f"## {panel}", "", "| metric | unit | meaning |", "|---|---|---|"]

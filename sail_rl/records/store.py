@@ -1,4 +1,4 @@
-"""Every rollout of a run in Parquet files that `datasets` reads: `rollouts/STAGE/step-NNNNNN-rank-R-K.parquet`."""
+"""Stores all rollouts of a run in Parquet files: `rollouts/STAGE/step-NNNNNN-rank-R-K.parquet`."""
 
 from __future__ import annotations
 
@@ -130,32 +130,31 @@ class RolloutStore:
         size = sum(path.stat().st_size for path in own)
         while size > self.max_bytes and len(own) > 1:
             if not self._warned:
-                logger.warning("%s is over its limit: the oldest rollouts are deleted from now on", self.folder)
+                logger.warning("%s exceeds its size limit; from now on, the oldest rollouts are deleted", self.folder)
                 self._warned = True
             size -= own[0].stat().st_size
             own.pop(0).unlink()
 
 
 def read_rollouts(run_dir: Path, *, stage: str | None = None, step: int | None = None) -> list[StoredRollout]:
-    """The stored rollouts of a run, of one stage or step if given, in order of stage folder, step and rank.
+    """The stored rollouts of a run, or of one stage or step, in order of stage, step and rank.
 
     Raises:
-        ValueError: there are none; the message names the steps and stages that are stored.
+        ValueError: if there are none; names the stored steps and stages.
     """
     found = _shards(RunDir(run_dir).rollouts)
     shards = sorted(found, key=lambda shard: (shard[0].parent.name, shard[1], shard[0].name))
     chosen = [path for path, written, _ in shards if stage in (None, path.parent.name) and step in (None, written)]
     if not chosen:
-        there = sorted({(path.parent.name, written) for path, written, _ in shards})
-        known = (
-            f"; stored are steps {there[0][1]} to {there[-1][1]} of {', '.join({s for s, _ in there})}" if there else ""
-        )
+        stored = sorted({(path.parent.name, written) for path, written, _ in shards})
+        stages = ", ".join({name for name, _ in stored})
+        known = f"; it has steps {stored[0][1]} to {stored[-1][1]} of {stages}" if stored else ""
         raise ValueError(f"{run_dir} has no rollouts of stage {stage or 'any'}, step {step or 'any'}{known}")
     tables = (parquet.read_table(path, schema=SCHEMA) for path in chosen)
     return [StoredRollout.from_row(row) for table in tables for row in table.to_pylist()]
 
 
 def _shards(folder: Path) -> list[tuple[Path, int, int]]:
-    """Path, step and rank of every file below `folder`."""
+    """The path, step and rank of every file below `folder`."""
     found = [(path, SHARD.fullmatch(path.name)) for path in folder.rglob("*.parquet")]
     return [(path, int(match[1]), int(match[2])) for path, match in found if match]

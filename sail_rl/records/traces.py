@@ -1,4 +1,4 @@
-"""Traces: a few rollouts of each step with question, images, text and rewards, in traces.jsonl and trace_images/."""
+"""Writes traces, a few rollouts of each step with question, images, text and rewards, and selects extremes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class TraceWriter:
-    """Appends traces to `run_dir`/traces.jsonl; every different image is saved once, under its content's hash."""
+    """Appends traces to `run_dir`/traces.jsonl, and saves each distinct image once, under the hash of its content."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -35,7 +35,7 @@ class TraceWriter:
     ) -> list[Record]:
         """Write up to `limit` of the step's rollouts (rollout `i` answers prompt `i`) and return their records.
 
-        They alternate between the best and the worst rewarded, so averages over traces mean nothing.
+        The traces alternate between high and low rewards, so that averages over them are meaningless.
         """
         records = []
         for index in extremes(scores.total, limit, groups=[prompt.id for prompt in prompts]):
@@ -61,7 +61,7 @@ class TraceWriter:
         return records
 
     def _save(self, image: Image.Image) -> str:
-        """Save the image unless it's there; returns its path relative to the run's folder."""
+        """Save the image unless its file exists; returns its path relative to the run's folder."""
         content = f"{image.mode} {image.size} ".encode() + image.tobytes()
         path = RunDir(self.run_dir).trace_images / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
         if not path.exists():
@@ -73,7 +73,7 @@ class TraceWriter:
 
 
 def question_text(messages: Sequence[Message]) -> str:
-    """The text of the last user message, without its images; empty if there is none."""
+    """The text of the last user message; empty without one."""
     for message in reversed(messages):
         if message["role"] == "user":
             return "\n".join(texts_of([message]))
@@ -81,7 +81,7 @@ def question_text(messages: Sequence[Message]) -> str:
 
 
 def side_by_side(paths: Sequence[Path], *, height: int = 384) -> Image.Image | None:
-    """The pictures at `paths` in one, at most `height` pixels high (W&B wants one a cell); None if there are none."""
+    """The pictures at `paths` joined into one, at most `height` pixels high, for one W&B cell; None without paths."""
     pictures = []
     for path in paths:
         with Image.open(path) as file:
@@ -99,7 +99,7 @@ def side_by_side(paths: Sequence[Path], *, height: int = 384) -> Image.Image | N
 
 
 def extremes(totals: Sequence[float], limit: int, *, groups: Sequence[str]) -> list[int]:
-    """Indices of up to `limit` rollouts, highest and lowest total in turn, every group once before any comes again."""
+    """Indices of up to `limit` rollouts, with high and low totals in turn; groups repeat only after all others."""
     rest = sorted(range(len(totals)), key=lambda index: totals[index], reverse=True)
     chosen: list[int] = []
     used: set[str] = set()

@@ -1,4 +1,4 @@
-"""Starting a Weights & Biases run: online only where a key is configured, silent and without network elsewhere."""
+"""Starts a Weights & Biases run: online if a key is configured, else silently and without network access."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MODES = ("online", "offline", "disabled")
 
 
 def choose_wandb_mode() -> str:
-    """WANDB_MODE if set; otherwise "online" where a key is configured (WANDB_API_KEY or netrc), "offline" elsewhere.
+    """WANDB_MODE if set, else "online" if a key is configured (WANDB_API_KEY or netrc), else "offline".
 
-    Makes no network call, and looks only whether there is a key.
+    It makes no network call, and checks only that a key exists.
     """
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
@@ -29,10 +29,10 @@ def choose_wandb_mode() -> str:
 
 
 def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: dict[str, Any]) -> wandb.Run:
-    """Start the folder's W&B run, or go on with the one whose id is in `run_dir`/wandb_run_id.
+    """Start the folder's W&B run, or resume the one whose id is in `run_dir`/wandb_run_id.
 
     Raises:
-        ValueError: `mode` isn't one of MODES.
+        ValueError: if `mode` isn't one of MODES.
     """
     if mode not in MODES:
         raise ValueError(f"W&B mode is {mode!r} (WANDB_MODE or wandb_mode); give {', '.join(MODES)}")
@@ -41,17 +41,17 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
         id_file.write_text(secrets.token_hex(4) + "\n")
     local = mode != "online"
     if local:
-        # wandb's service process otherwise looks up the host of its error reports when it starts.
+        # Otherwise, wandb's service process looks up the host of its error reports when it starts.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # it advertises itself, because vLLM imports openai
-    # The service of a parent process would outlive this one, and call the run of a killed process "in use" for ever.
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")  # prevents an advertisement when vLLM imports openai
+    # The service of a parent process would outlive this one, and consider the run of a killed process "in use" forever.
     os.environ.pop("WANDB_SERVICE", None)
     settings = wandb.Settings(
         silent=local,
         console="off",
         disable_git=local,
         x_disable_stats=local,
-        x_disable_machine_info=local,  # asks the metadata services of clouds
+        x_disable_machine_info=local,  # which queries metadata services of clouds
     )
     run = _init(
         project=project,
@@ -61,18 +61,18 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
         resume="allow",
         mode=cast(Literal["online", "offline", "disabled"], mode),
         dir=run_dir,
-        reinit="create_new",  # the caller holds the run; wandb's global one is left alone
+        reinit="create_new",  # the caller holds the run, and wandb's global run stays unchanged
         settings=settings,
     )
     run.define_metric("global_step", hidden=True)
     run.define_metric("*", step_metric="global_step")
     run.define_metric(
         "moe/load/*", step_metric="global_step", hidden=True
-    )  # layers x experts panels; the report has a map
+    )  # one panel per layer and expert; the report has a map
     return run
 
 
-# wandb 0.31 reads its service's port file while the service writes it: now and then an IndexError ends wandb.init.
+# wandb 0.31 may read its service's port file while the service writes it, and wandb.init then raises IndexError.
 @retry(
     retry=retry_if_not_exception_type((UsageError, CommError)),
     stop=stop_after_attempt(3),
