@@ -122,8 +122,8 @@ class RewardFunction(Protocol):
     """TRL's reward signature: one score for each completion, or None where the reward doesn't apply.
 
     `prompts` and `completions` are conversations (lists of messages). `completion_ids`, `images` and every dataset
-    column are lists with one entry for each completion. A function gets those that its parameters name, or all if it takes
-    `**columns`; it may be async. An exception as a score marks the failure of that completion alone. Optional
+    column are lists with one entry for each completion. A function gets those that its parameters name, or all if it
+    takes `**columns`; it may be async. An exception as a score marks the failure of that completion alone. Optional
     attributes: `close()`, `call_order`, `metrics()`, `check_gold(answer, **columns)`.
     """
 
