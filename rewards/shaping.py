@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sail_rl.completion import completion_text, split_thought
+from sail_rl.contracts import RIGHT
 
 from .verify.chinese import is_chinese
 
@@ -55,7 +56,7 @@ class Cosine:
             if correct is None:
                 scores.append(None)
                 continue
-            near, far = self._right if correct > 0.5 else self._wrong
+            near, far = self._right if correct > RIGHT else self._wrong
             progress = min(1.0, len(ids) / self._max_tokens)
             scores.append(near + (far - near) * (1 - math.cos(math.pi * progress)) / 2)
         return scores

@@ -153,6 +153,10 @@ class RewardTerm:
     on_error: Literal["fail", "zero", "none"] = "fail"
 
 
+RIGHT = 0.5
+"""A completion counts as right if its score is above this. Totals lie in [0, 1] and the answer has the largest weight
+(report, section 4.2)."""
+
 CallStatus = Literal["ok", "none", "timeout", "error", "skipped"]
 
 

@@ -16,13 +16,15 @@ from test_run import SHORT, steps
 from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
-from sail_rl.evaluation.evaluate import Answered, Evaluator, powers, summarise
+from sail_rl.evaluation.evaluate import Evaluator, ScoredCompletion, powers, summarise
 from sail_rl.models.loading import load_model
 from sail_rl.stages.best import Best, BestModels, remove_candidates
 
 
-def answered(prompt: str, answer: str | None, right: bool, source: str | None = None, **scores: float) -> Answered:
-    return Answered("d", prompt, source, answer, answer is not None, 10, {"accuracy": float(right), **scores})
+def answered(
+    prompt: str, answer: str | None, right: bool, source: str | None = None, **scores: float
+) -> ScoredCompletion:
+    return ScoredCompletion("d", prompt, source, answer, answer is not None, 10, {"accuracy": float(right), **scores})
 
 
 def test_the_metrics_of_several_samples_by_hand() -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from sail_rl.cli.main import main
 from sail_rl.cli.reward_report import histogram, print_test
 from sail_rl.contracts import RewardCall
-from sail_rl.evaluation.reward_examples import read_cases
+from sail_rl.evaluation.reward_examples import read_examples
 from sail_rl.evaluation.reward_trial import agreement, call_statistics
 
 RIGHT, WRONG = "<think>2 and 2</think>\\boxed{4}", "<think>2 and 2</think>\\boxed{5}"
@@ -151,7 +151,7 @@ def test_token_ids_of_the_data_reach_the_reward(tmp_path: Path) -> None:
 def test_parquet_is_read_as_jsonl_is(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "completion": RIGHT, "answer": "4"}, {"prompt": "p", "completion": WRONG, "answer": "4"}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data.parquet")
-    from_parquet, from_jsonl = read_cases(tmp_path / "data.parquet"), read_cases(write(tmp_path, rows))
+    from_parquet, from_jsonl = read_examples(tmp_path / "data.parquet"), read_examples(write(tmp_path, rows))
     assert from_parquet.rollouts[1].text == from_jsonl.rollouts[1].text
     assert from_parquet.prompts[0].columns == from_jsonl.prompts[0].columns == {"answer": "4"}
 
@@ -213,9 +213,11 @@ def test_what_is_printed_shows_the_row_that_differs(tmp_path: Path) -> None:
     from sail_rl.contracts import RewardTerm
     from sail_rl.evaluation.reward_trial import try_rewards
 
-    terms, cases = [RewardTerm("answer", math_answer)], read_cases(data)
+    terms, examples = [RewardTerm("answer", math_answer)], read_examples(data)
     text = io.StringIO()
-    print_test(try_rewards(terms, Composition(terms), cases), cases, show=1, console=Console(file=text, width=120))
+    print_test(
+        try_rewards(terms, Composition(terms), examples), examples, show=1, console=Console(file=text, width=120)
+    )
     assert "row 3" in text.getvalue()
     assert "row 1" not in text.getvalue()
     assert "66.7% of 3 agree" in text.getvalue()

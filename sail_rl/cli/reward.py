@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sail_rl.config import RewardConfig
-    from sail_rl.evaluation.reward_trial import Tested
+    from sail_rl.evaluation.reward_trial import RewardTrial
 
 POLL = 0.5  # seconds
 
@@ -66,7 +66,7 @@ def _test(options: argparse.Namespace) -> None:
 def run_test(options: argparse.Namespace) -> None:
     """Run the test once, print it, and write its JSON if asked to."""
     from sail_rl.config import DEFAULT_SCORER
-    from sail_rl.evaluation.reward_examples import read_cases, read_expected
+    from sail_rl.evaluation.reward_examples import read_examples, read_expected
     from sail_rl.evaluation.reward_trial import as_json, try_rewards
     from sail_rl.imports import resolve
     from sail_rl.plan.rewards import make_terms
@@ -74,19 +74,19 @@ def run_test(options: argparse.Namespace) -> None:
     from .reward_report import print_test
 
     rewards, expression = chosen_rewards(options)
-    cases = read_cases(options.data, stage=options.stage, step=options.step)
+    examples = read_examples(options.data, stage=options.stage, step=options.step)
     if options.against:
-        cases = replace(cases, expected=read_expected(options.against, len(cases)))
+        examples = replace(examples, expected=read_expected(options.against, len(examples)))
     # A failure is counted and shown here, whatever the recipe says it does to a run.
     terms = [replace(term, on_error="none") for term in make_terms(rewards)]
     scorer = resolve(DEFAULT_SCORER)(terms, expression=expression, lenient=True)
     try:
-        tested: Tested = try_rewards(terms, scorer, cases)
+        trial: RewardTrial = try_rewards(terms, scorer, examples)
     finally:
         scorer.close()
     if options.json:
-        options.json.write_text(json.dumps(as_json(tested, cases), allow_nan=False) + "\n")
-    print_test(tested, cases, show=options.show)
+        options.json.write_text(json.dumps(as_json(trial, examples), allow_nan=False) + "\n")
+    print_test(trial, examples, show=options.show)
 
 
 def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig], str | None]:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sail_rl.evaluation.reward_examples import Cases
-from sail_rl.evaluation.reward_trial import Tested, agreement, call_statistics
+from sail_rl.evaluation.reward_examples import RewardExamples
+from sail_rl.evaluation.reward_trial import RewardTrial, agreement, call_statistics
 
 BINS, WIDTH = 10, 40
 PLAIN_WIDTH = 120  # of what goes to a file
@@ -20,21 +20,21 @@ TAIL = 60  # characters of a completion that are shown
 STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "skipped": "not needed"}
 
 
-def print_test(tested: Tested, cases: Cases, *, show: int, console: Console | None = None) -> None:
+def print_test(trial: RewardTrial, examples: RewardExamples, *, show: int, console: Console | None = None) -> None:
     """Print samples, distribution, calls, agreement and warnings."""
     console = console or Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if show:
-        console.print(_samples(tested, cases, _interesting(tested, cases, show)))
-    known = [score for score in tested.scores if score is not None]
-    speed = f"{len(cases) / max(tested.seconds, 1e-9):,.0f} a second"
-    console.print(f"\n[bold]{len(cases)} completions in {tested.seconds:.2f} s, {speed}[/bold]")
+        console.print(_samples(trial, examples, _interesting(trial, examples, show)))
+    known = [score for score in trial.scores if score is not None]
+    speed = f"{len(examples) / max(trial.seconds, 1e-9):,.0f} a second"
+    console.print(f"\n[bold]{len(examples)} completions in {trial.seconds:.2f} s, {speed}[/bold]")
     if known:
-        console.print(f"score: mean {fmean(known):.4g}, deviation {pstdev(known):.4g}, {len(known)} of {len(cases)}")
+        console.print(f"score: mean {fmean(known):.4g}, deviation {pstdev(known):.4g}, {len(known)} of {len(examples)}")
         for line in histogram(known):
             console.print(line, highlight=False)
-    console.print(_calls(tested))
-    _print_agreement(console, tested, cases)
-    for warning in tested.warnings:
+    console.print(_calls(trial))
+    _print_agreement(console, trial, examples)
+    for warning in trial.warnings:
         console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
 
 
@@ -52,43 +52,43 @@ def histogram(values: Sequence[float]) -> list[str]:
     return [f"  {label:>{margin}} {'█' * math.ceil(WIDTH * n / most)} {n}" for label, n in counts.items()]
 
 
-def _interesting(tested: Tested, cases: Cases, show: int) -> list[int]:
+def _interesting(trial: RewardTrial, examples: RewardExamples, show: int) -> list[int]:
     """Rows that differ from what was expected or have no score first, then the lowest and highest scores in turn."""
-    found = agreement(tested.scores, cases.expected)
-    first = [*(found["differing"] if found else []), *(n for n, s in enumerate(tested.scores) if s is None)]
-    rest = sorted(set(range(len(cases))) - set(first), key=lambda n: (tested.scores[n] or 0.0, n))
+    found = agreement(trial.scores, examples.expected)
+    first = [*(found["differing"] if found else []), *(n for n, s in enumerate(trial.scores) if s is None)]
+    rest = sorted(set(range(len(examples))) - set(first), key=lambda n: (trial.scores[n] or 0.0, n))
     ends = [rest[n // 2] if n % 2 == 0 else rest[-(n // 2) - 1] for n in range(len(rest))]
     return sorted((first + ends)[:show])
 
 
-def _samples(tested: Tested, cases: Cases, rows: Sequence[int]) -> Table:
-    table = Table("where", "score", *tested.parts, title=f"{len(rows)} of {len(cases)} samples", title_justify="left")
-    if any(label is not None for label in cases.expected):
+def _samples(trial: RewardTrial, examples: RewardExamples, rows: Sequence[int]) -> Table:
+    table = Table("where", "score", *trial.parts, title=f"{len(rows)} of {len(examples)} samples", title_justify="left")
+    if any(label is not None for label in examples.expected):
         table.add_column("expected")
     table.add_column("completion ends in", overflow="fold")
     for row in rows:
-        cells = [escape(cases.places[row].partition(", ")[2]), _number(tested.scores[row])]
-        for name, values in tested.parts.items():
-            call = tested.calls[name][row] if name in tested.calls else None
+        cells = [escape(examples.locations[row].partition(", ")[2]), _number(trial.scores[row])]
+        for name, values in trial.parts.items():
+            call = trial.calls[name][row] if name in trial.calls else None
             status = STATUS.get(call.status) if call else None
             cells.append(_number(values[row]) if status is None or values[row] is not None else f"[red]{status}[/red]")
-        if any(label is not None for label in cases.expected):
-            cells.append(_number(cases.expected[row]))
-        table.add_row(*cells, escape(cases.rollouts[row].text[-TAIL:].replace("\n", "↵")))
+        if any(label is not None for label in examples.expected):
+            cells.append(_number(examples.expected[row]))
+        table.add_row(*cells, escape(examples.rollouts[row].text[-TAIL:].replace("\n", "↵")))
     return table
 
 
-def _calls(tested: Tested) -> Table:
+def _calls(trial: RewardTrial) -> Table:
     table = Table("reward", "None", "timed out", "failed", "not needed", "cached", "ms p50", "p90", "p99", "max")
-    for name, calls in tested.calls.items():
+    for name, calls in trial.calls.items():
         found = call_statistics(calls)
         shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "skipped", "cached")]
         table.add_row(name, *shares, *(_number(found[key]) for key in ("ms_p50", "ms_p90", "ms_p99", "ms_max")))
     return table
 
 
-def _print_agreement(console: Console, tested: Tested, cases: Cases) -> None:
-    if (found := agreement(tested.scores, cases.expected)) is None:
+def _print_agreement(console: Console, trial: RewardTrial, examples: RewardExamples) -> None:
+    if (found := agreement(trial.scores, examples.expected)) is None:
         return
     related = "" if found["correlation"] is None else f", correlation {found['correlation']:.3f}"
     console.print(f"against the expected scores: {found['agree']:.1%} of {found['compared']} agree{related}")

@@ -1,4 +1,4 @@
-"""Evaluation on held-out prompts: of the current weights while a run trains, and of any stored rollouts."""
+"""Evaluation on held-out prompts: metrics of an engine's current weights, or of any scored completions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean
 
 from sail_rl.completion import THINK_END, final_answer
-from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
+from sail_rl.contracts import RIGHT, Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
 from sail_rl.maths.passk import majority, pass_at_k
 from sail_rl.trainer.distributed import gather_objects
 
@@ -18,8 +17,12 @@ ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """One scored completion of a held-out prompt; `scores` are by reward (NaN: none), `length` is in tokens."""
+class ScoredCompletion:
+    """One scored completion of a held-out prompt.
+
+    `scores` holds each reward's score by name (NaN: it has none), `thought` tells whether a thought was finished, and
+    `length` is in tokens.
+    """
 
     dataset: str
     prompt: str
@@ -31,21 +34,21 @@ class Answered:
 
     @property
     def right(self) -> bool:
-        """Whether the reward named `accuracy` is above one half."""
-        return self.scores[ACCURACY] > 0.5
+        """Whether the score of the reward named `accuracy` is above RIGHT."""
+        return self.scores[ACCURACY] > RIGHT
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Scores `samples` completions for each of this rank's prompts; every rank must call it.
+    """Samples and scores completions of held-out prompts; every rank must call it, with its own share of the prompts.
 
-    Returns `eval/SET/…`, see `summarise`, over all ranks.
+    It returns the metrics `eval/SET/…` over all ranks, see `summarise`.
     """
 
     engine: RolloutEngine
     scorer: Scorer
     sets: Mapping[str, Sequence[Prompt]]
-    """Prompts by dataset; the first one's accuracy is the summary's."""
+    """This rank's prompts by dataset. The run's summary shows the accuracy on the first dataset."""
     sampling: Sampling
 
     @property
@@ -54,25 +57,24 @@ class Evaluator:
         return f"eval/{next(iter(self.sets))}/{ACCURACY}"
 
     def __call__(self) -> dict[str, float]:
-        """Generate and score; the engine must hold the weights to be judged."""
+        """Generate and score; the engine must already hold the weights to evaluate."""
         prompts = [prompt for own in self.sets.values() for prompt in own]
         names = [name for name, own in self.sets.items() for _ in own]
         groups = self.engine.generate(prompts, self.sampling)
         rollouts = [rollout for group in groups for rollout in group]
-        repeated = [place for place, group in enumerate(groups) for _ in group]
-        scores = self.scorer([prompts[place] for place in repeated], rollouts)
+        indices = [index for index, group in enumerate(groups) for _ in group]
+        scores = self.scorer([prompts[index] for index in indices], rollouts)
         own = [
-            self._answered(names[place], prompts[place], rollout, scores, number)
-            for number, (place, rollout) in enumerate(zip(repeated, rollouts, strict=True))
+            self._scored(names[index], prompts[index], rollout, scores, number)
+            for number, (index, rollout) in enumerate(zip(indices, rollouts, strict=True))
         ]
-        every = sorted(gather_objects(own), key=lambda answered: answered.dataset)
-        found = {name: list(answers) for name, answers in groupby(every, key=lambda answered: answered.dataset)}
+        found = _grouped(gather_objects(own), lambda completion: completion.dataset)
         return {
             f"eval/{name}/{metric}": value for name in self.sets for metric, value in summarise(found[name]).items()
         }
 
-    def _answered(self, name: str, prompt: Prompt, rollout: Rollout, scores: Scores, number: int) -> Answered:
-        return Answered(
+    def _scored(self, name: str, prompt: Prompt, rollout: Rollout, scores: Scores, number: int) -> ScoredCompletion:
+        return ScoredCompletion(
             dataset=name,
             prompt=prompt.id,
             source=source_of(prompt.columns),
@@ -83,22 +85,22 @@ class Evaluator:
         )
 
 
-def summarise(answers: Sequence[Answered]) -> dict[str, float]:
+def summarise(completions: Sequence[ScoredCompletion]) -> dict[str, float]:
     """Metrics of the completions of one dataset.
 
     Means over completions: each reward, `length_mean` and, for rows with a `source`, `accuracy/SOURCE` and
-    `thinking/SOURCE` (the share of finished thoughts). With several completions a prompt also `pass@k` (one of k is
-    right; k = 1, 2, 4, … n) and `maj@n` (the commonest answer is right), means over prompts.
+    `thinking/SOURCE` (the share of finished thoughts). If every prompt has several completions, there are also means
+    over prompts: `pass@k` (one of k is right; k = 1, 2, 4, … n) and `maj@n` (the most common answer is right).
     """
     metrics: dict[str, float] = {}
-    for name in dict.fromkeys(name for answered in answers for name in answered.scores):
-        values = [a.scores[name] for a in answers if not math.isnan(a.scores.get(name, math.nan))]
+    for name in dict.fromkeys(name for completion in completions for name in completion.scores):
+        values = [a.scores[name] for a in completions if not math.isnan(a.scores.get(name, math.nan))]
         metrics |= {name: fmean(values)} if values else {}
-    metrics["length_mean"] = fmean(answered.length for answered in answers)
-    for source, own in _grouped(answers, lambda answered: answered.source).items():
-        metrics[f"accuracy/{source}"] = fmean(answered.right for answered in own)
-        metrics[f"thinking/{source}"] = fmean(answered.thought for answered in own)
-    groups = list(_grouped(answers, lambda answered: answered.prompt).values())
+    metrics["length_mean"] = fmean(completion.length for completion in completions)
+    for source, own in _grouped(completions, lambda completion: completion.source).items():
+        metrics[f"accuracy/{source}"] = fmean(completion.right for completion in own)
+        metrics[f"thinking/{source}"] = fmean(completion.thought for completion in own)
+    groups = list(_grouped(completions, lambda completion: completion.prompt).values())
     samples = min(map(len, groups))
     if samples > 1:
         for k in powers(samples):
@@ -113,19 +115,21 @@ def powers(samples: int) -> list[int]:
 
 
 def source_of(columns: Mapping[str, object]) -> str | None:
-    """A row's `source`, if it can be part of a metric's name."""
+    """The row's `source` if it can be part of a metric's name, else None."""
     source = columns.get("source")
     return source if isinstance(source, str) and "/" not in source else None
 
 
-def _majority_is_right(group: Sequence[Answered]) -> bool:
-    chosen = majority([answered.answer for answered in group])
-    return next(answered.right for answered in group if answered.answer == chosen)
+def _majority_is_right(group: Sequence[ScoredCompletion]) -> bool:
+    chosen = majority([completion.answer for completion in group])
+    return next(completion.right for completion in group if completion.answer == chosen)
 
 
-def _grouped(answers: Iterable[Answered], key: Callable[[Answered], str | None]) -> dict[str, list[Answered]]:
-    groups: dict[str, list[Answered]] = defaultdict(list)
-    for answered in answers:
-        if (name := key(answered)) is not None:
-            groups[name].append(answered)
+def _grouped(
+    completions: Iterable[ScoredCompletion], key: Callable[[ScoredCompletion], str | None]
+) -> dict[str, list[ScoredCompletion]]:
+    groups: dict[str, list[ScoredCompletion]] = defaultdict(list)
+    for completion in completions:
+        if (name := key(completion)) is not None:
+            groups[name].append(completion)
     return groups

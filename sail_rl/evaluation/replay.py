@@ -1,4 +1,4 @@
-"""Looking at stored rollouts again: printing the best and worst, rescoring them with other rewards."""
+"""Prints the best and worst stored rollouts of a run, and scores stored rollouts again with other rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sail-rl reward test` scores: completions from a file, or the stored rollouts of a run."""
+"""The completions that `sail-rl reward test` scores: from a file, or from the stored rollouts of a run."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ NOT_COLUMNS = ("prompt", "completion", "images", "completion_ids")
 
 
 @dataclass(frozen=True, slots=True)
-class Cases:
-    """Completions to score. `prompts`, `rollouts`, `places` and `expected` [N] belong together.
+class RewardExamples:
+    """Completions for a reward to score; `prompts`, `rollouts`, `locations` and `expected` have one entry each [N].
 
-    `places` says where each comes from, for messages; `expected` is None where nothing is expected.
+    `locations` tells where each completion comes from, for messages. `expected` is the score that it should get, or
+    None.
     """
 
     prompts: list[Prompt]
     rollouts: list[Rollout]
-    places: list[str]
+    locations: list[str]
     expected: list[float | None]
     words_for_tokens: bool
-    """The data has no token ids: words stand in for them."""
+    """True if the data has no token ids, so that words stand in for tokens."""
 
     def __len__(self) -> int:
         return len(self.rollouts)
 
 
-def read_cases(path: Path, *, stage: str | None = None, step: int | None = None) -> Cases:
+def read_examples(path: Path, *, stage: str | None = None, step: int | None = None) -> RewardExamples:
     """The completions in a file, or those stored in a run's folder.
 
     A file's rows have `prompt` (text, or a list of messages), `completion` (likewise), perhaps `images`,
     `completion_ids`, `expected` (the score that it should get), and any columns that rewards want, such as `answer`.
 
     Raises:
-        ValueError: nothing to read, or a row that can't be used; it names file and row.
+        ValueError: there is nothing to read, or a row is unusable; the message names file and row.
     """
     if path.is_dir():
         return _stored(path, stage=stage, step=step)
@@ -52,23 +53,24 @@ def read_cases(path: Path, *, stage: str | None = None, step: int | None = None)
     for needed in ("prompt", "completion"):
         if not any(needed in row for row in rows):
             raise ValueError(f"{path} has no column {needed!r} among {', '.join(rows[0])}")
-    places = [f"{path.name}, row {number}" for number in range(1, len(rows) + 1)]
+    locations = [f"{path.name}, row {number}" for number in range(1, len(rows) + 1)]
     prompts, rollouts = [], []
-    for row, place in zip(rows, places, strict=True):
-        prompts.append(_prompt(row, place, path.parent))
-        rollouts.append(_rollout(row, place))
-    expected = [_label(row.get("expected"), place) for row, place in zip(rows, places, strict=True)]
-    return Cases(prompts, rollouts, places, expected, not all("completion_ids" in row for row in rows))
+    for row, location in zip(rows, locations, strict=True):
+        prompts.append(_prompt(row, location, path.parent))
+        rollouts.append(_rollout(row, location))
+    expected = [_label(row.get("expected"), location) for row, location in zip(rows, locations, strict=True)]
+    return RewardExamples(prompts, rollouts, locations, expected, not all("completion_ids" in row for row in rows))
 
 
 def read_expected(path: Path, count: int) -> list[float | None]:
     """The expected scores in a file, in the order of the completions.
 
-    JSON: a list, or `{"scores": [...]}` as `--json` writes it. JSONL and Parquet: rows with `expected` or `score`, or
-    plain numbers. Anything else: a number a line. null (or an empty line) expects nothing.
+    JSON files hold a list, or `{"scores": [...]}` as `--json` writes it; JSONL and Parquet files hold rows with
+    `expected` or `score`, or plain numbers; other files hold one number on each line. null or an empty line expects
+    nothing.
 
     Raises:
-        ValueError: not as many as completions, or something else than numbers.
+        ValueError: their number differs from that of the completions, or one of them is no number.
     """
     if not path.is_file():
         raise ValueError(f"no file {path} of expected scores")
@@ -107,10 +109,10 @@ def _read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _prompt(row: Any, place: str, folder: Path) -> Prompt:
+def _prompt(row: Any, location: str, folder: Path) -> Prompt:
     if not isinstance(row, dict):
-        raise ValueError(f"{place}: a row is an object with `prompt` and `completion`, not {row!r:.60}")
-    text = _text(row, "prompt", place)
+        raise ValueError(f"{location}: a row is an object with `prompt` and `completion`, not {row!r:.60}")
+    text = _text(row, "prompt", location)
     given = row["prompt"]
     messages: list[Message] = [{"role": "user", "content": given}] if isinstance(given, str) else given
     images = []
@@ -120,20 +122,20 @@ def _prompt(row: Any, place: str, folder: Path) -> Prompt:
         try:
             images = [open_picture(source, folder) for source in row["images"]]
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
+            raise ValueError(f"{location}: {error}") from None
     columns = {name: value for name, value in row.items() if name not in NOT_COLUMNS}
-    return Prompt(str(row.get("id", place)), messages, text, images, columns)
+    return Prompt(str(row.get("id", location)), messages, text, images, columns)
 
 
-def _rollout(row: dict[str, Any], place: str) -> Rollout:
-    text = _text(row, "completion", place)
+def _rollout(row: dict[str, Any], location: str) -> Rollout:
+    text = _text(row, "completion", location)
     ids = row.get("completion_ids")
     if ids is None:
         ids = [zlib.crc32(word.encode()) % 50_000 for word in WORD.findall(text)]
-    return Rollout(str(row.get("id", place)), 0, list(ids), [0.0] * len(ids), text, "stop", 0)
+    return Rollout(str(row.get("id", location)), 0, list(ids), [0.0] * len(ids), text, "stop", 0)
 
 
-def _text(row: dict[str, Any], column: str, place: str) -> str:
+def _text(row: dict[str, Any], column: str, location: str) -> str:
     """The text of a string, or of messages whose contents are strings or lists of parts."""
     given = row.get(column)
     if isinstance(given, str):
@@ -142,10 +144,10 @@ def _text(row: dict[str, Any], column: str, place: str) -> str:
         contents = [message["content"] for message in given]  # type: ignore[union-attr]
         return "".join(c if isinstance(c, str) else "".join(part.get("text") or "" for part in c) for c in contents)
     except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{place}: {column} is {given!r:.60}; give text, or a list of messages") from None
+        raise ValueError(f"{location}: {column} is {given!r:.60}; give text, or a list of messages") from None
 
 
-def _label(value: Any, place: str) -> float | None:
+def _label(value: Any, location: str) -> float | None:
     if value is None:
         return None
     try:
@@ -153,16 +155,16 @@ def _label(value: Any, place: str) -> float | None:
     except (TypeError, ValueError):
         label = math.nan
     if not math.isfinite(label):
-        raise ValueError(f"{place}: the expected score is {value!r}; give a number, or null")
+        raise ValueError(f"{location}: the expected score is {value!r}; give a number, or null")
     return label
 
 
-def _stored(run_dir: Path, *, stage: str | None, step: int | None) -> Cases:
+def _stored(run_dir: Path, *, stage: str | None, step: int | None) -> RewardExamples:
     from .replay import stored_samples
 
     stored, prompts = stored_samples(run_dir, stage=stage, step=step)
     rollouts = [each.rollout for each in stored]
-    places = [
+    locations = [
         f"stage {s.stage}, step {s.step}, prompt {s.rollout.prompt_id}, sample {s.rollout.sample}" for s in stored
     ]
-    return Cases(prompts, rollouts, places, [None] * len(rollouts), words_for_tokens=False)
+    return RewardExamples(prompts, rollouts, locations, [None] * len(rollouts), words_for_tokens=False)

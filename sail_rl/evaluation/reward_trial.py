@@ -1,4 +1,4 @@
-"""Trying a reward on completions: scores, how they came about, what looks wrong. Pure but for calling the reward."""
+"""Tries a reward on completions: the scores, how each came about, and warnings about suspicious ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from typing import Any
 import numpy
 
 from sail_rl.completion import THINK_END, THINK_START
-from sail_rl.contracts import RewardCall, RewardTerm, Scorer, Scores, reward_hook
+from sail_rl.contracts import RIGHT, RewardCall, RewardTerm, Scorer, Scores, reward_hook
 
-from .reward_examples import Cases
+from .reward_examples import RewardExamples
 
 LENGTH_CORRELATION = 0.8
-AT_LEAST = 10  # completions from which on a correlation says something
+AT_LEAST = 10  # fewest completions for which a correlation is meaningful
 EXAMPLES = 3
-RIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
-    """A test's outcome. `scores` and `calls` follow the order of the cases [N]; None: no score."""
+class RewardTrial:
+    """The outcome of a trial. `scores` and `calls` follow the order of the examples [N]; None: no score."""
 
     scores: list[float | None]
     parts: dict[str, list[float | None]]
@@ -35,48 +34,52 @@ class Tested:
     warnings: list[str]
 
 
-def try_rewards(terms: Sequence[RewardTerm], scorer: Scorer, cases: Cases) -> Tested:
-    """Score the cases with a lenient scorer over these terms, and look for what is suspicious."""
+def try_rewards(terms: Sequence[RewardTerm], scorer: Scorer, examples: RewardExamples) -> RewardTrial:
+    """Score the examples with a lenient scorer over these terms, and collect warnings."""
     start = time.perf_counter()
-    scores: Scores = scorer(cases.prompts, cases.rollouts)
+    scores: Scores = scorer(examples.prompts, examples.rollouts)
     seconds = time.perf_counter() - start
     totals = [_known(value) for value in scores.total]
     parts = {name: [_known(value) for value in values] for name, values in scores.parts.items()}
-    warnings = [*gold_warnings(terms, cases), *score_warnings(totals, cases), *call_warnings(scores.calls, cases)]
-    if cases.words_for_tokens and any(_asks_for(term.function, "completion_ids") for term in terms):
+    warnings = [
+        *gold_warnings(terms, examples),
+        *score_warnings(totals, examples),
+        *call_warnings(scores.calls, examples),
+    ]
+    if examples.words_for_tokens and any(_asks_for(term.function, "completion_ids") for term in terms):
         warnings.append("the data has no `completion_ids`: words stood in for tokens, so lengths are too small")
-    return Tested(totals, parts, scores.calls, seconds, warnings)
+    return RewardTrial(totals, parts, scores.calls, seconds, warnings)
 
 
-def gold_warnings(terms: Sequence[RewardTerm], cases: Cases) -> list[str]:
-    """Gold answers that a reward with a `check_gold` can't use: they would stop a run before it starts."""
+def gold_warnings(terms: Sequence[RewardTerm], examples: RewardExamples) -> list[str]:
+    """Warnings about gold answers that a reward's `check_gold` refuses; a run with them would not start."""
     found = []
     for term in terms:
         if (check := reward_hook(term.function, "check_gold")) is None:
             continue
         problems = []
-        for prompt, place in zip(cases.prompts, cases.places, strict=True):
+        for prompt, location in zip(examples.prompts, examples.locations, strict=True):
             columns = dict(prompt.columns)
             try:
                 check(columns.pop("answer", None), **columns)
             except ValueError as error:
-                problems.append(f"{place}: {error}")
+                problems.append(f"{location}: {error}")
         if problems:
             found.append(f"{term.name}: {len(problems)} gold answer(s) can't be used: {_some(problems)}")
     return found
 
 
-def score_warnings(totals: Sequence[float | None], cases: Cases) -> list[str]:
-    """What is wrong with the scores as a whole."""
+def score_warnings(totals: Sequence[float | None], examples: RewardExamples) -> list[str]:
+    """Warnings about the scores as a whole: none, constant ones, thoughts without a start, correlation with length."""
     known = [value for value in totals if value is not None]
     if not known:
-        return ["there is not a single score"]
+        return ["no completion has a score"]
     found = []
     if len(totals) > 1 and min(known) == max(known):
         found.append(f"constant: every score is {known[0]:g}, so there is nothing to learn from")
-    texts = [rollout.text for rollout in cases.rollouts]
+    texts = [rollout.text for rollout in examples.rollouts]
     open_thoughts = sum(THINK_END in text and THINK_START not in text for text in texts)
-    if open_thoughts and not any(prompt.text.rstrip().endswith(THINK_START) for prompt in cases.prompts):
+    if open_thoughts and not any(prompt.text.rstrip().endswith(THINK_START) for prompt in examples.prompts):
         found.append(
             f"prefill: {open_thoughts} completion(s) close a thought that they don't open; if the chat template writes "
             "<think>, end `prompt` with it, or rewards of format and answer misread them"
@@ -87,8 +90,8 @@ def score_warnings(totals: Sequence[float | None], cases: Cases) -> list[str]:
     return found
 
 
-def call_warnings(calls: dict[str, list[RewardCall]], cases: Cases) -> list[str]:
-    """Rewards that time out, fail or have nothing to say."""
+def call_warnings(calls: dict[str, list[RewardCall]], examples: RewardExamples) -> list[str]:
+    """Warnings about rewards that time out, fail or always give None."""
     found = []
     for name, made in calls.items():
         counts: Counter[str] = Counter(call.status for call in made)
@@ -97,8 +100,8 @@ def call_warnings(calls: dict[str, list[RewardCall]], cases: Cases) -> list[str]
         for status, what in (("timeout", "timed out"), ("error", "failed")):
             if counts[status]:
                 which = [
-                    f"{place}: {call.message}" if call.message else place
-                    for call, place in zip(made, cases.places, strict=True)
+                    f"{location}: {call.message}" if call.message else location
+                    for call, location in zip(made, examples.locations, strict=True)
                     if call.status == status
                 ]
                 found.append(f"{name}: {what} for {counts[status]} of {len(made)}: {_some(which)}")
@@ -106,9 +109,9 @@ def call_warnings(calls: dict[str, list[RewardCall]], cases: Cases) -> list[str]
 
 
 def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) -> dict[str, Any] | None:
-    """How scores and expected ones agree, over the rows that have both; None if there are none.
+    """How scores and expected scores agree, over the rows that have both; None if no row has both.
 
-    Both are also read as right (above 0.5) or wrong: `confusion` counts (expected, scored) so.
+    `confusion` counts both as right (above RIGHT) or wrong.
     """
     pairs = [
         (n, s, e) for n, (s, e) in enumerate(zip(scores, expected, strict=True)) if s is not None and e is not None
@@ -141,26 +144,26 @@ def call_statistics(calls: Sequence[RewardCall]) -> dict[str, float | None]:
     return {**shares, "cached": cached, **dict(zip(levels, times, strict=True))}
 
 
-def as_json(tested: Tested, cases: Cases) -> dict[str, Any]:
-    """Everything that is printed, in input order and without NaN."""
-    known = [score for score in tested.scores if score is not None]
+def as_json(trial: RewardTrial, examples: RewardExamples) -> dict[str, Any]:
+    """Everything that is printed, as JSON values in input order and without NaN."""
+    known = [score for score in trial.scores if score is not None]
     return {
-        "scores": tested.scores,
-        "parts": tested.parts,
-        "status": {name: [call.status for call in calls] for name, calls in tested.calls.items()},
-        "messages": {name: [call.message for call in calls] for name, calls in tested.calls.items()},
-        "count": len(cases),
+        "scores": trial.scores,
+        "parts": trial.parts,
+        "status": {name: [call.status for call in calls] for name, calls in trial.calls.items()},
+        "messages": {name: [call.message for call in calls] for name, calls in trial.calls.items()},
+        "count": len(examples),
         "mean": fmean(known) if known else None,
         "std": pstdev(known) if known else None,
-        "calls": {name: call_statistics(calls) for name, calls in tested.calls.items()},
-        "agreement": agreement(tested.scores, cases.expected),
-        "seconds": tested.seconds,
-        "warnings": tested.warnings,
+        "calls": {name: call_statistics(calls) for name, calls in trial.calls.items()},
+        "agreement": agreement(trial.scores, examples.expected),
+        "seconds": trial.seconds,
+        "warnings": trial.warnings,
     }
 
 
 def related(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Pearson's correlation; None where one of them is constant or alone."""
+    """Pearson's correlation; None if either side is constant or has fewer than two values."""
     try:
         return correlation(left, right)
     except StatisticsError:

@@ -1,4 +1,4 @@
-"""Offline sampling: n scored rollouts for each row of a dataset, in Parquet, resumable; pass@k at the end."""
+"""Offline sampling: writes n scored rollouts for each row of a dataset to Parquet files, and reports pass@k."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 
 from sail_rl.completion import THINK_END, final_answer
 from sail_rl.config import RewardConfig
-from sail_rl.contracts import Prompt, RolloutEngine, Sampling, Scorer
+from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
@@ -24,14 +24,14 @@ from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.seeding import derive_seed
 
-from .evaluate import ACCURACY, Answered, source_of, summarise
+from .evaluate import ACCURACY, ScoredCompletion, source_of, summarise
 
 STAGE = "sample"
 
 
 @dataclass(frozen=True, slots=True)
 class SampleOptions:
-    """What to sample: see `sail-rl sample --help`."""
+    """The options of `sail-rl sample`; its `--help` describes them."""
 
     model: Path
     data: Path
@@ -48,13 +48,13 @@ class SampleOptions:
 
 
 def sample(options: SampleOptions) -> dict[str, float]:
-    """Sample what isn't there yet and return the metrics of all rows, see `summary`.
+    """Sample the rows that have no stored rollouts yet, and return the metrics of all rows, see `summary`.
 
-    Rows are sampled in batches; a batch's file is whole or absent, so the same command goes on after a kill. A prompt's
-    seed depends on its id alone: results don't depend on where a run was stopped.
+    Rows are sampled in batches. A batch's file is complete or absent, so the same command resumes after a kill. A
+    prompt's seed depends only on its id, so results don't depend on where a run was stopped.
     """
     rows = Rows(options.data)
-    _claim(options)
+    _check_options(options)
     store = RolloutStore(options.out, max_gib=1e6)
     done = _batches_done(options.out)
     batches = [
@@ -76,35 +76,35 @@ def sample(options: SampleOptions) -> dict[str, float]:
 
 
 def summary(rollouts: Sequence[StoredRollout], sources: Mapping[str, str | None]) -> dict[str, float]:
-    """`evaluate.summarise` of stored rollouts; one is right when its total, called `reward`, is above 0.5.
+    """`evaluate.summarise` of stored rollouts; a rollout is right if its total, called `reward`, is above RIGHT.
 
     Args:
         rollouts: as `read_rollouts` gives them.
-        sources: of the rows, by id.
+        sources: each row's source by its id.
     """
-    answers = [
-        Answered(
+    completions = [
+        ScoredCompletion(
             dataset="",
             prompt=stored.rollout.prompt_id,
             source=sources.get(stored.rollout.prompt_id),
             answer=final_answer(stored.rollout.text),
             thought=THINK_END in stored.rollout.text,
             length=len(stored.rollout.token_ids),
-            scores={ACCURACY: float(stored.total > 0.5), "reward": stored.total},
+            scores={ACCURACY: float(stored.total > RIGHT), "reward": stored.total},
         )
         for stored in rollouts
     ]
-    return {"rollouts": float(len(answers))} | summarise(answers)
+    return {"rollouts": float(len(completions))} | summarise(completions)
 
 
-def _claim(options: SampleOptions) -> None:
-    """Refuse to go on with what other options began."""
+def _check_options(options: SampleOptions) -> None:
+    """Store the options; refuse a folder whose rollouts were sampled with other options."""
     path = options.out / "options.json"
     own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
     own["data"] = [str(options.data), content_hash(options.data)]
     own["model"] = [str(options.model), sampled_hash(options.model)]
-    if path.exists() and (begun := json.loads(path.read_text())) != own:
-        differing = [name for name in own if own[name] != begun.get(name)]
+    if path.exists() and (before := json.loads(path.read_text())) != own:
+        differing = [name for name in own if own[name] != before.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")
     options.out.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(own, indent=2) + "\n")
@@ -150,7 +150,7 @@ def _batches_done(out: Path) -> set[int]:
 
 
 def _progress(missing: Sequence[int], out: Path, *, total: int) -> Iterator[int]:
-    """The batches to do, with a bar that shows tokens a second and the time that is left."""
+    """Yield the missing batches; show a progress bar with tokens per second and the remaining time."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     with Progress(TextColumn("sampling"), *columns) as bar:
         task = bar.add_task("sampling", total=total, completed=total - len(missing), speed="")

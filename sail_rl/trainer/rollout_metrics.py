@@ -10,9 +10,7 @@ from typing import Any
 import numpy
 
 from sail_rl.completion import THINK_END
-from sail_rl.contracts import Prompt, RewardCall, Rollout, Scores
-
-RIGHT = 0.5  # totals are in [0, 1] and the answer has the largest weight (report, section 4.2)
+from sail_rl.contracts import RIGHT, Prompt, RewardCall, Rollout, Scores
 
 
 def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores) -> list[dict[str, Any]]:
