@@ -23,7 +23,7 @@ demo: setup
 	$(RUN)/sail-rl run quickstart
 
 test: setup check browser
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses 2 --durations 10
 
 # Some tests look at the report in a real browser; where there is none and none can be installed, they are left out.
 browser:
