@@ -34,7 +34,7 @@ def window(fall: float, start: float = 5.0, size: int = 4) -> list[float]:
 
 def feed(search: LineSearch, losses: list[float]) -> str:
     decisions = [search.observe(loss) for loss in losses]
-    assert set(decisions[:-1]) <= {"go on"}
+    assert set(decisions[:-1]) <= {"continue"}
     return decisions[-1]
 
 
@@ -101,7 +101,7 @@ class Scripted(LineSearch):
         if len(self.losses) == 4:
             self.trial, self.scale = None, 0.5
             return "roll back"
-        return "go on"
+        return "continue"
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])

@@ -77,7 +77,7 @@ class Encoder:
         return self.size(metadata, completion=completion)[0]
 
     def size(self, metadata: dict[str, Any], *, completion: bool) -> tuple[int, int]:
-        """(tokens, visual tokens) of the same; tokens include visual tokens."""
+        """(tokens, visual tokens) of a row's prompt (and `completion`); tokens include visual tokens."""
         image_processor = self.processor.image_processor
         sizes = [image_processor.frame_size(*size) for size in metadata["video"]] or metadata["images"]
         text = self._text(metadata) + ("".join(self._answered(metadata["completion"])) if completion else "")
@@ -103,7 +103,7 @@ class Encoder:
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
             sample.token_fields.rollout_logprobs = torch.tensor(rollout.logprobs)
-            if rollout.routed_experts is not None:  # the last token was never fed to the sampler's model
+            if rollout.routed_experts is not None:  # the engine's model never processed the last token
                 experts = np.pad(rollout.routed_experts, ((0, 1), (0, 0), (0, 0)), constant_values=-1)
                 sample.routed_experts = torch.from_numpy(experts)
         return samples
@@ -136,7 +136,7 @@ class Encoder:
     def _size(self, text: str, images: Sequence[int]) -> tuple[int, int]:
         """(tokens, visual tokens) of a text whose image placeholders expand to `images` tokens each."""
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        # An image's tokens stand for one placeholder, and two of them are its start and end.
+        # An image's tokens replace one placeholder; two of them, its start and end tokens, are not visual.
         return len(tokens) + sum(images) - len(images), sum(images) - 2 * len(images)
 
     def _text(self, row: dict[str, Any]) -> str:

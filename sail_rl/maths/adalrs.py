@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy
 
-Decision = Literal["go on", "try", "keep", "return", "roll back"]
+Decision = Literal["continue", "try", "keep", "return", "roll back"]
 
 
 def descent(losses: Sequence[float]) -> tuple[float, float]:
@@ -58,10 +58,10 @@ class LineSearch:
         """Take a step's loss and decide. "try" and "keep" begin a trial, whose initial state must be saved."""
         step_up = max(self.decay**self.trials * self.alpha, 1.0)
         if step_up == 1.0:
-            return "go on"
+            return "continue"
         self.losses.append(loss)
         if len(self.losses) < self.window:
-            return "go on"
+            return "continue"
         found, self.losses = descent(self.losses), []
         if self.trial is None or self.measured is None:
             self.measured, self.trial = found, self.scale * step_up

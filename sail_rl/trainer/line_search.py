@@ -46,7 +46,7 @@ class LineSearchCallback(transformers.TrainerCallback):
         if "loss" not in logs:
             return
         decision = self.search.observe(logs["loss"])
-        if decision == "go on":
+        if decision == "continue":
             return
         if decision == "roll back":
             self._engine.load_checkpoint(str(self.folder), tag=TAG, load_lr_scheduler_states=False)
