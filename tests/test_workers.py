@@ -16,7 +16,7 @@ import pytest
 from conftest import perturb, picture, question
 from launching import Fork, WorkerForks
 
-import rollouts.workers
+import rollouts.worker_handle
 from rollouts.streaming import EngineError
 from rollouts.vllm_engine import VLLMEngine
 from rollouts.workers import WorkerEngine
@@ -34,7 +34,7 @@ SAMPLING = Sampling(samples_per_prompt=2, max_tokens=8, temperature=1.0, seed=3)
 def _forks() -> Iterator[None]:
     """Most workers here are forks; those of the trainers that end, and of whole runs, are spawned as always."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts.workers, "SPAWN", WorkerForks)
+        patch.setattr(rollouts.worker_handle, "SPAWN", WorkerForks)
         yield
 
 
