@@ -84,7 +84,7 @@ class Sampling:
     """Most tokens that one call adds to a completion. A completion that needs more is "unfinished", and may be passed
     in `Prompt.partial_rollouts` later. Requires an engine that `supports_partial_rollouts`."""
     routed_experts: bool = False
-    """Whether to fill `Rollout.routed_experts`; takes an engine made with `capture_routed_experts=True`."""
+    """True fills `Rollout.routed_experts`. Requires an engine made with `capture_routed_experts=True`."""
 
 
 @runtime_checkable

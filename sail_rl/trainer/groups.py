@@ -1,4 +1,4 @@
-"""Groups of rollouts: what is sampled, scored, gathered from all ranks, kept for the next step and saved."""
+"""Groups of rollouts, complete or partial, in a form that travels between ranks and through checkpoints."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sail_rl.contracts import Rollout
 class Group:
     """All rollouts of one prompt with their total rewards.
 
-    `row` is the prompt's row number in the dataset: every rank can read it there, so groups travel between ranks and
-    through checkpoints without images. `prompt_tokens` counts the expanded prompt, `visual_tokens` its images' part.
+    `row` is the prompt's row number in the dataset, where every rank can read it; so a group holds no images.
+    `prompt_tokens` counts the tokens of the expanded prompt, `visual_tokens` those of its images.
     """
 
     row: int
@@ -28,15 +28,15 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        """Whether the rewards differ: a group of equal ones has no gradient (DAPO, arXiv 2503.14476, section 3.2)."""
+        """True if the rewards differ; equal rewards give no gradient (DAPO, arXiv 2503.14476, section 3.2)."""
         return any(reward != self.rewards[0] for reward in self.rewards)
 
     def size(self, sample: int) -> tuple[int, int]:
-        """Tokens and visual tokens of one sample, prompt included."""
+        """Number of tokens and of visual tokens of one sample, prompt included."""
         return self.prompt_tokens + len(self.rollouts[sample].token_ids), self.visual_tokens
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; floats survive JSON exactly."""
+        """JSON values; floats survive exactly."""
         return asdict(replace(self, rollouts=[])) | {"rollouts": rollouts_to_json(self.rollouts)}
 
     @classmethod
@@ -47,23 +47,23 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class PartialGroup:
-    """A prompt whose group isn't complete: its row, and its rollouts so far (none: it begins, or begins anew)."""
+    """A prompt whose group isn't complete: its row, and its rollouts so far (empty before its first round)."""
 
     row: int
     rollouts: list[Rollout] = field(default_factory=list)
 
     @property
     def finished(self) -> list[Rollout]:
-        """Rollouts that wait for the others."""
+        """The finished rollouts, which wait for the unfinished ones."""
         return [rollout for rollout in self.rollouts if rollout.stop_reason != "unfinished"]
 
     @property
     def unfinished(self) -> list[Rollout]:
-        """Rollouts to go on with."""
+        """The rollouts that the next round continues."""
         return [rollout for rollout in self.rollouts if rollout.stop_reason == "unfinished"]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """JSON values."""
         return {"row": self.row, "rollouts": rollouts_to_json(self.rollouts)}
 
     @classmethod
@@ -73,7 +73,7 @@ class PartialGroup:
 
 
 def rollouts_to_json(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
-    """Plain values; routed experts go as base64 of 16-bit integers."""
+    """JSON values; routed experts become base64 of 16-bit integers."""
     experts = [rollout.routed_experts for rollout in rollouts]
     return [
         asdict(replace(rollout, routed_experts=None)) | {"routed_experts": None if array is None else _text(array)}

@@ -1,4 +1,4 @@
-"""What is logged of a batch of rollouts: rewards by part, lengths, truncation, thinking."""
+"""Metrics of a batch of rollouts: rewards by part, lengths, truncation, thinking, reward calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sail_rl.contracts import RIGHT, Prompt, RewardCall, Rollout, Scores
 
 
 def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores) -> list[dict[str, Any]]:
-    """One small dictionary a rollout, cheap to gather from all ranks."""
+    """One small dictionary for each rollout, cheap to gather from all ranks."""
     return [
         {
             "length": len(rollout.token_ids),
@@ -30,7 +30,7 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
 
 
 def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over all rollouts of the step (none: {}); a rollout counts as correct when its total is above RIGHT."""
+    """Means over all rollouts of the step ({} without any); one counts as correct if its total is above RIGHT."""
     if not records:
         return {}
     lengths = [record["length"] for record in records]
@@ -58,7 +58,7 @@ def rollout_metrics(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def call_metrics(name: str, calls: Sequence[RewardCall]) -> dict[str, float]:
-    """How one reward fared: shares of all rollouts, and percentiles of the time over those it was called for."""
+    """Calls of one reward: shares of all rollouts by status, and percentiles of the time over the calls made."""
     metrics = {
         f"reward/{name}/{status}": fmean(call.status == status for call in calls)
         for status in ("none", "timeout", "error", "skipped")
