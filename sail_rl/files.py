@@ -15,7 +15,7 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, for the block to write; it replaces `path` when the block ends without error."""
+    """A temporary path for a file or folder, which becomes `path` when the block ends without an error."""
     partial = path.with_name(path.name + ".partial")
     yield partial
     partial.replace(path)

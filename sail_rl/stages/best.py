@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sail_rl.files import atomic_path
 from sail_rl.trainer.distributed import rank
 
 
@@ -64,9 +65,8 @@ class BestModels:
         """Make the best model the stage's model. The candidate is kept until the stage's result is written."""
         if rank() == 0:
             for path in (self.folder / f"best-{best.step}").iterdir():
-                partial = self.folder / f"{path.name}.partial"
-                shutil.copytree(path, partial, copy_function=_link)
-                partial.rename(self.folder / path.name)
+                with atomic_path(self.folder / path.name) as partial:
+                    shutil.copytree(path, partial, copy_function=_link)
 
 
 def _link(source: str, target: str) -> str:

@@ -18,6 +18,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe, SoupStage
 from sail_rl.config.loading import load_recipe, result_settings
 from sail_rl.data.mixture import sources_of
+from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan
@@ -85,10 +86,8 @@ def soup_stage(plan: Plan, config: SoupStage, models: Sequence[Path]) -> StageRe
         ValueError: see `make_soup`.
     """
     start = time.perf_counter()
-    model = plan.recipe.run_dir.stage(config.name).model
-    partial = model.with_name("model.partial")
-    make_soup(models, partial, force=config.force)
-    partial.rename(model)
+    with atomic_path(plan.recipe.run_dir.stage(config.name).model) as partial:
+        make_soup(models, partial, force=config.force)
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
