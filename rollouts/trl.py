@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sail_rl.contracts import Message, Prompt, RolloutEngine, Sampling
+from sail_rl.messages import as_parts
 from sail_rl.models import SailVLProcessor
 from sail_rl.seeding import derive_seed
 
@@ -47,6 +48,6 @@ def make_rollout_func(engine: RolloutEngine, processor: SailVLProcessor) -> Call
 
 def _prompt(name: str, messages: list[Message], processor: SailVLProcessor) -> Prompt:
     """A `Prompt` from TRL's prompt, which carries its images in the messages."""
-    parts = [part for m in messages if not isinstance(m["content"], str) for part in m["content"]]
+    parts = [part for message in messages for part in as_parts(message["content"])]
     images = [part["image"] for part in parts if part["type"] == "image"]
     return Prompt(name, messages, processor.apply_chat_template(messages, add_generation_prompt=True), images)

@@ -160,7 +160,7 @@ def _with_named_images(row: Row) -> Row:
     """Move the images that messages name into the column `images`, and leave plain image parts behind."""
     if isinstance(row.get("prompt"), str) or not row.get("prompt"):
         return row
-    parts = [p for message in row["prompt"] if isinstance(message["content"], list) for p in message["content"]]
+    parts = [part for message in row["prompt"] for part in as_parts(message["content"])]
     shown = [part for part in parts if part["type"] == "image"]
     named = [part.pop("image") for part in shown if "image" in part]
     if not named:

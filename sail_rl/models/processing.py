@@ -7,6 +7,8 @@ from typing import Any
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
+from sail_rl.completion import THINK_END, THINK_START
+
 from .configuration import IMAGE_TOKEN, SailVLConfig
 from .images import SailVLImageProcessor
 from .published import image_options
@@ -14,7 +16,7 @@ from .published import image_options
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 TURN_START, EOS = "<|im_start|>", "<|im_end|>"
 PAD = "<|endoftext|>"
-THINKING_TOKENS = ["<think>", "</think>"]
+THINKING_TOKENS = [THINK_START, THINK_END]
 
 # ChatML as in the published models: no newline between `<|im_end|>` and the next `<|im_start|>`, but one after each
 # image placeholder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from sail_rl.records.jsonl import Record
 
@@ -42,12 +42,12 @@ class StageMetrics:
     def early(self, name: str) -> float | None:
         """Mean of the first quarter of a metric's values; None if it has fewer than MIN_VALUES."""
         values = self.values(name)
-        return _mean(values[: len(values) // 4 or 1]) if len(values) >= MIN_VALUES else None
+        return fmean(values[: len(values) // 4 or 1]) if len(values) >= MIN_VALUES else None
 
     def late(self, name: str) -> float | None:
         """Mean of the last quarter of a metric's values; None if it has fewer than MIN_VALUES."""
         values = self.values(name)
-        return _mean(values[-(len(values) // 4 or 1) :]) if len(values) >= MIN_VALUES else None
+        return fmean(values[-(len(values) // 4 or 1) :]) if len(values) >= MIN_VALUES else None
 
 
 Rule = Callable[[StageMetrics], Iterator[tuple[str, str]]]
@@ -211,7 +211,3 @@ RULES: tuple[Rule, ...] = (
     *(_signal, _truncation, _entropy, _gap, _hacking, _regression, _length),
     *(_rewards, _stability, _experts, _time),
 )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
