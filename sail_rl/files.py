@@ -21,6 +21,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial.replace(path)
 
 
+StrPath = str | os.PathLike[str]
+
+
 def atomic_write(path: Path, text: str) -> None:
     """Write `text` to a temporary file, then rename it to `path`: readers see the old file or the new one."""
     with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as file:

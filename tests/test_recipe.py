@@ -179,6 +179,13 @@ def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
         ("seed.x=1", "'seed' is inside a value|seed is not a section"),
         ("evaluation.rewards={}", "evaluation.rewards has none but no `accuracy`"),
         ("data.files={a: b}", "either `files`"),
+        (
+            "evaluation.rewards={a/b: {path: 'rewards.answer:math_answer'}}",
+            r"evaluation.rewards.a/b: 'a/b' isn't a name; use letters, digits, - and _",
+        ),
+        ("stages.rlvr.rewards={a b: {path: x}}", r"stages.rlvr.rewards.a b: 'a b' isn't a name"),
+        ("evaluation.data=held/out", r"evaluation.data: 'held/out' isn't a name"),
+        ("data={files: {sft/cot: a.jsonl}}", r"data.files.sft/cot: 'sft/cot' isn't a name"),
     ],
 )
 def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) -> None:

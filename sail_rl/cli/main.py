@@ -9,10 +9,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import data, model, moe, recipes, reward, rollouts, runs
+from . import data, model, moe, recipes, reward, rollouts, runs, schema
 from . import eval as evaluate
 
-GROUPS = (runs, recipes, evaluate, rollouts, data, reward, model, moe)
+GROUPS = (runs, recipes, schema, evaluate, rollouts, data, reward, model, moe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,18 +8,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from .curation import Curation
-from .sections import SourceConfig, Strict
+from .sections import Name, SourceConfig, Strict
 
 
 class DataConfig(Strict):
     """Datasets by name: files, or a builder that writes files (`builder(output_dir, seed=…, **kwargs)`)."""
 
-    files: dict[str, Path | SourceConfig] = Field(default_factory=dict)
+    files: dict[Name, Path | SourceConfig] = Field(default_factory=dict)
     builder: str | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    curated: dict[str, Curation] = Field(default_factory=dict)
+    curated: dict[Name, Curation] = Field(default_factory=dict)
     """Further datasets, made of these or of others by curation steps, once, when a run starts."""
-    mixtures: dict[str, Path | dict[str, float]] = Field(default_factory=dict)
+    mixtures: dict[Name, Path | dict[Name, float]] = Field(default_factory=dict)
     """Further datasets, mixed from those above and from what stages make: weights by source name, here or in a file
     (`sail-rl moe calibrate` writes one). For SFT, and by samples for RL."""
     mix_by: Literal["tokens", "samples"] = "tokens"

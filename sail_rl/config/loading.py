@@ -11,17 +11,19 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sail_rl.files import StrPath
 from sail_rl.imports import code_file
 
 from . import Recipe
 from .algorithms import laid_over, with_algorithm
+from .sections import NAME
 from .shipped import find_recipe
 
 M = TypeVar("M", bound=BaseModel)
 SIMILAR = 0.75  # of difflib's ratio: keys that are less alike are looked for in the sections around
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
     """Parse a recipe with overrides such as `model.llm=qwen3_moe` or `stages.rlvr.steps=10`.
 
     A recipe that `extends` another holds only what differs; its `stages` may be a mapping by name (null: without it).
@@ -40,19 +42,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_tree(path, overrides)
     if "steps" in tree and "stages" not in tree:
         raise ValueError(f"{path} is a curation recipe; sail-rl data curate runs it")
-    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', path.stem), overrides)}")
+    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', Path(path).stem), overrides)}")
     return validated(Recipe, tree, path)
 
 
-def read_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_tree(path: StrPath, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The YAML tree of a recipe of any kind, merged over the one it `extends`, with its overrides."""
-    tree = _read(path)
+    tree = _read(Path(path))
     for override in sorted(overrides, key=lambda text: not _names_algorithm(text)):  # what it sets can be overridden
         _apply(tree, override)
     return tree
 
 
-def validated(model: type[M], tree: dict[str, Any], path: Path) -> M:
+def validated(model: type[M], tree: dict[str, Any], path: StrPath) -> M:
     """The tree as this model; ValueError naming file and keys."""
     try:
         return model.model_validate(tree)
@@ -213,6 +215,8 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
         elif problem["type"] == "union_tag_invalid":
             tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
             yield f"{place}: unknown kind {tag!r}; the nearest of {', '.join(known)} is {_nearest(tag, known)!r}"
+        elif problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME:
+            yield f"{place}: {problem['input']!r} isn't a name; use letters, digits, - and _"
         elif problem["type"] == "value_error":  # from a check of our own, which says what it got
             yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
         else:
@@ -222,6 +226,8 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
 def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
     """The keys on the way to a place of an error: stages by name, without the kinds that pydantic adds."""
     for part in place:
+        if part == "[key]":  # pydantic's way to say that the key itself is wrong
+            return
         if isinstance(tree, list) and isinstance(part, int):
             tree = tree[part]
             yield str(tree.get("name", part)) if isinstance(tree, dict) else str(part)

@@ -16,7 +16,7 @@ from sail_rl.run_dir import BASE, RunDir
 
 from .data import DataConfig
 from .rl import RLStage
-from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Strict
+from .sections import DeepSpeedConfig, EngineConfig, EvaluationConfig, LoggingConfig, ModelConfig, Name, Strict
 from .stages import ExportStage, FilterStage, HarvestStage, SFTStage, SoupStage
 
 AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportStage
@@ -25,7 +25,7 @@ AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportS
 class Recipe(Strict):
     """A whole run: model, data, engine, evaluation and the stages in order."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Name
     seed: NonNegativeInt = 0
     output_dir: Path
     """Where everything of the run is written."""

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from .algorithms import Algorithm, with_algorithm
-from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, RewardConfig, Strict
+from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, Name, RewardConfig, Strict
 from .stages import StageConfig
 
 
@@ -155,7 +155,7 @@ class RLStage(StageConfig):
     makes_data: ClassVar[None] = None
     algorithm: Algorithm | None = None
     """Gives `advantages`, `critic`, `sampling.dynamic_sampling` and most of `loss` its defaults (see `algorithms`)."""
-    rewards: dict[str, RewardConfig]
+    rewards: dict[Name, RewardConfig]
     total: str | None = None
     """The total as an expression over the rewards' names, `0.9 * judge * think * answer + 0.1 * format`; None: the sum
     of weight x reward."""

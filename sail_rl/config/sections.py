@@ -21,10 +21,15 @@ DEFAULT_GUARDS = "rewards.guards:GUARDS"
 ISOLATION = "rewards.process.isolated:Isolated"
 
 
+NAME = r"^[A-Za-z0-9_-]+$"
+Name = Annotated[str, Field(pattern=NAME)]
+"""A name that folders, metrics and overrides can hold."""
+
+
 class Strict(BaseModel):
     """A frozen model that refuses keys it doesn't know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Strict):
@@ -113,9 +118,9 @@ class RewardConfig(Strict):
 class EvaluationConfig(Strict):
     """Evaluation on held-out datasets, before and after each stage and every `every` steps of it."""
 
-    data: str | Annotated[list[str], Field(min_length=1)]
+    data: Name | Annotated[list[Name], Field(min_length=1)]
     """One dataset, or several: the first one's accuracy is the summary's."""
-    rewards: dict[str, RewardConfig]
+    rewards: dict[Name, RewardConfig]
     """The reward named `accuracy` gives the held-out accuracy of the summary."""
     scorer: str = DEFAULT_SCORER
     max_tokens: PositiveInt = 256

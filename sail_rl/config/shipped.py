@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import yaml
 
+from sail_rl.files import StrPath
 from sail_rl.imports import code_file
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 """The folder `recipes`, which is installed beside `sail_rl`."""
+
+
+SCHEMA = re.compile(r"^# yaml-language-server: \$schema=(\S+)$", re.MULTILINE)
+"""The line by which editors find the JSON schema of a recipe."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -26,14 +32,14 @@ def summary(path: Path) -> str:
     return path.read_text().partition("\n")[0].removeprefix("#").strip()
 
 
-def find_recipe(recipe: Path) -> Path:
+def find_recipe(recipe: StrPath) -> Path:
     """The file of a recipe, which is given by its path or by the name of a shipped one.
 
     Raises:
         ValueError: there is no such file, and no shipped recipe has this name.
     """
-    if recipe.is_file():
-        return recipe
+    if Path(recipe).is_file():
+        return Path(recipe)
     known = shipped_recipes()
     if str(recipe) in known:
         return known[str(recipe)]
@@ -44,7 +50,7 @@ def find_recipe(recipe: Path) -> Path:
     )
 
 
-def copy_recipe(name: str, folder: Path) -> list[Path]:
+def copy_recipe(name: str, folder: StrPath) -> list[Path]:
     """Copy a shipped recipe into `folder`, with the recipes that it extends and the code that lies beside it.
 
     Returns:
@@ -53,8 +59,8 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
     Raises:
         ValueError: no shipped recipe has this name, or one of the files exists already.
     """
-    source = find_recipe(Path(name))
-    copies = {file: folder / file.relative_to(source.parent) for file in dict.fromkeys(_with_companions(source))}
+    source = find_recipe(name)
+    copies = {file: Path(folder) / file.relative_to(source.parent) for file in dict.fromkeys(_with_companions(source))}
     if existing := [str(target) for target in copies.values() if target.exists()]:
         raise ValueError(f"{', '.join(existing)} exists and is not overwritten; give another folder with --out")
     for file, target in copies.items():
@@ -64,9 +70,11 @@ def copy_recipe(name: str, folder: Path) -> list[Path]:
 
 
 def _with_companions(recipe: Path) -> Iterator[Path]:
-    """A recipe, the files of code beside it that it names, and the same of the recipes that it extends."""
-    tree = yaml.safe_load(recipe.read_text())
+    """A recipe, the files of code and the schema that it names, and the same of the recipes that it extends."""
+    text = recipe.read_text()
+    tree = yaml.safe_load(text)
     yield recipe
+    yield from (recipe.parent / schema for schema in SCHEMA.findall(text))
     yield from (recipe.parent / file for file in _code_files(tree) if (recipe.parent / file).is_file())
     if base := tree.get("extends"):
         yield from _with_companions(recipe.parent / base)

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from .sections import Strict
+from .sections import Name, Strict
 
 Part = Literal["vision", "adapter", "llm"]
 PARTS: tuple[Part, ...] = ("vision", "adapter", "llm")
@@ -47,7 +47,7 @@ class OptimizerConfig(Strict):
 class AnyKind(Strict):
     """What every stage says of itself: its name, and facts that hold for all stages of its kind."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: Name
 
     trains: ClassVar[Literal[True, False]] = False
     """Whether it trains a policy."""
@@ -76,7 +76,7 @@ class StageConfig(AnyKind):
     trains: ClassVar[Literal[True]] = True
     makes_model: ClassVar[bool] = True
 
-    data: str
+    data: Name
     """Name of a dataset in `data`."""
     parent: str | None = None
     """The stage whose model this one starts from, or `base`; None: the newest model before it."""

@@ -18,7 +18,7 @@ from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
-from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
+from sail_rl.files import StrPath, atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.imports import resolve
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def derived_dataset_path(recipe: Recipe, name: str) -> Path:
     return recipe.run_dir.stage(name).dataset
 
 
-def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: Path) -> dict[str, Rows]:
+def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: StrPath) -> dict[str, Rows]:
     """Drop or refuse (`data.overlong`) the rows that exceed `model.max_length` tokens of this model's processor.
 
     A prompt must leave room for one token; a stage that trains on completions needs room for them whole.

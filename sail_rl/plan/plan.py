@@ -11,6 +11,7 @@ from typing import Any
 from sail_rl.config import Recipe, RLStage
 from sail_rl.data.dataset import Rows
 from sail_rl.data.mixture import sources_of
+from sail_rl.files import StrPath
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
 
@@ -83,7 +84,7 @@ def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     return drop_overlong(plan, recipe.model.path) if recipe.model.path else plan
 
 
-def drop_overlong(plan: Plan, model_dir: Path) -> Plan:
+def drop_overlong(plan: Plan, model_dir: StrPath) -> Plan:
     """The plan with rows that fit the context, see `datasets.fit_to_context`."""
     return replace(plan, datasets=fit_to_context(plan.recipe, plan.datasets, model_dir))
 

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig
 
 from sail_rl.config import Recipe, RLStage, SFTStage
+from sail_rl.files import StrPath
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, freeze
 from sail_rl.models.loading import load_model
@@ -36,12 +37,14 @@ def check_lora(recipe: Recipe) -> None:
             _check_quantised(stage, recipe)
 
 
-def load_policy(config: SFTStage | RLStage, recipe: Recipe, parent: Path) -> SailVLForConditionalGeneration | PeftModel:
+def load_policy(
+    config: SFTStage | RLStage, recipe: Recipe, parent: StrPath
+) -> SailVLForConditionalGeneration | PeftModel:
     """The parent's model, ready to be trained as the stage says."""
     critic = config.critic_kind
     dtype = getattr(torch, recipe.model.dtype)
     quantisation = _nf4(dtype) if config.lora and config.lora.quantize else None
-    model = load_model(parent, dtype=dtype, critic=critic, quantization_config=quantisation)
+    model = load_model(Path(parent), dtype=dtype, critic=critic, quantization_config=quantisation)
     if critic and SailVLConfig.from_pretrained(parent).critic != critic:
         start_critic(model)
     policy = prepare_parameters(model, config, seed=derive_seed(recipe.seed_of(config), config.name))

@@ -16,7 +16,7 @@ import yaml
 
 from sail_rl.config import Recipe
 from sail_rl.config.loading import dump_recipe, result_settings
-from sail_rl.files import atomic_write
+from sail_rl.files import StrPath, atomic_write
 from sail_rl.records.log import forget_stages
 from sail_rl.run_dir import BASE, RunDir, StageDir
 
@@ -105,17 +105,17 @@ def _begun(path: Path) -> bool:
     return path.is_dir() and any(inner.name != f"{StageDir(path).key.name}.partial" for inner in path.iterdir())
 
 
-def clear_ready(folder: Path) -> None:
+def clear_ready(folder: StrPath) -> None:
     """Remove the ready file of an earlier launch (rank 0, before anything else)."""
     RunDir(folder).ready.unlink(missing_ok=True)
 
 
-def signal_ready(folder: Path) -> None:
+def signal_ready(folder: StrPath) -> None:
     """Tell the other ranks that all checks passed and the datasets are ready (rank 0)."""
     atomic_write(RunDir(folder).ready, _launch())
 
 
-def await_ready(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
+def await_ready(folder: StrPath, *, limit: float = PREPARATION_LIMIT) -> None:
     """Wait for rank 0's ready file, so that collectives don't time out while rank 0 prepares the datasets.
 
     If rank 0 fails, the launcher ends this process. If rank 0 starts late, this rank may read the ready file of an
@@ -131,7 +131,7 @@ def await_ready(folder: Path, *, limit: float = PREPARATION_LIMIT) -> None:
         time.sleep(0.2)
 
 
-def _is_ready(folder: Path) -> bool:
+def _is_ready(folder: StrPath) -> bool:
     try:
         return RunDir(folder).ready.read_text() == _launch()
     except OSError:  # the file is missing or being replaced
@@ -144,7 +144,7 @@ def _launch() -> str:
     return " ".join(os.environ.get(name, "-") for name in names)
 
 
-def write_stage_key(folder: Path, key: str) -> None:
+def write_stage_key(folder: StrPath, key: str) -> None:
     """Write the key of the stage that is about to run in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(StageDir(folder).key, key)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    atomic_write(StageDir(Path(folder)).key, key)
