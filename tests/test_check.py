@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+from PIL import Image
 
 from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
@@ -21,6 +25,7 @@ from sail_rl.models.sizes import published_size
 from sail_rl.plan import check as checking
 from sail_rl.plan.datasets import build_data, missing_datasets
 from sail_rl.plan.memory import Parameters, activations, count_parameters, estimate, model_states
+from sail_rl.plan.plan import make_plan, share_plan
 
 SHIPPED = {
     "sail_vl2_2b/thinking": (8, 80),
@@ -137,3 +142,40 @@ def test_a_recipe_can_curate_its_own_data(tmp_path: Path) -> None:
     assert list(build_data(unused)) == ["cot"], "what no stage reads needn't be there"
     other = load_recipe(tmp_path / "recipe.yaml", ["data.curated.cot.steps=[unify]"])
     assert len(Rows(build_data(other)["cot"])) == 2
+
+
+def test_other_ranks_have_the_plan_without_checking_rows_or_gold_answers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sail_rl.plan import plan as planning
+
+    Image.new("RGB", (8, 6)).save(tmp_path / "picture.png")
+    rows = [{"prompt": "x" * n, "images": ["picture.png"], "completion": "y", "answer": "1"} for n in (3, 200, 4)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = yaml.safe_load(Path("recipes/quickstart.yaml").read_text()) | {"output_dir": str(tmp_path / "run")}
+    tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
+    recipe = load_recipe(tmp_path / "r.yaml")
+    first = make_plan(recipe, {"rlvr": "said"})
+    first = replace(first, datasets=first.datasets | {"rl": first.datasets["rl"].without([1])})  # as if overlong
+    sent: list[Any] = []
+
+    def gather(items: list[Any]) -> list[Any]:
+        sent.extend(pickle.loads(pickle.dumps(items)))
+        return sent
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(planning, "gather_objects", gather)
+    assert share_plan(recipe, first) is first
+    for place in ("check_gold_answers", "check_code", "build_data"):
+        monkeypatch.setattr(planning, place, refuse)
+    monkeypatch.setattr(Rows, "_check", refuse)
+    other = share_plan(recipe, None)
+    assert (other.algebra, other.paths) == (first.algebra, first.paths)
+    for name, dataset in first.datasets.items():
+        opened = other.datasets[name]
+        assert [opened.number(n) for n in range(len(opened))] == [dataset.number(n) for n in range(len(dataset))]
+        assert [opened.outline(n) for n in range(len(opened))] == [dataset.outline(n) for n in range(len(dataset))]
+    assert len(other.datasets["rl"]) == 2

@@ -64,7 +64,7 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 def test_a_stage_can_train_on_a_mixture(recipe_file: Path, encoder: Encoder) -> None:
-    plan = make_plan(load_recipe(recipe_file), world_size=1)
+    plan = make_plan(load_recipe(recipe_file), {})
     assert sorted(plan.datasets) == ["chat", "code"]
     rows = rows_of(plan.recipe, plan.datasets, "basic", encoder)
     tokens = Counter[str]()

@@ -268,7 +268,7 @@ def test_a_missing_image_is_found_before_any_model_loads(tmp_path: Path) -> None
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ValueError, match=r"d.jsonl, row 0: image 'gone.png' is missing"):
-        make_plan(load_recipe(tmp_path / "r.yaml"), world_size=1)
+        make_plan(load_recipe(tmp_path / "r.yaml"), {})
 
 
 def test_a_stage_that_names_no_dataset_is_an_error(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_gold_answer_that_can_t_be_used_is_named_with_its_row(tmp_path: Path) 
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(ValueError, match=r"d.jsonl, row 1: reward 'accuracy' of evaluation: .*unbalanced braces"):
-        make_plan(load_recipe(tmp_path / "r.yaml"), world_size=1)
+        make_plan(load_recipe(tmp_path / "r.yaml"), {})
 
 
 def test_metrics_of_calls_by_hand() -> None:

@@ -12,6 +12,7 @@ import copy
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ from .images import Size, checked_size, open_picture
 from .video import frame_sizes, read_frames, with_frames
 
 
+@dataclass(frozen=True, slots=True)
+class RowIndex:
+    """The result of a check of all rows. With it the same rows open without another check.
+
+    Attributes:
+        columns: names of the columns, in our format.
+        sizes: (height, width) of each image or frame of each row of the file.
+        ids: id of each row of the file.
+        kept: numbers of the rows that are used.
+    """
+
+    columns: list[str]
+    sizes: list[list[Size]]
+    ids: list[str]
+    kept: list[int]
+
+
 class Rows(Sequence[dict[str, Any]]):
     """The rows of one dataset, whose pictures are decoded when a row is read.
 
@@ -39,6 +57,7 @@ class Rows(Sequence[dict[str, Any]]):
         columns: the dataset's names of our columns, where they differ.
         root: the folder that contains all images and videos, and to which their paths are relative; by default the
             dataset's folder.
+        row_index: the result of an earlier check of the same rows; by default every row is checked now.
 
     Raises:
         ValueError: at construction, for an unusable file or row; names file, row and field.
@@ -52,27 +71,37 @@ class Rows(Sequence[dict[str, Any]]):
         video_frames: int = 8,
         columns: Mapping[str, str] | None = None,
         root: Path | None = None,
+        row_index: RowIndex | None = None,
     ) -> None:
         self.path = path
         self._frames, self._names = video_frames, dict(columns or {})
         self._dataset, folder = load_file(path)
         self.root = root or folder
+        found = row_index or self._checked(needs)
+        self.columns, self._sizes, self._ids, self._kept = found.columns, found.sizes, found.ids, found.kept
+
+    @property
+    def row_index(self) -> RowIndex:
+        """The result of the check of all rows."""
+        return RowIndex(self.columns, self._sizes, self._ids, self._kept)
+
+    def _checked(self, needs: Sequence[str]) -> RowIndex:
+        """Check every row; ValueError for one that can't be used."""
         with self._naming(0):
-            self.columns = list(unified(self._dataset[0], self._names))
-        if missing := [name for name in needs if name not in self.columns]:
+            columns = list(unified(self._dataset[0], self._names))
+        if missing := [name for name in needs if name not in columns]:
             raise ValueError(
-                f"{path}: no column {', '.join(map(repr, missing))} among {', '.join(self._dataset.column_names)}; "
-                "if it has another name, set `columns` in the recipe's data"
+                f"{self.path}: no column {', '.join(map(repr, missing))} among "
+                f"{', '.join(self._dataset.column_names)}; if it has another name, set `columns` in the recipe's data"
             )
-        self._sizes: list[list[Size]] = []
+        sizes: list[list[Size]] = []
         given: list[Any] = []
-        for index, row in enumerate(self._dataset):
-            with self._naming(index):
+        for number, row in enumerate(self._dataset):
+            with self._naming(number):
                 ours = unified(row, self._names)
-                self._sizes.append(self._check(ours, needs))
+                sizes.append(self._check(ours, needs))
                 given.append(ours.get("id"))
-        self._ids = _distinct(given)
-        self._kept = list(range(len(self._dataset)))
+        return RowIndex(columns, sizes, _distinct(given), list(range(len(self._dataset))))
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -25,16 +25,15 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
     """
     check_versions()
     yield "versions: as this package asks"
+    algebra = check_code(recipe, world_size=ranks)
     missing = missing_datasets(recipe)
     if missing or (recipe.model.path and not (recipe.model.path / "config.json").is_file()):
-        algebra = check_code(recipe, world_size=ranks)
         datasets = load_data(recipe, build_data(recipe, without=missing), missing=missing)
         check_gold_answers(recipe, datasets, missing=missing)
         if recipe.model.path:
             yield f"model {recipe.model.path}: not here; what it takes is known of its size, {recipe.model.size}"
     else:
-        plan = make_plan(recipe, world_size=ranks)
-        algebra, datasets = plan.algebra, plan.datasets
+        datasets = make_plan(recipe, algebra).datasets
     for name, rows in datasets.items():
         yield f"data {name}: {len(rows)} rows with {', '.join(rows.columns)}"
     for name, how in missing.items():

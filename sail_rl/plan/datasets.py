@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
 from sail_rl.curation.curate import curate
-from sail_rl.data.dataset import Rows
+from sail_rl.data.dataset import RowIndex, Rows
 from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixed import MixedRows
@@ -111,8 +111,14 @@ def missing_datasets(recipe: Recipe) -> dict[str, str]:
     return dict(sorted(missing.items()))
 
 
-def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Sequence[str] = ("prompt",)) -> Rows:
-    """Read the dataset called `name` as the recipe says, and check it."""
+def open_rows(
+    recipe: Recipe,
+    paths: Mapping[str, Path],
+    name: str,
+    needs: Sequence[str] = ("prompt",),
+    row_index: RowIndex | None = None,
+) -> Rows:
+    """Read the dataset called `name` as the recipe says, and check it unless `row_index` comes from an earlier check."""
     source = recipe.data.source(name)
     # A curated dataset names videos by absolute paths, which were checked in the original dataset.
     own_root = Path("/") if name in recipe.data.curated else None
@@ -122,6 +128,7 @@ def open_rows(recipe: Recipe, paths: Mapping[str, Path], name: str, needs: Seque
         video_frames=recipe.data.video_frames,
         columns=source.columns if source else None,
         root=source.root if source else own_root,
+        row_index=row_index,
     )
 
 

@@ -14,8 +14,9 @@ from sail_rl.data.mixture import sources_of
 from sail_rl.files import StrPath
 from sail_rl.imports import resolve
 from sail_rl.models.tiny import build_tiny
+from sail_rl.trainer.distributed import gather_objects
 
-from .datasets import build_data, fit_to_context, load_data
+from .datasets import build_data, fit_to_context, load_data, open_rows
 from .policy import check_lora, is_moe
 from .rewards import check_gold_answers, evaluation_scorer, stage_scorer
 
@@ -73,9 +74,14 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     return algebra
 
 
-def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
-    """Check everything; builds data if need be, loads no model."""
-    algebra = check_code(recipe, world_size=world_size)
+def make_plan(recipe: Recipe, algebra: dict[str, str]) -> Plan:
+    """Check model folder, datasets and gold answers after `check_code`, which returned `algebra`.
+
+    Builds the data if need be, and loads no model. Only rank 0 does this; see `share_plan`.
+
+    Raises:
+        ValueError: naming the file and row, or the field.
+    """
     if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
         raise ValueError(f"model.path is {recipe.model.path}, which has no config.json; give a saved SAIL-VL2 folder")
     paths = build_data(recipe)
@@ -84,15 +90,23 @@ def make_plan(recipe: Recipe, *, world_size: int) -> Plan:
     return drop_overlong(plan, recipe.model.path) if recipe.model.path else plan
 
 
+def share_plan(recipe: Recipe, plan: Plan | None) -> Plan:
+    """Rank 0's plan on every rank (all call it): the others open the datasets without checking them again."""
+    indices = {name: rows.row_index for name, rows in plan.datasets.items()} if plan else {}
+    ((algebra, paths, indices),) = gather_objects([(plan.algebra, plan.paths, indices)] if plan else [])
+    if plan:
+        return plan
+    datasets = {name: open_rows(recipe, paths, name, row_index=index) for name, index in indices.items()}
+    return Plan(recipe, datasets, algebra, paths)
+
+
 def drop_overlong(plan: Plan, model_dir: StrPath) -> Plan:
     """The plan with rows that fit the context, see `datasets.fit_to_context`."""
     return replace(plan, datasets=fit_to_context(plan.recipe, plan.datasets, model_dir))
 
 
 def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
-    """Folder of the base model: the recipe's checkpoint, or a tiny SAIL-VL2 built from its texts."""
-    if recipe.model.path is not None:
-        return recipe.model.path
+    """Folder of the tiny SAIL-VL2 that a run without a `model.path` starts from, built from the datasets' texts."""
     folder = recipe.run_dir.base
     if not (folder / "COMPLETE").exists():
         sources = [source for stage in recipe.training for source in sources_of(recipe.data.mixtures, stage.data)]

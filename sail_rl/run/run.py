@@ -20,7 +20,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
-from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan
+from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan, share_plan
 from sail_rl.plan.rewards import evaluation_scorer
 from sail_rl.records.store import RolloutStore
 from sail_rl.reporting.report import write_report
@@ -57,22 +57,21 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
             holds another recipe's run.
         RunError: for what only shows while the run goes on, such as an image that doesn't decode.
     """
-    keys: dict[str, str] = {}
-    if rank() == 0:
+    plan, keys = None, {}
+    if rank() == 0:  # what is wrong fails here, in one process, before anything starts
         clear_ready(recipe.output_dir)
-        check_code(recipe, world_size=world_size())  # before a folder is touched
+        algebra = check_code(recipe, world_size=world_size())  # before a folder is touched
         prepare_run_dir(recipe, fresh=fresh, redo=redo)
-        plan = make_plan(recipe, world_size=world_size())  # fails here, in one process, before anything starts
+        plan = make_plan(recipe, algebra)
         keys = stage_keys(recipe, plan.paths)
         invalidate_stale_stages(recipe, keys, redo=redo)
         signal_ready(recipe.output_dir)
+        for name, line in algebra.items():
+            logger.info("stage %s: %s", name, line)
     else:
         await_ready(recipe.output_dir)
     join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
     distributed.barrier()
-    plan = make_plan(recipe, world_size=world_size())
-    for name, algebra in plan.algebra.items():
-        logger.info("stage %s: %s", name, algebra)
     describe_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), recipe.engine.kwargs)
     summary_path = recipe.run_dir.summary
     if summary_path.exists():
@@ -80,7 +79,7 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     else:
         # The engine's end takes the process group with it: no rank waits for another from here on.
         try:
-            results = _run_stages(plan, keys)
+            results = _run_stages(recipe, plan, keys)
         except ValueError as error:
             raise RunError(str(error)) from error
         summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
@@ -90,17 +89,19 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     return summary
 
 
-def _run_stages(plan: Plan, keys: Mapping[str, str]) -> list[StageResult]:
-    """Run every stage that has no result yet, each from the models that it starts from (`keys`: rank 0's)."""
-    recipe = plan.recipe
-    if rank() == 0:
-        if recipe.model.path is None:
-            write_stage_key(recipe.run_dir.base, keys[BASE])
-        build_base(recipe, plan.datasets)
-    distributed.barrier()
-    base = build_base(recipe, plan.datasets)
-    if recipe.model.path is None:  # otherwise make_plan has done it
-        plan = drop_overlong(plan, base)
+def _run_stages(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> list[StageResult]:
+    """Run every stage that has no result yet, each from the models that it starts from.
+
+    Args:
+        recipe: the resolved recipe.
+        plan: rank 0's; None on the others.
+        keys: rank 0's; {} on the others.
+    """
+    if plan and recipe.model.path is None:
+        write_stage_key(recipe.run_dir.base, keys[BASE])
+        plan = drop_overlong(plan, build_base(recipe, plan.datasets))  # with a model.path, make_plan has done it
+    plan = share_plan(recipe, plan)
+    base = recipe.model.path or recipe.run_dir.base
     engine = resolve(recipe.engine.path)(base, **engine_options(recipe))
     evaluator = _evaluator(plan, engine, base)
     records = Records(plan) if rank() == 0 else None
