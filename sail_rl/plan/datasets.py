@@ -118,7 +118,7 @@ def open_rows(
     needs: Sequence[str] = ("prompt",),
     row_index: RowIndex | None = None,
 ) -> Rows:
-    """Read the dataset called `name` as the recipe says, and check it unless `row_index` comes from an earlier check."""
+    """Read the dataset called `name` as the recipe says, and check it unless an earlier check gave `row_index`."""
     source = recipe.data.source(name)
     # A curated dataset names videos by absolute paths, which were checked in the original dataset.
     own_root = Path("/") if name in recipe.data.curated else None
