@@ -101,7 +101,7 @@ def test_settings_of_an_algorithm_that_don_t_fit_together_are_refused(change: st
         (["stages.rlvr.sampling.staleness=1"], "staleness 1 takes an engine in processes of its own"),
         (
             ["stages.rlvr.sampling.partial_tokens=8", "engine.path=rollouts.hf:HFEngine"],
-            "goes on with what another policy began",
+            "continues rollouts of an older policy",
         ),
         (["stages.rlvr.sampling.routing_replay=true"], "routing_replay is for an MoE, and this model is dense"),
         (

@@ -1,4 +1,4 @@
-"""`algorithm: NAME` of an RL stage: defaults from the papers, under whatever the stage says itself."""
+"""The defaults of `algorithm: NAME` in an RL stage, from the papers. A stage's own keys win over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 Algorithm = Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp", "ppo"]
 
-# Every entry of the table is laid over these, so that an algorithm says all that distinguishes it from the others.
+# Each algorithm changes these values, so that it sets everything in which algorithms differ.
 SHARED: dict[str, Any] = {
     "advantages": "grpo",
     "critic": None,
@@ -23,7 +23,7 @@ SHARED: dict[str, Any] = {
 }
 REWARD_KL = {"coef": 1e-3, "place": "reward"}
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    # arXiv 2402.03300, eq. 3. Its KL penalty is `kl: {coef: 0.04}`; verifiable rewards do without, as in TRL.
+    # arXiv 2402.03300, eq. 3. The paper adds `kl: {coef: 0.04}`; TRL's default does without it, too.
     "grpo": {"loss": {"aggregation": "sequence_mean"}},
     # arXiv 2503.14476, sections 3.1 to 3.4; its soft overlong punishment is the reward `rewards.shaping:soft_overlong`.
     "dapo": {
@@ -47,7 +47,7 @@ assert ALGORITHMS.keys() == set(get_args(Algorithm))
 
 
 def with_algorithm(stage: dict[str, Any]) -> dict[str, Any]:
-    """A stage's keys over the defaults of the `algorithm` that it names; without a known one, the stage itself."""
+    """Return a stage with the defaults of its `algorithm` under its own keys, or unchanged if there is none."""
     name = stage.get("algorithm")
     if not isinstance(name, str) or name not in ALGORITHMS:
         return stage

@@ -18,16 +18,16 @@ class DataConfig(Strict):
     builder: str | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     curated: dict[Name, Curation] = Field(default_factory=dict)
-    """Further datasets, made of these or of others by curation steps, once, when a run starts."""
+    """Further datasets, which curation steps make from others once, when a run starts."""
     mixtures: dict[Name, Path | dict[Name, float]] = Field(default_factory=dict)
-    """Further datasets, mixed from those above and from what stages make: weights by source name, here or in a file
-    (`sail-rl moe calibrate` writes one). For SFT, and by samples for RL."""
+    """Further datasets, mixed from the others and from the stages' datasets: weights by name, here or in a file that
+    `sail-rl moe calibrate` writes. RL stages take mixtures by samples only."""
     mix_by: Literal["tokens", "samples"] = "tokens"
-    """What the weights are shares of."""
+    """Whether the weights are shares of tokens or of samples."""
     overlong: Literal["error", "drop"] = "error"
-    """What to do with rows longer than `model.max_length`: refuse to start, or drop them and say how many."""
+    """What happens to rows longer than `model.max_length`: the run refuses to start, or drops and counts them."""
     video_frames: PositiveInt = 8
-    """Frames to sample, evenly, from each row's `video`."""
+    """Number of frames that are sampled evenly from each row's `video`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -42,6 +42,6 @@ class DataConfig(Strict):
         return self
 
     def source(self, name: str) -> SourceConfig | None:
-        """What the recipe says of the file of this name; None for one that a builder made."""
+        """The source of the dataset of this name; None if a builder made it."""
         given = self.files.get(name)
         return SourceConfig(path=given) if isinstance(given, Path) else given

@@ -20,7 +20,7 @@ from .sections import NAME
 from .shipped import find_recipe
 
 M = TypeVar("M", bound=BaseModel)
-SIMILAR = 0.75  # of difflib's ratio: keys that are less alike are looked for in the sections around
+SIMILAR = 0.75  # difflib's ratio below which the surrounding sections are searched, too
 
 
 def load_recipe(path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
@@ -140,7 +140,7 @@ def _anchored(tree: Any, folder: Path) -> Any:
 
 
 def _expand_algorithms(tree: dict[str, Any]) -> None:
-    """Give each stage that names an `algorithm` its defaults here, so that they win over a recipe that this extends."""
+    """Add the defaults of each stage's `algorithm`. They replace values of the recipe that this one extends."""
     stages = tree.get("stages") or []
     for key, stage in stages.items() if isinstance(stages, dict) else enumerate(stages):
         if isinstance(stage, dict):
@@ -224,7 +224,7 @@ def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any
 
 
 def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
-    """The keys on the way to a place of an error: stages by name, without the kinds that pydantic adds."""
+    """The keys of an error's location: stages by name, and without the kinds that pydantic adds."""
     for part in place:
         if part == "[key]":  # pydantic's way to say that the key itself is wrong
             return
@@ -241,7 +241,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _nearest_key(unknown: str, places: Sequence[Sequence[type[BaseModel]]]) -> str:
-    """The most similar key of the innermost place that has a similar one, with the sections on the way to it."""
+    """The most similar key of the innermost section that has a similar one, with its path from there."""
     found = [_keys_in(models) for models in places]
     for keys in found:
         if near := difflib.get_close_matches(unknown, keys, n=1, cutoff=SIMILAR):
@@ -250,7 +250,7 @@ def _nearest_key(unknown: str, places: Sequence[Sequence[type[BaseModel]]]) -> s
 
 
 def _models_at(place: Sequence[str | int], root: type[BaseModel]) -> list[list[type[BaseModel]]]:
-    """The models that may stand at a place of an error, and those around it, innermost first."""
+    """The possible models at an error's location and at those around it, innermost first."""
     found = [[root]]
     for part in place:
         fields = [model.model_fields[part] for model in found[0] if part in model.model_fields]
@@ -267,7 +267,7 @@ def _kind(model: type[BaseModel]) -> str | None:
 
 
 def _keys_in(models: Sequence[type[BaseModel]], path: str = "") -> dict[str, str]:
-    """Every key of these models and of those inside them, with its path; of keys with one name the outermost."""
+    """Every key of these models and of the models inside them, with its path. Outer keys win over inner ones."""
     keys = {name: path + name for model in models for name in model.model_fields}
     for model in models:
         for name, field in model.model_fields.items():

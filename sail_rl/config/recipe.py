@@ -28,7 +28,7 @@ class Recipe(Strict):
     name: Name
     seed: NonNegativeInt = 0
     output_dir: Path
-    """Where everything of the run is written."""
+    """Folder of the run."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     engine: EngineConfig = EngineConfig()
@@ -64,13 +64,13 @@ class Recipe(Strict):
 
     @property
     def used_data(self) -> list[str]:
-        """The datasets that stages and evaluation read, but for those that stages make."""
+        """The datasets that stages and evaluation read, except those that stages make."""
         made = {stage.name for stage in self.dataset_stages}
         names = [*self.evaluation.sets, *(s for t in self.training for s in sources_of(self.data.mixtures, t.data))]
         return [name for name in dict.fromkeys(names) if name not in made]
 
     def origin(self, data: str) -> str:
-        """The dataset whose rows are in the one called `data`, which a stage may have made of it."""
+        """The dataset that the rows of `data` come from: itself, or the one that a stage made it from."""
         maker = next((stage for stage in self.dataset_stages if stage.name == data), None)
         if maker is None:
             return data
@@ -90,7 +90,7 @@ class Recipe(Strict):
         return self.seed if own is None else own
 
     def parents(self, stage: AnyStage) -> list[str]:
-        """The stages whose models this one takes (`base`: the base model); none for a harvest."""
+        """Names of the stages whose models this one starts from; `base` is the base model."""
         before = self.stages[: self.stages.index(stage)]
         newest = next((s.name for s in reversed(before) if s.makes_model), BASE)
         return stage.parents(newest)

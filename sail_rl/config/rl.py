@@ -55,23 +55,23 @@ class ImportanceConfig(Strict):
 
 
 class DynamicSamplingConfig(Strict):
-    """Groups without a signal are replaced (DAPO)."""
+    """Replace groups without a signal by groups of other prompts (DAPO)."""
 
     max_rounds: PositiveInt = 3
-    """Batches of `prompts_per_step` prompts that one batch of rollouts may use up. 1: dropped, never replaced."""
+    """Most rounds of `prompts_per_step` prompts for one batch of rollouts. 1: such groups are dropped, not replaced."""
 
 
 class CriticConfig(Strict):
-    """PPO's critic, for `advantages: gae`."""
+    """The critic of `advantages: gae` (PPO)."""
 
     kind: Literal["head", "model"] = "head"
-    """A value head on the policy, or a second model of its own."""
+    """A value head on the policy, or a separate model."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     value_coef: PositiveFloat = 0.5
     value_clip: PositiveFloat = 0.2
     warmup_steps: NonNegativeInt = 0
-    """Optimiser steps at the start in which only the critic learns."""
+    """Optimiser steps at the start that train the critic alone."""
 
 
 class SamplingConfig(Strict):
@@ -80,17 +80,17 @@ class SamplingConfig(Strict):
     prompts_per_step: PositiveInt
     """Prompts of one batch of rollouts, over all ranks."""
     samples_per_prompt: PositiveInt
-    """Completions of each prompt: the group that a baseline is taken over."""
+    """Completions of each prompt; they are the group of the advantage baseline."""
     max_tokens: PositiveInt = 256
     """Longest completion in tokens."""
     temperature: PositiveFloat = 1.0
     dynamic_sampling: DynamicSamplingConfig | None = None
     """Replace groups whose rewards are all equal (DAPO)."""
     groups_per_score: PositiveInt = 1
-    """Groups that are scored in one call, as soon as they are finished. Rewards that ask a service profit from more."""
+    """Number of finished groups that are scored in one call. More of them suit rewards that ask a service."""
     staleness: Literal[0, 1] = 0
-    """1: the next batch of rollouts is sampled while this one is trained on, except across checkpoints and evaluations;
-    the ratio then corrects for weights that are one batch old. The engine must run in processes of its own."""
+    """1: sample the next batch of rollouts while this one trains, except across checkpoints and evaluations. The ratio
+    corrects for the older weights. The engine must run out of process."""
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
     """With `partial_tokens`: the number of prompts in flight, as a multiple of `prompts_per_step`."""
     partial_tokens: PositiveInt | None = None
@@ -115,23 +115,28 @@ class SamplingConfig(Strict):
 
 
 class LossConfig(Strict):
-    """What is minimised; the defaults are DAPO's token-level clipped loss."""
+    """The loss. Its defaults are DAPO's token-level clipped loss."""
 
     function: CodePath | None = None
-    """A whole loss of your own (`maths.losses.LossFunction`) in place of surrogate, entropy bonus and KL penalty."""
+    """Path of a `maths.losses.LossFunction` that replaces the surrogate, the entropy bonus and the KL penalty."""
     surrogate: SurrogateName = "clip"
-    """Policy objective (see `maths.losses`), or the path of one of your own (`maths.losses.Surrogate`)."""
+    """Policy objective (see `maths.losses`), or the path of another `maths.losses.Surrogate`."""
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     """How token losses become one number (see `maths.aggregation`)."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.20
+    """How far below 1 the ratio may fall before it is clipped."""
     clip_high: PositiveFloat = 0.28
+    """How far above 1 the ratio may rise before it is clipped."""
     kl: KLConfig | None = None
+    """Penalty on the KL divergence from the stage's starting model."""
     entropy_coef: NonNegativeFloat = 0.0
+    """Factor of the entropy bonus."""
     old_logprobs: Literal["rollout", "trainer"] = "rollout"
-    """Whose log-probs the ratio divides by: the engine's, or the trainer's before the first update (recomputed)."""
+    """The log-probs that the ratio divides by: the engine's, or the trainer's, recomputed before the first update."""
     importance: ImportanceConfig | None = None
+    """Weights that correct from the engine's log-probs to the trainer's."""
     overlong_filtering: bool = False
-    """Leave completions that were cut at `max_tokens` out of the loss (DAPO)."""
+    """Exclude completions that were cut at `max_tokens` from the loss (DAPO)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -148,24 +153,25 @@ class LossConfig(Strict):
 
 
 class RLStage(StageConfig):
-    """Reinforcement learning; the defaults are GRPO's advantages with DAPO's token-level clipped loss."""
+    """Reinforcement learning. Without `algorithm` it has GRPO's advantages and DAPO's token-level clipped loss."""
 
     kind: Literal["rl"]
     learns_from: ClassVar[Literal["prompts"]] = "prompts"
     makes_data: ClassVar[None] = None
     algorithm: Algorithm | None = None
-    """Gives `advantages`, `critic`, `sampling.dynamic_sampling` and most of `loss` its defaults (see `algorithms`)."""
+    """Sets the defaults of `advantages`, `critic`, `sampling.dynamic_sampling` and `loss` (see `config.algorithms`)."""
     rewards: dict[Name, RewardConfig]
+    """The rewards by name."""
     total: str | None = None
-    """The total as an expression over the rewards' names, `0.9 * judge * think * answer + 0.1 * format`; None: the sum
+    """The total as an expression over the rewards' names, such as `0.9 * judge * answer + 0.1 * format`. None: the sum
     of weight x reward."""
     weights_sum_to_one: bool = False
-    """Refuse weights with which rewards of 1 don't make a total of 1."""
+    """Refuse weights that give a total other than 1 when every reward is 1."""
     guards: str | None = DEFAULT_GUARDS
-    """Rewards of weight 0 that watch for reward hacking: a mapping of name to function; null: none."""
+    """Path of a mapping from names to rewards of weight 0 that watch for reward hacking; null: no guards."""
     scorer: str = DEFAULT_SCORER
-    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`, and `expression=…` and `weights_sum_to_one=…`
-    where the stage says so."""
+    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`, and with `expression=…` and
+    `weights_sum_to_one=…` if the stage sets them."""
     sampling: SamplingConfig
     mini_batches: PositiveInt = 1
     """Parts of a batch of rollouts; each is one optimiser step."""
@@ -174,6 +180,7 @@ class RLStage(StageConfig):
     advantages: Advantages = "grpo"
     """Estimator of advantages (see `maths.advantages`), or the path of a function from rewards to advantages."""
     critic: CriticConfig | None = None
+    """The critic, with `advantages: gae`."""
     loss: LossConfig = LossConfig()
 
     @model_validator(mode="before")

@@ -33,15 +33,16 @@ class Strict(BaseModel):
 
 
 class ModelConfig(Strict):
-    """The base model: a checkpoint folder, or by default a tiny SAIL-VL2 made on the spot."""
+    """The base model: a checkpoint folder, or by default a tiny SAIL-VL2 that the run builds."""
 
     path: Path | None = None
     """Folder of a saved SAIL-VL2; None builds the tiny one."""
     size: Literal["2B", "8B", "30B-A3B"] | None = None
-    """The published size that `path` will hold, for `sail-rl check` while it isn't there."""
+    """The published size of the model at `path`. `sail-rl check` uses it while the folder is missing."""
     llm: Literal["qwen3", "qwen3_moe"] = "qwen3"
     """Language model of the tiny SAIL-VL2 (not read when `path` is given)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights, in training and in the engine."""
     max_length: PositiveInt = 1024
     """Longest sequence in tokens, prompt and completion together."""
 
@@ -52,7 +53,7 @@ class SourceConfig(Strict):
     path: Path | None = None
     """A .jsonl, .json, .parquet or .arrow file, or a folder (see `data.files`)."""
     hub: str | None = None
-    """Or a dataset of the Hugging Face hub, `organisation/dataset`; it is fetched once, into the run's folder."""
+    """Or a dataset of the Hugging Face hub, `organisation/dataset`. It is fetched once, into the run's folder."""
     config: str | None = None
     """The hub dataset's configuration."""
     split: str = "train"
@@ -60,15 +61,15 @@ class SourceConfig(Strict):
     revision: str | None = None
     """The hub dataset's branch, tag or commit."""
     rows: PositiveInt | None = None
-    """Of a hub dataset only the first so many, read as a stream."""
+    """Read only this many first rows of a hub dataset, as a stream."""
     columns: dict[str, str] = {}
-    """Ours: theirs, for columns that are called otherwise: `{prompt: problem, answer: solution}`."""
+    """Our column names mapped to the dataset's, such as `{prompt: problem, answer: solution}`."""
     root: Path | None = None
     """Folder that image and video paths are relative to, and can't leave; None: the dataset's own."""
 
     @property
     def on_hub(self) -> dict[str, Any]:
-        """Which dataset of the hub it is."""
+        """The keys that identify the hub dataset."""
         return self.model_dump(include={"hub", "config", "split", "revision", "rows"})
 
     @model_validator(mode="after")
@@ -84,7 +85,9 @@ class EngineConfig(Strict):
     """The rollout engine: `path(model_dir, max_model_len=…, dtype=…, **kwargs)`."""
 
     path: str = "rollouts.vllm_engine:VLLMEngine"
+    """The engine's class, by `module:name` or `file.py:name`."""
     kwargs: dict[str, Any] = {}
+    """Further keyword arguments of the class."""
     probe_rollouts: PositiveInt = 8
     """Rollouts whose log-probs the trainer recomputes after each weight push."""
     max_mismatch: PositiveFloat = 1e-3
@@ -95,16 +98,18 @@ class RewardConfig(Strict):
     """One reward: a function with TRL's signature, or a class that makes one from `kwargs`."""
 
     path: str
+    """The function or class, by `module:name` or `file.py:name`."""
     weight: float | None = None
-    """Weight in the total, 1 by default; 0 logs only. Not beside a stage's `total` expression, which has them."""
+    """Weight in the total, 1 by default; 0 logs only. A stage's `total` expression replaces all weights."""
     kwargs: dict[str, Any] = {}
+    """Keyword arguments of the function or class."""
     call_order: NonNegativeFloat | None = None
     """0: called for every rollout. Above 0: called in ascending order, only where the total still depends on it.
     None: the function's own `call_order`, or 0."""
     on_none: Literal["skip", "zero", "fail"] = "fail"
-    """What None means where the reward has a part in the total: left out of it, 0, or the run stops."""
+    """What None means in the total: the reward is left out, it counts 0, or the run stops."""
     on_error: Literal["fail", "zero", "none"] = "fail"
-    """What an exception means: the run stops with the sample shown, 0, or None."""
+    """What an exception means: the run stops and shows the sample, the reward is 0, or it is None."""
     isolate: bool = False
     """Call it in killable processes, one rollout at a time: for code that may hang, crash or eat memory."""
     timeout: PositiveFloat = 10.0
@@ -112,23 +117,26 @@ class RewardConfig(Strict):
     batch_timeout: PositiveFloat = 600.0
     """Seconds that a whole batch may take, with `isolate`."""
     memory_gib: PositiveFloat = 2.0
-    """Address space of each of its processes, with `isolate`."""
+    """Address space of each process in GiB, with `isolate`."""
 
 
 class EvaluationConfig(Strict):
-    """Evaluation on held-out datasets, before and after each stage and every `every` steps of it."""
+    """Evaluation on held-out datasets before and after each stage, and after every `every` steps."""
 
     data: Name | Annotated[list[Name], Field(min_length=1)]
-    """One dataset, or several: the first one's accuracy is the summary's."""
+    """One dataset, or several. The summary has the accuracy on the first one."""
     rewards: dict[Name, RewardConfig]
     """The reward named `accuracy` gives the held-out accuracy of the summary."""
     scorer: str = DEFAULT_SCORER
+    """Combines the rewards: `scorer(terms)` with a list of `RewardTerm`."""
     max_tokens: PositiveInt = 256
+    """Longest completion in tokens."""
     temperature: NonNegativeFloat = 0.0
-    """0: greedy. Above: pass@1 of seeded samples."""
+    """0: greedy decoding. Above 0: pass@1 of seeded samples."""
     samples: PositiveInt = 1
-    """Completions of each prompt; several give pass@k and maj@k, too."""
+    """Completions of each prompt. Several also give pass@k and maj@k."""
     every: PositiveInt = 20
+    """Optimiser steps between evaluations."""
 
     @property
     def sets(self) -> list[str]:
@@ -145,9 +153,10 @@ class EvaluationConfig(Strict):
 
 
 class DeepSpeedConfig(Strict):
-    """What is passed on to DeepSpeed."""
+    """Settings of DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
+    """0: nothing is partitioned. 1: optimiser states are; 2: gradients, too; 3: weights, too."""
     offload_optimizer: bool = False
     """Keep optimiser states in CPU memory (the report's choice for the MoE, with ZeRO-2)."""
     zero_options: dict[str, Any] = {}
@@ -157,10 +166,11 @@ class DeepSpeedConfig(Strict):
 
 
 class LoggingConfig(Strict):
-    """Weights & Biases and traces."""
+    """Weights & Biases, traces and stored rollouts."""
 
     wandb_project: str = "sail-rl"
+    """Project of the run on Weights & Biases."""
     traces_per_step: NonNegativeInt = 2
     """Rollouts of each step that the report shows, with their images."""
     rollouts_gib: NonNegativeFloat = 4.0
-    """Room for all rollouts in Parquet files, each rank; above it the oldest are deleted. 0: none are written."""
+    """Space for all rollouts in Parquet files, for each rank. Beyond it the oldest are deleted. 0: none are written."""

@@ -1,4 +1,4 @@
-"""What all stages share, and the stage of supervised fine-tuning."""
+"""Settings and facts of stages: the shared ones, supervised fine-tuning, and the stages that train nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoRAConfig(Strict):
     alpha: PositiveFloat = 32.0
     """The adapters' product is multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the adapters' inputs while training; not for an MoE's experts."""
+    """Dropout of the adapters' inputs in training. An MoE's experts can't have it."""
     targets: Annotated[tuple[Part, ...], Field(min_length=1)] = ("llm", "adapter")
     """Parts whose attention and MLP layers get adapters."""
     quantize: Literal["nf4"] | None = None
@@ -45,33 +45,37 @@ class OptimizerConfig(Strict):
 
 
 class AnyKind(Strict):
-    """What every stage says of itself: its name, and facts that hold for all stages of its kind."""
+    """The base of all stages: a name, and facts that hold for every stage of a kind."""
 
     name: Name
 
     trains: ClassVar[Literal[True, False]] = False
-    """Whether it trains a policy."""
+    """Whether the stage trains a policy."""
     learns_from: ClassVar[Literal["completions", "prompts"] | None] = None
-    """What it needs of the rows of the dataset that it trains on."""
+    """What the rows of its training data must have."""
     makes_model: ClassVar[bool] = False
-    """Whether later stages can start from its model."""
+    """Whether later stages can start from the stage's model."""
     makes_data: ClassVar[Literal["completions", "prompts"] | None] = None
-    """What is in the rows of the dataset that it makes, which is called like the stage."""
+    """What the rows of the dataset that it makes have. The dataset has the stage's name."""
     evaluated: ClassVar[bool] = True
-    """Whether its result depends on the held-out datasets."""
+    """Whether the stage's result depends on the held-out datasets."""
 
     @property
     def reads_rollouts_of(self) -> str | None:
-        """The RL stage whose stored rollouts it reads."""
+        """Name of the RL stage whose stored rollouts this stage reads."""
         return None
 
     def parents(self, newest: str) -> list[str]:
-        """The stages whose models it starts from (`base`: the base model), given the newest model before it."""
+        """Names of the stages whose models this one starts from.
+
+        Args:
+            newest: the stage before it that made the newest model, or `base`.
+        """
         return []
 
 
 class StageConfig(AnyKind):
-    """What all training stages share: data, steps and optimiser."""
+    """Settings of every training stage: data, steps and optimiser."""
 
     trains: ClassVar[Literal[True]] = True
     makes_model: ClassVar[bool] = True
@@ -81,18 +85,19 @@ class StageConfig(AnyKind):
     parent: str | None = None
     """The stage whose model this one starts from, or `base`; None: the newest model before it."""
     seed: NonNegativeInt | None = None
-    """Of this stage's order of rows and samples; None: the recipe's."""
+    """Seed of the order of rows and of sampling; None: the recipe's."""
     steps: PositiveInt
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     optimizer: OptimizerConfig
     pack_length: PositiveInt = 2048
     """Tokens of a micro-batch on one rank. It changes speed and memory, not results."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, with far less memory."""
     max_skipped_steps: PositiveInt = 3
     """Stop after this number of consecutive optimiser steps with a non-finite gradient."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
-    With several rows a rank it costs a forward pass without gradients for each row but the first; 0 does without."""
+    With several micro-batches a rank it costs one more forward pass for each but the first. 0 turns it off."""
     router_z_loss_coef: NonNegativeFloat = 1e-3
     """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
@@ -101,19 +106,20 @@ class StageConfig(AnyKind):
     """The stage's model is the one with the best value of this metric at an evaluation, such as
     `eval/heldout/accuracy`; None: the last."""
     greater_is_better: bool = True
+    """Whether a larger value of `metric_for_best_model` is better."""
     trainable: Literal["all"] | Annotated[tuple[Part, ...], Field(min_length=1)] | None = None
-    """Parts that learn; the others stay as they are. None: all of them, or with `lora` its targets."""
+    """Parts that are trained; the others are frozen. None: all parts, or with `lora` its targets."""
     lora: LoRAConfig | None = None
-    """Train adapters in the parts that it targets; parts of `trainable` that it doesn't target learn whole."""
+    """Train adapters in the parts that it targets. Trainable parts that it doesn't target are trained in full."""
 
     @property
     def critic_kind(self) -> Literal["head", "model"] | None:
-        """Which critic it trains beside the policy."""
+        """Kind of the critic that is trained with the policy."""
         return None
 
     @property
     def needs_reference(self) -> bool:
-        """Whether it keeps a frozen copy of its starting model."""
+        """Whether the stage keeps a frozen copy of its starting model as the reference."""
         return False
 
     def parents(self, newest: str) -> list[str]:
@@ -121,7 +127,7 @@ class StageConfig(AnyKind):
 
     @property
     def learning(self) -> tuple[Part, ...]:
-        """The parts that learn, in the order of the model."""
+        """The parts that are trained, in the model's order."""
         if self.trainable is None:
             chosen = self.lora.targets if self.lora else PARTS
         else:
@@ -146,18 +152,18 @@ class StageConfig(AnyKind):
 
 
 class RolloutsStage(AnyKind):
-    """What makes a dataset, called like the stage, out of an earlier RL stage's rollouts."""
+    """Base of the stages that make a dataset from an earlier RL stage's rollouts."""
 
     trains: ClassVar[Literal[False]] = False
     evaluated: ClassVar[bool] = False
     rollouts: str
-    """The RL stage."""
+    """Name of the RL stage."""
     minimum: Annotated[dict[str, float], Field(min_length=1)]
-    """Scores that a right rollout has at least, by reward."""
+    """The lowest scores of a right rollout, by reward."""
     last_steps: PositiveInt | None = None
-    """Only rollouts of the stage's last so many steps; None: of all that are stored."""
+    """Use only this number of last steps of the RL stage; None: all stored rollouts."""
     where: dict[str, list[str]] = Field(default_factory=dict)
-    """Only rows whose column has one of these values."""
+    """Use only rows whose column has one of these values."""
 
     @property
     def reads_rollouts_of(self) -> str:
@@ -170,7 +176,7 @@ class HarvestStage(RolloutsStage):
     kind: Literal["harvest"]
     makes_data: ClassVar[Literal["completions"]] = "completions"
     per_prompt: PositiveInt = 1
-    """Completions of one prompt, no two alike."""
+    """Number of different completions of one prompt."""
 
 
 class FilterStage(RolloutsStage):
@@ -179,21 +185,23 @@ class FilterStage(RolloutsStage):
     kind: Literal["filter"]
     makes_data: ClassVar[Literal["prompts"]] = "prompts"
     keep: Literal["perception", "reasoning", "hard"] = "reasoning"
-    """Not always right; neither never nor always right; sometimes right, but at most at the rate `hard_below`."""
+    """perception: rows that are not always right. reasoning: rows that are sometimes right. hard: rows that are right
+    sometimes, at a rate of at most `hard_below`."""
     hard_below: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Highest pass rate of a hard row."""
 
 
 class SoupStage(AnyKind):
-    """The average of models that like stages of this run made."""
+    """The average of models of similar stages of this run."""
 
     kind: Literal["soup"]
     trains: ClassVar[Literal[False]] = False
     makes_model: ClassVar[bool] = True
     makes_data: ClassVar[None] = None
     models: Annotated[list[str], Field(min_length=2)]
-    """The stages."""
+    """Names of the stages whose models are averaged."""
     force: bool = False
-    """Average unlike ones, too: it destroyed the model in the report."""
+    """Average models of unlike stages, too. In the report this destroyed the model."""
 
     def parents(self, newest: str) -> list[str]:
         return self.models
@@ -207,9 +215,9 @@ class ExportStage(AnyKind):
     makes_data: ClassVar[None] = None
     evaluated: ClassVar[bool] = False
     model: str | None = None
-    """The stage whose model it is; None: the newest before it."""
+    """Name of the stage whose model is exported; None: the newest model before it."""
     published: bool = False
-    """In the published layout; False: in ours, which vLLM reads."""
+    """Write the published layout. False: our layout, which vLLM reads."""
 
     def parents(self, newest: str) -> list[str]:
         return [self.model or newest]
@@ -219,13 +227,13 @@ class AdaLRSConfig(Strict):
     """A line search for the learning rate (AdaLRS, see `maths.adalrs`)."""
 
     window: Annotated[int, Field(ge=3)] = 10
-    """Steps whose loss slope is measured; `save_every` must be a multiple of it."""
+    """Number of steps over which the loss slope is measured. `save_every` must be a multiple of it."""
     alpha: Annotated[float, Field(gt=1)] = 2.0
-    """A trial multiplies the learning rate by it."""
+    """Factor by which a trial raises the learning rate."""
     beta: Annotated[float, Field(gt=1)] = 2.0
-    """After a bad trial the learning rate is divided by it."""
+    """Divisor of the learning rate after a bad trial."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Both shrink by it with each trial, until the search ends."""
+    """Factor by which `alpha` and `beta` shrink with each trial, until the search ends."""
 
 
 class PackingConfig(Strict):
@@ -244,12 +252,14 @@ class SFTStage(StageConfig):
     learns_from: ClassVar[Literal["completions"]] = "completions"
     makes_data: ClassVar[None] = None
     batch_size: PositiveInt | None = None
-    """Samples of one optimiser step, over all ranks; or:"""
+    """Samples of one optimiser step, over all ranks. Give this or `packing`."""
     packing: PackingConfig | None = None
+    """Fill a fixed number of micro-batches instead of taking a fixed number of samples."""
     empty_thought: Literal["none", "trained", "masked"] = "none"
-    """What stands before a completion without a thought: nothing, or Qwen3's empty `<think></think>`, which is trained
-    or masked (part of the prompt)."""
+    """What is put before a completion without a thought: nothing, or Qwen3's empty `<think></think>`, which is trained
+    on or masked as part of the prompt."""
     adalrs: AdaLRSConfig | None = None
+    """Search the learning rate while training."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -269,7 +279,7 @@ class SFTStage(StageConfig):
         return self
 
     def check_algebra(self, world_size: int) -> str:
-        """The batch algebra in one line; ValueError if it doesn't come out even."""
+        """Return the batch algebra in one line; raise ValueError if the batch can't be divided evenly."""
         name, unit, size = ("batch_size", "samples", self.batch_size or 0)
         if self.packing:
             name, size = "packing.micro_batches", self.packing.micro_batches

@@ -1,4 +1,4 @@
-"""`sail-rl check`: what would go wrong with a recipe, found without weights, GPUs or downloads."""
+"""`sail-rl check`: finds mistakes in a recipe without weights, GPUs or downloads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .rewards import check_gold_answers
 
 
 def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
-    """Yield what is found, a line each: versions, data, batch algebra.
+    """Check a recipe and yield one line for each finding: versions, data, batch algebra.
 
     Raises:
         ValueError: for what is wrong.
     """
     check_versions()
-    yield "versions: as this package asks"
+    yield "versions: as required"
     algebra = check_code(recipe, world_size=ranks)
     missing = missing_datasets(recipe)
     if missing or (recipe.model.path and not (recipe.model.path / "config.json").is_file()):
@@ -43,7 +43,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
 
 
 def check_versions() -> None:
-    """Compare what is installed with what the package asks for.
+    """Compare the installed versions with those that the package requires.
 
     Raises:
         ValueError: naming every package that is missing or of another version.
@@ -64,7 +64,7 @@ def check_versions() -> None:
 
 
 def memory(recipe: Recipe, *, ranks: int) -> dict[str, Estimate]:
-    """Estimates by stage; none for the tiny model."""
+    """Memory estimates by stage; {} for the tiny model."""
     config = model_config(recipe)
     return {stage.name: estimate(recipe, stage, config, ranks=ranks) for stage in recipe.training} if config else {}
 

@@ -23,7 +23,7 @@ from sail_rl.imports import resolve
 
 logger = logging.getLogger(__name__)
 COLUMNS = {"completions": ("prompt", "completion"), "prompts": ("prompt",)}
-"""The columns that rows with completions have, and those of rows with prompts alone."""
+"""Columns of rows with completions, and of rows with prompts alone."""
 
 
 def build_data(

@@ -21,29 +21,29 @@ CHUNK = 256  # tokens whose logits are there at once, see models.token_logprobs
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Numbers of parameters of a policy."""
+    """Parameter counts of a policy."""
 
     total: int
     trained: int
     largest: int
-    """Of the largest single tensor."""
+    """Parameters of the largest tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes on one GPU by use; `cpu`: of one rank in the machine's memory."""
+    """Bytes on one GPU by use, and bytes of one rank in CPU memory (`cpu`)."""
 
     gpu: Mapping[str, float]
     cpu: float
 
     @property
     def total(self) -> float:
-        """Bytes of one GPU."""
+        """All bytes on one GPU."""
         return sum(self.gpu.values())
 
 
 def count_parameters(config: SailVLConfig, stage: SFTStage | RLStage) -> Parameters:
-    """Parameters of the stage's policy, frozen parts and adapters as in training; nothing is allocated."""
+    """Count the parameters of the stage's policy with its frozen parts and adapters. Nothing is allocated."""
     with torch.device("meta"):
         model = SailVLForConditionalGeneration(config)
         policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(model, stage, seed=0)
@@ -53,7 +53,7 @@ def count_parameters(config: SailVLConfig, stage: SFTStage | RLStage) -> Paramet
 
 
 def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *, ranks: int) -> Estimate:
-    """What one stage takes on each of `ranks` GPUs.
+    """Memory of one stage on each of `ranks` GPUs.
 
     Model states are DeepSpeed's (a bfloat16 weight takes 2 bytes, and a trained one 18 more: its gradient in 2 and 4, a
     float32 copy, Adam's two moments); activations are those of one micro-batch of `pack_length` tokens, all of them
@@ -87,7 +87,7 @@ def model_states(own: Parameters, *, ranks: int, zero_stage: int, offload: bool,
     optimizer = (8 + copies) * own.trained / (ranks if zero_stage >= 1 else 1)
     gradients = (width + copies) * own.trained / (ranks if zero_stage >= 2 else 1)
     weights = float(width * own.total)
-    if zero_stage == 3:  # a share, and what is gathered at a time
+    if zero_stage == 3:  # this rank's share, and the gathered layers
         weights = weights / ranks + 2 * width * own.largest
     if offload:
         return Estimate({"weights": weights, "gradients": 0.0, "optimiser": 0.0}, gradients + optimizer)

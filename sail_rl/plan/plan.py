@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run, found before any model loads; then data and base model on disk."""
+"""Checks of a whole run before any model loads, and the plan that they make: code, datasets, batch algebra."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .rewards import check_gold_answers, evaluation_scorer, stage_scorer
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe whose parts were all found: code imported, datasets read and checked, batches that come out even."""
+    """A recipe that passed all checks, with its datasets."""
 
     recipe: Recipe
     datasets: dict[str, Rows]
     algebra: dict[str, str]
     """The batch algebra of each stage, in words."""
     paths: dict[str, Path]
-    """Where the datasets are."""
+    """Files of the datasets by name."""
 
 
 def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
@@ -55,7 +55,7 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
             )
         if stage.sampling.partial_tokens and not getattr(engine, "supports_partial_rollouts", False):
             raise ValueError(
-                f"stage {stage.name}: partial_tokens takes an engine that goes on with what another policy began, "
+                f"stage {stage.name}: partial_tokens requires an engine that continues rollouts of an older policy, "
                 f"which {recipe.engine.path} doesn't; set engine.path to rollouts.vllm_engine:VLLMEngine or "
                 "rollouts.workers:WorkerEngine"
             )
@@ -91,7 +91,7 @@ def make_plan(recipe: Recipe, algebra: dict[str, str]) -> Plan:
 
 
 def share_plan(recipe: Recipe, plan: Plan | None) -> Plan:
-    """Rank 0's plan on every rank (all call it): the others open the datasets without checking them again."""
+    """Give every rank the plan of rank 0 (a collective). The others open the datasets without checking them again."""
     indices = {name: rows.row_index for name, rows in plan.datasets.items()} if plan else {}
     ((algebra, paths, indices),) = gather_objects([(plan.algebra, plan.paths, indices)] if plan else [])
     if plan:

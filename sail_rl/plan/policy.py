@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_lora(recipe: Recipe) -> None:
-    """Find what LoRA can't do with this model, DeepSpeed stage or machine, before anything loads.
+    """Refuse LoRA settings that this model, DeepSpeed stage or machine can't have, before anything loads.
 
     Raises:
         ValueError: naming the stage, the field and the remedy.
@@ -40,7 +40,7 @@ def check_lora(recipe: Recipe) -> None:
 def load_policy(
     config: SFTStage | RLStage, recipe: Recipe, parent: StrPath
 ) -> SailVLForConditionalGeneration | PeftModel:
-    """The parent's model, ready to be trained as the stage says."""
+    """Load the parent's model and prepare it for the stage's training."""
     critic = config.critic_kind
     dtype = getattr(torch, recipe.model.dtype)
     quantisation = _nf4(dtype) if config.lora and config.lora.quantize else None
@@ -53,10 +53,10 @@ def load_policy(
 
 
 def model_config(recipe: Recipe) -> SailVLConfig | None:
-    """Configuration of the recipe's checkpoint, or of its published size while it isn't there; None: the tiny one's.
+    """Configuration of the recipe's checkpoint, or of its published size while the folder is missing; None: tiny model.
 
     Raises:
-        ValueError: there is no checkpoint, and its size isn't said.
+        ValueError: the checkpoint and its `size` are both missing.
     """
     path, size = recipe.model.path, recipe.model.size
     if path is None:
@@ -77,7 +77,7 @@ def is_moe(recipe: Recipe) -> bool:
 def prepare_parameters(
     model: SailVLForConditionalGeneration, config: SFTStage | RLStage, *, seed: int
 ) -> SailVLForConditionalGeneration | PeftModel:
-    """Freeze what the stage doesn't train, and add its adapters."""
+    """Freeze the parts that the stage doesn't train, and add its adapters."""
     if not config.lora:
         freeze(model, config.learning)
         return model

@@ -1,4 +1,4 @@
-"""From a recipe's rewards to the scorer of a stage or of the evaluation, and the check of all gold answers."""
+"""Makes the scorers of stages and of the evaluation from a recipe's rewards, and checks all gold answers."""
 
 from __future__ import annotations
 

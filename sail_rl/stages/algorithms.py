@@ -1,4 +1,4 @@
-"""From an RL stage's settings to its loss, its advantages and its batches."""
+"""Makes the loss, the advantage estimator and the batch source of an RL stage from its settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS = {"clip": "token", "gspo": "sequence", "gspo_token": "sequence_token"}
 
 
 def make_loss(config: RLStage) -> LossFunction:
-    """The stage's loss."""
+    """Make the stage's loss."""
     loss = config.loss
     kl = _kl_in(loss, "loss")
     policy: LossFunction
@@ -51,7 +51,7 @@ def _surrogate(loss: LossConfig) -> Surrogate:
 
 
 def make_estimator(config: RLStage) -> AdvantageEstimator:
-    """The stage's advantage estimator."""
+    """Make the stage's advantage estimator."""
     kl = _kl_in(config.loss, "reward")
     kl_coef = kl.coef if kl else 0.0
     if config.critic:
@@ -60,7 +60,7 @@ def make_estimator(config: RLStage) -> AdvantageEstimator:
 
 
 def _kl_in(loss: LossConfig, place: str) -> KLConfig | None:
-    """The KL penalty, if it has this place."""
+    """The KL penalty, if it belongs in this place."""
     return loss.kl if loss.kl and loss.kl.place == place else None
 
 
@@ -80,7 +80,7 @@ def make_ledger(config: RLStage, stream: RowStream) -> PromptLedger:
 
 
 def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent: Path) -> RolloutBatches:
-    """The stage's batch source; loads the reference model if there is a KL penalty."""
+    """Make the stage's batch source. Loads the reference model if the stage has a KL penalty."""
     loss = config.loss
     return RolloutBatches(
         sampler=sampler,
@@ -105,7 +105,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
 
 
 def _reference(recipe: Recipe, parent: Path) -> nn.Module:
-    """The stage's starting model, frozen and whole on every rank."""
+    """Load the stage's starting model, frozen and unpartitioned on every rank."""
     with zero3_disabled():
         model = load_model(parent, dtype=getattr(torch, recipe.model.dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""A stage's settings as transformers' and DeepSpeed's."""
+"""Translates a stage's settings into those of transformers and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 
 
 def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path) -> transformers.TrainingArguments:
-    """transformers' arguments for a stage. The trainer accumulates micro-batches itself, hence the ones."""
+    """Training arguments of transformers for a stage. The batch sizes are 1, because the trainer accumulates itself."""
     optimizer = config.optimizer
     return transformers.TrainingArguments(
         output_dir=str(folder),
@@ -36,7 +36,7 @@ def training_arguments(recipe: Recipe, config: SFTStage | RLStage, folder: Path)
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        ignore_data_skip=True,  # the batch source starts where training stands
+        ignore_data_skip=True,  # the batch source resumes at the right step itself
         deepspeed=deepspeed_config(recipe),
     )
 
