@@ -20,20 +20,31 @@ REWARD = """
 def length(completions, **_):
     return [len(completion[0]["content"]) % 7 / 7 for completion in completions]
 """
+CODE = """
+from sail_rl.maths.losses import TokenLoss
+
+def best_of_group(rewards):
+    best = rewards.max(dim=1, keepdim=True).values
+    return (rewards == best).float() - 0.5
+
+def weighted_likelihood(output, fields, segments):
+    return TokenLoss(-fields.advantages.clamp(min=0) * output.logprobs)
+"""
 STAGES: dict[str, dict[str, Any]] = {
-    "grpo": {"loss": {"aggregation": "sequence_mean"}},
-    "dapo": {"sampling": {"dynamic_sampling": {"max_rounds": 3}}},
-    "gspo": {"loss": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-3, "clip_high": 4e-3}},
+    "grpo": {"algorithm": "grpo"},
+    "dapo": {"algorithm": "dapo", "loss": {"overlong_filtering": False}},  # it would leave out all completions here
+    "gspo": {"algorithm": "gspo", "loss": {"clip_low": 3e-3, "clip_high": 4e-3}},
     "gspo_token": {"loss": {"surrogate": "gspo_token", "aggregation": "sequence_mean"}},
-    "cispo": {"loss": {"surrogate": "cispo", "clip_low": 1.0}},
-    "dr_grpo": {"advantages": "dr_grpo", "loss": {"aggregation": "fixed_length"}},
-    "rloo": {"advantages": "rloo", "loss": {"kl": {"coef": 0.01, "place": "reward"}}},
-    "reinforce_pp": {"advantages": "reinforce_pp", "sampling": {"samples_per_prompt": 1, "prompts_per_step": 8}},
+    "cispo": {"algorithm": "cispo"},
+    "dr_grpo": {"algorithm": "dr_grpo"},
+    "rloo": {"algorithm": "rloo", "loss": {"kl": {"coef": 0.01}}},
+    "reinforce_pp": {"algorithm": "reinforce_pp", "sampling": {"samples_per_prompt": 1, "prompts_per_step": 8}},
     "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "loss": {"kl": {"coef": 0.01, "kind": "k2"}}},
     "partial": {"sampling": {"partial_tokens": 5, "oversample": 1.5}, "steps": 4},
     "two_epochs": {"mini_batches": 1, "epochs": 2},
     "tis": {"loss": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01}},
-    "ppo_head": {"advantages": "gae", "critic": {"kind": "head", "warmup_steps": 1}},
+    "own": {"advantages": "my_code.py:best_of_group", "loss": {"function": "my_code.py:weighted_likelihood"}},
+    "ppo_head": {"algorithm": "ppo", "critic": {"warmup_steps": 1}},
     "ppo_model": {"advantages": "gae", "critic": {"kind": "model"}, "loss": {"kl": {"coef": 0.01, "place": "reward"}}},
     "grpo_after_ppo": {},
 }
@@ -43,6 +54,7 @@ def family(folder: Path, **changes: Any) -> Path:
     """A recipe of one stage an algorithm, each from the model of the one before."""
     quickstart = yaml.safe_load(Path("recipes/quickstart.yaml").read_text())
     (folder / "my_reward.py").write_text(REWARD)
+    (folder / "my_code.py").write_text(CODE)
     shared = quickstart["stages"][1] | {
         "rewards": {"length": {"path": f"{folder}/my_reward.py:length"}},
         "steps": 2,

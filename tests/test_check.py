@@ -181,5 +181,5 @@ def test_other_ranks_have_the_plan_without_checking_rows_or_gold_answers_again(
     for name, dataset in first.datasets.items():
         opened = other.datasets[name]
         assert [opened.number(n) for n in range(len(opened))] == [dataset.number(n) for n in range(len(dataset))]
-        assert [opened.outline(n) for n in range(len(opened))] == [dataset.outline(n) for n in range(len(dataset))]
+        assert [opened.metadata(n) for n in range(len(opened))] == [dataset.metadata(n) for n in range(len(dataset))]
     assert len(other.datasets["rl"]) == 2
