@@ -152,6 +152,7 @@ def test_the_wheel_runs_the_quickstart_from_an_empty_folder(environment: Path, t
     modules = [Path(path) for path in json.loads(run("python", "-c", WHERE))]
     assert all(module.is_relative_to(environment) for module in modules), modules
     assert all(module.with_name("py.typed").is_file() for module in modules)
+    assert [line.split()[0] for line in run("sail-rl", "recipes").splitlines()] == list(shipped_recipes())
     site_packages = modules[0].parents[1]
     before = {path: path.stat().st_mtime_ns for path in site_packages.rglob("*") if "__pycache__" not in path.parts}
     run("sail-rl", "run", "quickstart", *SHORT, "output_dir=run")
