@@ -149,7 +149,7 @@ def test_a_caller_may_give_up_and_ask_anew(remote: RemoteEngine, prompts: list[P
 def test_a_request_that_is_itself_wrong_is_refused(remote: RemoteEngine, prompts: list[Prompt]) -> None:
     with pytest.raises(ValueError, match=r"3 image placeholder\(s\) but 0 image\(s\)"):
         remote.generate([replace(prompts[0], text="<IMG_CONTEXT>" * 3)], SAMPLING)
-    with pytest.raises(ValueError, match=r"prompt endless has \d+ tokens, and the context 256"):
+    with pytest.raises(ValueError, match=r"prompt endless has \d+ tokens, but the context has only 256"):
         remote.generate([replace(prompts[0], id="endless", text="word " * 400)], SAMPLING)
 
 
@@ -158,7 +158,7 @@ def test_a_request_that_is_itself_wrong_is_refused(remote: RemoteEngine, prompts
     [
         ({}, "weights_dir is missing"),
         ({"transfer": "nccl"}, "host is missing"),
-        ({"transfer": "nccl", "host": "10.0.0.9"}, "nccl, which connects GPUs, and there is none; use files"),
+        ({"transfer": "nccl", "host": "10.0.0.9"}, "nccl, which connects GPUs, and there is no GPU here; use files"),
         ({"transfer": "post"}, "transfer is 'post'; give files or nccl"),
     ],
 )
