@@ -1,4 +1,4 @@
-"""What a curation recipe may say: the data, the steps in their order, and who is asked."""
+"""A curation recipe: the data, the steps in their order, and the judge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class StripPrompts(Strict):
-    """Drop system messages and hints on how to answer."""
+    """Remove system messages and hints on how to answer from prompts."""
 
     kind: Literal["strip_prompts"]
     hints: list[str] | None = None
-    """Regular expressions in place of the built-in ones."""
+    """Regular expressions of hints, which replace the built-in ones."""
 
 
 class Unify(Strict):
@@ -29,21 +29,21 @@ class Unify(Strict):
 
 
 class Dedupe(Strict):
-    """Keep one of rows with the same question about pictures that look the same."""
+    """Keep one of the rows that ask the same question about pictures that look alike."""
 
     kind: Literal["dedupe"]
     distance: NonNegativeInt = 2
-    """Bits of 64 by which perceptual hashes may differ."""
+    """Largest number of bits, of 64, by which the perceptual hashes of like pictures differ."""
 
 
 class Decontaminate(Strict):
-    """Drop rows that evaluation sets have, too."""
+    """Drop rows that evaluation sets contain."""
 
     kind: Literal["decontaminate"]
     against: Annotated[list[Path | SourceConfig], Field(min_length=1)]
     distance: NonNegativeInt = 2
     pictures_alone: bool = False
-    """Also rows that ask something else about a picture of theirs."""
+    """Also drop rows that share only a picture with an evaluation set."""
 
 
 class Redundancy(Strict):
@@ -52,11 +52,11 @@ class Redundancy(Strict):
     kind: Literal["redundancy"]
     limit: Share = 0.6
     least: PositiveInt = 20
-    """Tokens of an answer from which on it is looked at."""
+    """Shortest answer, in tokens, that is checked."""
 
 
 class BalanceLengths(Strict):
-    """No stretch of thought lengths has more than a share of the rows."""
+    """Limit the share of rows in each interval of thought lengths."""
 
     kind: Literal["balance_lengths"]
     edges: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -64,43 +64,43 @@ class BalanceLengths(Strict):
 
 
 class FreeForm(Strict):
-    """Multiple-choice questions with numeric or symbolic answers become free-form ones."""
+    """Turn multiple-choice questions with numeric or symbolic answers into free-form ones."""
 
     kind: Literal["free_form"]
     judge: bool = False
-    """Let the judge rewrite the questions; False: the options are left out where the question allows it."""
+    """Let the judge rewrite the questions. False: remove the options where the question allows it."""
     drop_others: bool = False
-    """Drop multiple-choice rows that can't be made free-form."""
+    """Drop multiple-choice rows that can't become free-form."""
 
 
 class DistillAnswers(Strict):
-    """The judge shortens verbose answers."""
+    """Let the judge shorten verbose answers."""
 
     kind: Literal["distill_answers"]
     longest: PositiveInt = 10
-    """Tokens of an answer that isn't verbose."""
+    """Longest answer, in tokens, that isn't verbose."""
 
 
 class CaptionQuality(Strict):
-    """Drop captions (completions) that the judge rates below `least`, of 5, in richness or alignment."""
+    """Drop captions (completions) whose richness or alignment the judge rates below `least` (1 to 5)."""
 
     kind: Literal["caption_quality"]
     least: Annotated[int, Field(ge=1, le=5)] = 3
 
 
 class GuidedCoT(Strict):
-    """Thoughts that lead to the gold answers, written by the judge's model, or by a model in a rollout engine."""
+    """Write thoughts that lead to the gold answers, with the judge's model or with a model in a rollout engine."""
 
     kind: Literal["guided_cot"]
     model: Path | None = None
-    """Folder of a SAIL-VL2 that writes them; None: the judge does."""
+    """Folder of the SAIL-VL2 that writes them; None: the judge writes them."""
     engine: str = "rollouts.vllm_engine:VLLMEngine"
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_length: PositiveInt = 4096
     max_tokens: PositiveInt = 1024
     temperature: Annotated[float, Field(ge=0)] = 0.7
     again: bool = False
-    """Also for rows that have a completion."""
+    """Replace existing completions, too."""
 
 
 JUDGED = (DistillAnswers, CaptionQuality)
@@ -120,11 +120,11 @@ Step = Annotated[
 
 
 class Curation(Strict):
-    """Steps that make one dataset of another."""
+    """Steps that make one dataset from another."""
 
     data: Path | SourceConfig
     steps: Annotated[list[Step], Field(min_length=1)]
-    """Each `kind`, or `kind: {settings}`."""
+    """The steps, each written as `kind` or as `kind: {settings}`."""
     judge: JudgeSettings | None = None
     """The endpoint that judged steps ask; its verdicts are cached beside `out` unless `cache` names another file."""
     video_frames: PositiveInt = 8
@@ -139,7 +139,7 @@ class Curation(Strict):
 
     @property
     def inputs(self) -> list[Path]:
-        """The files and folders here that the result is made of."""
+        """The local files and folders that the result depends on."""
         against = [data for step in self.steps if isinstance(step, Decontaminate) for data in step.against]
         models = [step.model for step in self.steps if isinstance(step, GuidedCoT)]
         given = [data.path if isinstance(data, SourceConfig) else data for data in (self.data, *against)]
@@ -147,7 +147,7 @@ class Curation(Strict):
 
     @property
     def source(self) -> SourceConfig:
-        """The dataset that is curated."""
+        """The source dataset."""
         return SourceConfig(path=self.data) if isinstance(self.data, Path) else self.data
 
     @model_validator(mode="after")
@@ -160,10 +160,10 @@ class Curation(Strict):
 
 
 class CurationRecipe(Curation):
-    """One dataset in, one out: what `sail-rl data curate` takes."""
+    """The recipe of `sail-rl data curate`: one dataset in, one out."""
 
     out: Path
-    """A .parquet file; what was dropped, and the counts, are written beside it."""
+    """The .parquet file to write. Dropped rows and counts are written beside it."""
 
     @model_validator(mode="after")
     def _parquet(self) -> Self:
@@ -173,7 +173,7 @@ class CurationRecipe(Curation):
 
 
 def _spelled_out(step: Any) -> Any:
-    """`kind` or `{kind: settings}` as settings with their `kind`."""
+    """Return `kind` or `{kind: settings}` as settings with a `kind`."""
     if isinstance(step, str):
         return {"kind": step}
     if isinstance(step, dict) and len(step) == 1 and "kind" not in step:

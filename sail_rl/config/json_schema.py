@@ -1,4 +1,4 @@
-"""The JSON schema of recipe files, with which editors complete and check them."""
+"""Makes the JSON schema of recipe files, by which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REFERENCE = "#/$defs/{model}"
 
 
 def recipe_schema() -> Schema:
-    """The schema of a recipe as it is written: of a run, or of curation (which has `steps` and `out`).
+    """The schema of a recipe file: of a run, or of curation (with `steps` and `out`).
 
-    It knows `extends`, `stages` as a mapping by name with null to drop one, and short curation steps. What an
-    `algorithm` or a recipe that is extended may provide isn't required; `sail-rl check` finds what is missing.
+    It allows `extends`, `stages` as a mapping by name with null to drop one, and short curation steps. It doesn't
+    require values that an `algorithm` or an extended recipe may provide; `sail-rl check` finds missing ones.
     """
     _, schema = models_json_schema(
         [(Recipe, "validation"), (CurationRecipe, "validation")], ref_template=REFERENCE, title="A recipe of sail-rl"
@@ -50,7 +50,7 @@ def recipe_schema() -> Schema:
 
 
 def _allow_mapping(properties: Schema) -> None:
-    """`stages` as a list, or by name as changes to the stages of the recipe that is extended."""
+    """Allow `stages` as a list, or as changes by name to the stages of the extended recipe."""
     stages = properties["stages"]
     kinds = stages.pop("items")["oneOf"]
     listed = {"required": ["name", "kind"], "oneOf": kinds}
@@ -60,7 +60,7 @@ def _allow_mapping(properties: Schema) -> None:
 
 
 def _allow_short_steps(steps: Schema, models: Schema) -> None:
-    """A curation step as its kind, or as `kind: {settings}`, beside settings with their `kind`."""
+    """Allow a curation step as `kind`, as `kind: {settings}`, or as settings with a `kind`."""
     whole = steps["items"]["oneOf"]
     references = [step["$ref"].rpartition("/")[2] for step in whole]
     kinds = {models[name]["properties"]["kind"]["const"]: _reference(name) for name in references}

@@ -1,4 +1,4 @@
-"""A whole recipe."""
+"""The recipe of a run, and checks across its sections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AnyStage = SFTStage | RLStage | HarvestStage | FilterStage | SoupStage | ExportS
 
 
 class Recipe(Strict):
-    """A whole run: model, data, engine, evaluation and the stages in order."""
+    """The recipe of a run: model, data, engine, evaluation and the stages in order."""
 
     name: Name
     seed: NonNegativeInt = 0

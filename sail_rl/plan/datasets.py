@@ -31,7 +31,7 @@ def build_data(
 ) -> dict[str, Path]:
     """Return the paths of the datasets by name; fetch or make those that are missing.
 
-    A builder runs unless what it makes of these very arguments is there.
+    A builder runs unless its files for these arguments exist.
 
     Args:
         recipe: whose data.

@@ -1,4 +1,4 @@
-"""A whole run: check, build data and base model, run the stages, report. Killed and started again, it goes on."""
+"""A whole run: check, build data and base model, run the stages, report. A killed run resumes when started again."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     Raises:
         ValueError: for whatever is wrong with recipe, code or data, before any model loads; or when the output folder
             holds another recipe's run.
-        RunError: for what only shows while the run goes on, such as an image that doesn't decode.
+        RunError: for failures that appear only during the run, such as an image that doesn't decode.
     """
     plan, keys = None, {}
-    if rank() == 0:  # what is wrong fails here, in one process, before anything starts
+    if rank() == 0:  # mistakes are found here, in one process, before anything starts
         clear_ready(recipe.output_dir)
         algebra = check_code(recipe, world_size=world_size())  # before a folder is touched
         prepare_run_dir(recipe, fresh=fresh, redo=redo)
