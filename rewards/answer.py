@@ -76,12 +76,7 @@ class Answer:
         self.failures: Counter[str] = Counter()
 
     def __call__(
-        self,
-        completions: Sequence[Any],
-        answer: Sequence[Any],
-        *,
-        prefilled: Prefilled = False,
-        **columns: Any,
+        self, completions: Sequence[Any], answer: Sequence[Any], *, prefilled: Prefilled = False, **columns: Any
     ) -> list[float]:
         """Score completions (strings or conversations) against gold answers.
 

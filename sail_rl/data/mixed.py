@@ -21,12 +21,7 @@ class MixedRows(Sequence[dict[str, Any]]):
         tokens: the mean number of tokens per row of each source.
     """
 
-    def __init__(
-        self,
-        sources: Mapping[str, Rows],
-        weights: Mapping[str, float],
-        tokens: Mapping[str, float],
-    ) -> None:
+    def __init__(self, sources: Mapping[str, Rows], weights: Mapping[str, float], tokens: Mapping[str, float]) -> None:
         self._sources = sources
         relative = {name: weights[name] / tokens[name] for name in sources}
         shares = {name: value / sum(relative.values()) for name, value in relative.items()}

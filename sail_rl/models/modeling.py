@@ -53,10 +53,7 @@ class LanguageModelHead(nn.Linear):
     """
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        targets: torch.Tensor | None = None,
-        distribution: Distribution = MODEL_DISTRIBUTION,
+        self, hidden: torch.Tensor, targets: torch.Tensor | None = None, distribution: Distribution = MODEL_DISTRIBUTION
     ) -> Any:
         """Return logits [..., V], or with `targets` [N] the pair of `token_logprobs` for hidden states [N, H]."""
         if targets is None:
@@ -257,11 +254,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         return input_ids, model_kwargs | {name: value for name, value in images.items() if value is not None}
 
     def _token_logprobs(
-        self,
-        input_ids: torch.LongTensor | None,
-        targets: torch.LongTensor,
-        distribution: Distribution,
-        **kwargs: Any,
+        self, input_ids: torch.LongTensor | None, targets: torch.LongTensor, distribution: Distribution, **kwargs: Any
     ) -> TokenLogprobs:
         """Log-probs of the labelled tokens of one micro-batch."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
@@ -272,9 +265,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         labelled = targets[0] != -100
         values = self.critic(labelled, outputs.last_hidden_state, inputs) if self.config.critic else None
         logprobs, entropies = self.lm_head(
-            outputs.last_hidden_state[0, labelled],
-            targets[0, labelled],
-            distribution=distribution,
+            outputs.last_hidden_state[0, labelled], targets[0, labelled], distribution=distribution
         )
         return TokenLogprobs(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
 

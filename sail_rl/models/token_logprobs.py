@@ -113,10 +113,7 @@ def _grad_logits(
 
 
 def token_logprobs(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
-    distribution: Distribution = MODEL_DISTRIBUTION,
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, distribution: Distribution = MODEL_DISTRIBUTION
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs of target tokens and entropies of their distributions.
 

@@ -38,13 +38,7 @@ class RunLogger:
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        *,
-        project: str,
-        run_name: str,
-        config: dict[str, Any],
-        wandb_mode: str | None = None,
+        self, run_dir: Path, *, project: str, run_name: str, config: dict[str, Any], wandb_mode: str | None = None
     ) -> None:
         self.run_dir = run_dir
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -42,10 +42,7 @@ METRICS = (
     Metric("advantage/std", "—", "standard deviation of the advantages", "reward"),
     Metric("sampling/rounds", "batches", "batches of prompts that were sampled for the step", "reward"),
     Metric(
-        "reward/{name}/judge/{number}",
-        "see docs",
-        "a judge's calls, tokens, cost, latency since the start",
-        "reward",
+        "reward/{name}/judge/{number}", "see docs", "a judge's calls, tokens, cost, latency since the start", "reward"
     ),
     Metric("sampling/used_fraction", "share", "groups used by the step, relative to those requested", "reward"),
     Metric("sampling/surplus", "groups", "good groups kept for the next step", "reward"),

@@ -25,13 +25,7 @@ class TraceWriter:
         self.run_dir = run_dir
 
     def write(
-        self,
-        stage: str,
-        step: int,
-        prompts: Sequence[Prompt],
-        rollouts: Sequence[Rollout],
-        scores: Scores,
-        limit: int,
+        self, stage: str, step: int, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scores: Scores, limit: int
     ) -> list[Record]:
         """Write up to `limit` of the step's rollouts (rollout `i` answers prompt `i`) and return their records.
 
