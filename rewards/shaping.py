@@ -9,6 +9,7 @@ from typing import Any
 from sail_rl.completion import completion_text, split_thought
 from sail_rl.contracts import RIGHT
 
+from .answer import math_answer
 from .verify.chinese import is_chinese
 
 
@@ -21,50 +22,36 @@ def soft_overlong(completion_ids: Sequence[Sequence[int]], *, max_tokens: int, c
 
 
 class Cosine:
-    """A correctness reward scaled by length (arXiv 2502.03373, section 3 and appendix C.1).
+    """The reward `math_answer` scaled by length (arXiv 2502.03373, section 3 and appendix C.1).
 
     The score is `v(0) + (v(max) - v(0)) (1 - cos(π length / max_tokens)) / 2`. By default, short right answers gain
     more than long ones, and short wrong answers lose more.
 
     Args:
         max_tokens: the length from which on the score stays at v(max).
-        correct: the correctness reward; answers that it scores above 0.5 are right. The default is `math_answer`.
         right: the scores of a right answer at length 0 and at max_tokens.
         wrong: the scores of a wrong answer at length 0 and at max_tokens.
     """
 
     def __init__(
-        self,
-        max_tokens: int,
-        *,
-        correct: Any = None,
-        right: tuple[float, float] = (1.0, 0.5),
-        wrong: tuple[float, float] = (-1.0, -0.5),
+        self, max_tokens: int, *, right: tuple[float, float] = (1.0, 0.5), wrong: tuple[float, float] = (-1.0, -0.5)
     ) -> None:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}: give the longest completion in tokens")
-        if correct is None:
-            from .answer import math_answer
+        self._max_tokens, self._right, self._wrong = max_tokens, right, wrong
 
-            correct = math_answer
-        self._correct, self._max_tokens, self._right, self._wrong = correct, max_tokens, right, wrong
-
-    def __call__(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float | None]:
+    def __call__(self, completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
         """Score completions."""
-        scores: list[float | None] = []
-        for ids, correct in zip(completion_ids, self._correct(completion_ids=completion_ids, **columns), strict=True):
-            if correct is None:
-                scores.append(None)
-                continue
+        scores = []
+        for ids, correct in zip(completion_ids, math_answer(**columns), strict=True):
             near, far = self._right if correct > RIGHT else self._wrong
             progress = min(1.0, len(ids) / self._max_tokens)
             scores.append(near + (far - near) * (1 - math.cos(math.pi * progress)) / 2)
         return scores
 
     def close(self) -> None:
-        """Close the correctness reward."""
-        if callable(close := getattr(self._correct, "close", None)):
-            close()
+        """Stop the verification processes."""
+        math_answer.close()
 
 
 def repetition(completion_ids: Sequence[Sequence[int]], *, size: int = 20) -> list[float]:

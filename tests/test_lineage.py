@@ -153,10 +153,13 @@ class TestSettling:
         assert not (recipe.output_dir / "summary.json").exists()
         assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")] == ["longcot_sft"]
 
-    def test_redo_keeps_what_was_logged_of_later_stages_that_are_kept(self, recipe: Recipe) -> None:
+    def test_redo_keeps_what_was_logged_of_later_stages_that_are_kept(
+        self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from sail_rl.records.log import RunLogger
 
-        log = RunLogger(recipe.output_dir, project="p", run_name="r", config={}, wandb_mode="disabled")
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+        log = RunLogger(recipe.output_dir, project="p", run_name="r", config={})
         log.rollback("longcot_sft", -1, stages=["base", "longcot_sft", "rlvr"], finished={"rlvr"})
         log.finish()
         assert [record["stage"] for record in read_jsonl(recipe.output_dir / "metrics.jsonl")][-1] == "rlvr"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,10 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
 
 
-def run_logger(run_dir: Path, *, mode: str | None = "disabled") -> RunLogger:
-    return RunLogger(run_dir, project="tests", run_name="run", config={"seed": 1}, wandb_mode=mode)
+def run_logger(run_dir: Path, *, mode: str = "disabled") -> RunLogger:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", mode)
+        return RunLogger(run_dir, project="tests", run_name="run", config={"seed": 1})
 
 
 def rollout(prompt_id: str, sample: int, text: str = "") -> Rollout:
@@ -99,12 +102,14 @@ def test_a_killed_process_loses_no_metrics(tmp_path: Path) -> None:
 import os, signal
 from pathlib import Path
 from sail_rl.records.log import RunLogger
-log = RunLogger(Path({str(tmp_path)!r}), project="tests", run_name="run", config={{}}, wandb_mode="disabled")
+log = RunLogger(Path({str(tmp_path)!r}), project="tests", run_name="run", config={{}})
 for step in range(5):
     log.log({{"loss": 0.5}}, stage="rlvr", step=step, global_step=step)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"WANDB_MODE": "disabled"}, check=False
+    )
     assert killed.returncode == -9
     assert [record["step"] for record in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3, 4]
 
@@ -219,12 +224,15 @@ def test_a_service_of_wandb_that_starts_badly_is_started_again(
     assert len(calls) > 1
 
 
-def test_traces_go_to_wandb_as_a_table_with_at_most_so_many_rows(tmp_path: Path) -> None:
+def test_traces_go_to_wandb_as_a_table_with_a_limited_number_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sail_rl.records.log.TABLE_ROWS", 3)
     prompt = Prompt("p", [{"role": "user", "content": "?"}], "", [Image.new("RGB", (4, 4))] * 2, {"answer": 10})
     samples = [rollout("p", n, "text") for n in range(5)]
     records = TraceWriter(tmp_path).write("rlvr", 1, [prompt] * 5, samples, Scores([0.0] * 5, {}), limit=5)
     log = run_logger(tmp_path, mode="offline")
-    log.table(records, global_step=1, max_rows=3)
+    log.table(records, global_step=1)
     log.finish()
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.table.json")
     data = json.loads(table.read_text())["data"]
@@ -267,7 +275,7 @@ def test_a_netrc_that_cannot_be_parsed_leaves_wandb_offline_and_says_so(
 
 
 def test_an_unknown_wandb_mode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"W&B mode is 'dryrun'.*give online, offline, disabled"):
+    with pytest.raises(ValueError, match=r"WANDB_MODE is 'dryrun'.*give online, offline, disabled"):
         run_logger(tmp_path, mode="dryrun")
 
 
@@ -316,9 +324,12 @@ def test_traces_alternate_between_best_and_worst_of_different_prompts() -> None:
 # Progress
 
 
-def test_a_stage_off_a_terminal_logs_its_first_and_its_last_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stage_off_a_terminal_logs_its_first_and_its_last_step(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
-    display = StageDisplay("rlvr", total=3, terminal=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    display = StageDisplay("rlvr", total=3)
     for step in (1, 2, 3):
         display.update(step, {"loss": 0.25, "eval/heldout/accuracy": 0.5} if step == 1 else {"loss": 0.125})
     display.close()
@@ -326,8 +337,9 @@ def test_a_stage_off_a_terminal_logs_its_first_and_its_last_step(caplog: pytest.
     assert caplog.messages[1].endswith("loss 0.125  held-out 50.0%")
 
 
-def test_a_stage_on_a_terminal_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    display = StageDisplay("rlvr", total=3, done=1, terminal=True)
+def test_a_stage_on_a_terminal_draws_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    display = StageDisplay("rlvr", total=3, done=1)
     display.update(2, {"loss": 0.25})
     display.close()
     assert "2/3" in capsys.readouterr().err

@@ -30,11 +30,8 @@ def test_soft_overlong_by_hand() -> None:
 @pytest.mark.parametrize("length", [0, 25, 50, 100, 170])
 @pytest.mark.parametrize("answer", ["3", "4"])
 def test_cosine_is_trl_s(length: int, answer: str) -> None:
-    def correct(answer: Any, **_: Any) -> list[float]:
-        return [float(text == "3") for text in answer]
-
     completion = [[{"role": "assistant", "content": f"$\\boxed{{{answer}}}$"}]]
-    ours = Cosine(100, correct=correct)(completions=completion, completion_ids=[[0] * length], answer=[answer])
+    ours = Cosine(100)(completions=completion, completion_ids=[[0] * length], answer=["3"])
     assert ours == pytest.approx(get_cosine_scaled_reward(100)(completion, ["$3$"], [[0] * length]))
 
 

@@ -18,6 +18,7 @@ from .traces import side_by_side
 from .wandb_run import choose_wandb_mode, start_wandb
 
 logger = logging.getLogger(__name__)
+TABLE_ROWS = 16
 
 
 def forget_stages(run_dir: Path, *, kept: Collection[str]) -> None:
@@ -34,15 +35,12 @@ class RunLogger:
         project: the W&B project.
         run_name: the run's name in W&B.
         config: the resolved recipe, which W&B shows.
-        wandb_mode: "online", "offline" or "disabled"; the default is `choose_wandb_mode()`.
     """
 
-    def __init__(
-        self, run_dir: Path, *, project: str, run_name: str, config: dict[str, Any], wandb_mode: str | None = None
-    ) -> None:
+    def __init__(self, run_dir: Path, *, project: str, run_name: str, config: dict[str, Any]) -> None:
         self.run_dir = run_dir
         run_dir.mkdir(parents=True, exist_ok=True)
-        mode = wandb_mode or choose_wandb_mode()
+        mode = choose_wandb_mode()
         self.wandb_run = start_wandb(run_dir, mode, project=project, name=run_name, config=config)
         logger.info("W&B %s: project %s, run %s", mode, project, self.wandb_run.id)
 
@@ -92,11 +90,11 @@ class RunLogger:
             if dropped := keep_records(path, happened):
                 logger.info("%s: %d records after step %d of %s dropped", path.name, dropped, step, stage)
 
-    def table(self, records: Iterable[Record], *, global_step: int, max_rows: int = 16) -> None:
-        """Send up to `max_rows` traces of `TraceWriter.write` to W&B as a table with images."""
+    def table(self, records: Iterable[Record], *, global_step: int) -> None:
+        """Send up to TABLE_ROWS traces of `TraceWriter.write` to W&B as a table with images."""
         fields = ["question", "completion", "answer", "total", "tokens", "stop_reason"]
         table = wandb.Table(columns=["prompt", "images", *fields])
-        for record in list(records)[:max_rows]:
+        for record in list(records)[:TABLE_ROWS]:
             picture = side_by_side([self.run_dir / image for image in record["images"]])
             prompt = f"{record['prompt_id']} #{record['sample']}"
             table.add_data(prompt, wandb.Image(picture) if picture else None, *(record[field] for field in fields))

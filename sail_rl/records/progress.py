@@ -29,15 +29,14 @@ class StageDisplay:
         name: the name of the stage.
         total: the number of its optimiser steps.
         done: the number of steps before it was resumed.
-        terminal: whether to draw a bar; by default, if standard error is a terminal.
     """
 
-    def __init__(self, name: str, *, total: int, done: int = 0, terminal: bool | None = None) -> None:
+    def __init__(self, name: str, *, total: int, done: int = 0) -> None:
         self.name, self.total, self.done = name, total, done
         self._started, self._last_line = time.monotonic(), 0.0
         self._held_out = ""
         self._progress: Progress | None = None
-        if sys.stderr.isatty() if terminal is None else terminal:
+        if sys.stderr.isatty():
             columns = [
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),

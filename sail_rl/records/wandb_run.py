@@ -35,7 +35,7 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
         ValueError: if `mode` isn't one of MODES.
     """
     if mode not in MODES:
-        raise ValueError(f"W&B mode is {mode!r} (WANDB_MODE or wandb_mode); give {', '.join(MODES)}")
+        raise ValueError(f"WANDB_MODE is {mode!r}; give {', '.join(MODES)}")
     id_file = run_dir / "wandb_run_id"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4) + "\n")
