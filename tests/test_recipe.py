@@ -363,6 +363,12 @@ class TestAlgorithms:
         written = yaml.safe_load((tmp_path / "r.yaml").read_text())["stages"][1]
         assert laid_over(written, laid_over(SHARED, ALGORITHMS[name])) == written
 
+    def test_its_name_alone_changes_no_result(self) -> None:
+        tree = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=dapo"]).model_dump(mode="json")
+        spelled_out = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=dapo"]).model_dump(mode="json")
+        spelled_out["stages"][1]["algorithm"] = None
+        assert result_settings(tree) == result_settings(spelled_out)
+
     def test_an_algorithm_wins_over_the_one_of_the_recipe_that_is_extended(self, tmp_path: Path) -> None:
         base = f"extends: {QUICKSTART.resolve()}\nstages: {{rlvr: {{algorithm: ppo, loss: {{entropy_coef: 0.5}}}}}}\n"
         (tmp_path / "ppo.yaml").write_text(base)

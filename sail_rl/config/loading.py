@@ -69,7 +69,7 @@ RESULT_NEUTRAL = (
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),
 )
-RESULT_NEUTRAL_IN_STAGES = {"save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps"}
+RESULT_NEUTRAL_IN_STAGES = {"algorithm", "save_every", "pack_length", "gradient_checkpointing", "max_skipped_steps"}
 
 
 def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
