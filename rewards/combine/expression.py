@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-FUNCTIONS = ("min", "max")
 ALLOWED = "a reward expression may contain numbers, names of rewards, + - * /, parentheses, min(…) and max(…)"
 
 
