@@ -244,7 +244,7 @@ def test_a_full_disk_stops_the_run_and_with_room_again_it_goes_on(
     program = f"{limit} sys.argv = ['sail-rl', *{arguments!r}]; runpy.run_module('sail_rl', run_name='__main__')"
     stopped = finish(["-c", program], check=False, **OFFLINE)
     assert stopped.returncode != 0
-    assert "GiB are free there. The checkpoint before it is intact" in stopped.stderr
+    assert "GiB are free there. The previous checkpoint is intact" in stopped.stderr
     assert not list(folder.glob("stages/*/checkpoint-*/COMPLETE"))
     assert_same_course(finished("qwen3"), run(folder), tolerance=1e-6)
 
