@@ -179,8 +179,8 @@ class RemoteEngine(StreamingEngine):
         """Put every group into `results`, or the exception that ends the sampling."""
         todo: asyncio.Queue[_Task] = asyncio.Queue()
         try:
-            for place, prompt in enumerate(prompts):
-                todo.put_nowait(_Task(place, self._chat.body(prompt, sampling)))
+            for index, prompt in enumerate(prompts):
+                todo.put_nowait(_Task(index, self._chat.body(prompt, sampling)))
             async with asyncio.TaskGroup() as group:
                 for server in self._servers:
                     for _ in range(self._concurrency):
@@ -208,10 +208,10 @@ class RemoteEngine(StreamingEngine):
                     await asyncio.sleep(REQUEST_INTERVAL)
                     continue
                 task: _Task = await todo.get()
-                prompt = prompts[task.place]
+                prompt = prompts[task.index]
                 try:
                     choices = await server.ask(client, task.body)
-                    results.put((task.place, [self._chat.rollout(choice, prompt, self._version) for choice in choices]))
+                    results.put((task.index, [self._chat.rollout(choice, prompt, self._version) for choice in choices]))
                 except ServerError as error:
                     task.failures += 1
                     if task.failures >= self._max_failures:
@@ -226,7 +226,7 @@ class RemoteEngine(StreamingEngine):
 
 @dataclass(slots=True)
 class _Task:
-    place: int
+    index: int
     body: dict[str, Any]
     failures: int = 0
 

@@ -105,11 +105,11 @@ class VLLMEngine(StreamingEngine):
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         if sampling.routed_experts and not self._capturing:
             raise ValueError("the sampling asks for routed experts; make the engine with capture_routed_experts=True")
-        wanted = [request for place, p in enumerate(prompts) for request in self._maker.requests(place, p, sampling)]
+        wanted = [request for index, p in enumerate(prompts) for request in self._maker.requests(index, p, sampling)]
         ids = self._llm.enqueue([r.inputs for r in wanted], [r.params for r in wanted], use_tqdm=False)
         requests = dict(zip(ids, wanted, strict=True))
         internal = {name.rpartition("-")[0]: name for name in ids}  # vLLM appends a random part
-        groups: dict[int, list[Rollout]] = {place: [] for place in range(len(prompts))}
+        groups: dict[int, list[Rollout]] = {index: [] for index in range(len(prompts))}
         if self._recorder:
             self._recorder.active = sampling.routed_experts
         try:

@@ -1,4 +1,4 @@
-"""SAIL-VL2 as a native vLLM model: the trainer's own vision tower and adapter, vLLM's Qwen3 or Qwen3-MoE.
+"""SAIL-VL2 as a native vLLM model: the trainer's vision tower and adapter with vLLM's Qwen3 or Qwen3-MoE.
 
 vLLM finds it through the `vllm.general_plugins` entry point, so `vllm serve CHECKPOINT` works too.
 """
@@ -32,7 +32,7 @@ LANGUAGE_ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeFor
 
 
 def register() -> None:
-    """Register model and weight transfer with vLLM (which calls it through the entry point; so does the engine)."""
+    """Register the model and the weight transfer with vLLM. vLLM's entry point and our engine both call this."""
     from vllm import ModelRegistry
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
@@ -42,10 +42,10 @@ def register() -> None:
 
 
 class SailVLProcessingInfo(MultiModalProcessingInfo):
-    """Sizes for vLLM's memory planning."""
+    """Tells vLLM the largest image size for its memory planning."""
 
     def get_image_size_with_most_features(self) -> ImageSize:
-        """An image that has as many visual tokens as the processor allows."""
+        """Size of an image with the most visual tokens that the processor allows."""
         height, width = self.get_hf_processor().image_processor.largest_size()
         return ImageSize(width=width, height=height)
 
@@ -54,7 +54,7 @@ class SailVLProcessingInfo(MultiModalProcessingInfo):
     MultiModalProcessor, info=SailVLProcessingInfo, dummy_inputs=MultiModalDummyInputsBuilder
 )
 class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
-    """Vision tower → pixel shuffle → adapter → vLLM language model, fed by checkpoints in the trainer's naming."""
+    """Vision tower → pixel shuffle → adapter → vLLM's language model; it loads weights under the trainer's names."""
 
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={

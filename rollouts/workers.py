@@ -85,7 +85,7 @@ class WorkerEngine(StreamingEngine):
                 if not self._workers:
                     raise EngineError("the engine was closed while it generated")
                 yield from self._round(owed, prompts, sampling)
-                owed = {number: places for number, places in owed.items() if places}
+                owed = {number: indices for number, indices in owed.items() if indices}
                 self._ensure()
             self._restarts = 0
         finally:
@@ -97,15 +97,15 @@ class WorkerEngine(StreamingEngine):
         self, owed: dict[int, list[int]], prompts: Sequence[Prompt], sampling: Sampling
     ) -> Generator[tuple[int, list[Rollout]]]:
         """Ask each worker for the groups that it owes; each group that arrives is removed from `owed`."""
-        asked = {number: list(places) for number, places in owed.items()}
-        requests = {n: Generate([prompts[place] for place in places], sampling) for n, places in asked.items()}
+        asked = {number: list(indices) for number, indices in owed.items()}
+        requests = {n: Generate([prompts[index] for index in indices], sampling) for n, indices in asked.items()}
         for number, group in self._ask(requests, self._generate_timeout):
-            place = asked[number][group.position]
-            if problem := _problem(group.rollouts, prompts[place], sampling, self._version):
+            index = asked[number][group.position]
+            if problem := _problem(group.rollouts, prompts[index], sampling, self._version):
                 self._replace(number, f"it answered nonsense: {problem}")
             else:
-                owed[number].remove(place)
-                yield place, group.rollouts
+                owed[number].remove(index)
+                yield index, group.rollouts
 
     def push_weights(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replace the weights of all workers; see `RolloutEngine.push_weights`. No request may be running."""

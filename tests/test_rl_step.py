@@ -283,7 +283,7 @@ def test_partial_rollouts_are_continued_and_nothing_is_lost(encoder: Encoder) ->
     assert len(partial.ledger.carried[0]) <= 6
 
 
-def test_a_resumed_sampler_goes_on_with_partial_rollouts(encoder: Encoder) -> None:
+def test_a_resumed_sampler_continues_partial_rollouts(encoder: Encoder) -> None:
     straight, stopped = growing(encoder), growing(encoder)
     for _ in range(2):
         straight.collect(trainer())
@@ -295,7 +295,7 @@ def test_a_resumed_sampler_goes_on_with_partial_rollouts(encoder: Encoder) -> No
         assert resumed.collect(trainer()) == straight.collect(trainer())
 
 
-def test_a_resumed_sampler_goes_on_as_if_it_had_not_stopped(engine: HFEngine, encoder: Encoder) -> None:
+def test_a_resumed_sampler_gives_the_groups_of_an_uninterrupted_one(engine: HFEngine, encoder: Encoder) -> None:
     useful = set(range(0, 64, 2))
     straight, stopped = (sampler(engine, encoder, useful, 5) for _ in range(2))
     for _ in range(2):

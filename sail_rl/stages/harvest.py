@@ -27,10 +27,10 @@ from .train import StageResult
 
 
 def harvest_stage(plan: Plan, config: HarvestStage, models: Sequence[Path]) -> StageResult:
-    """Write right rollouts as the stage's dataset, and a summary of what went in and came out (rank 0 only).
+    """Write right rollouts as the stage's dataset, and a summary with counts; runs on rank 0 only.
 
     Raises:
-        ValueError: no stored rollout is right.
+        ValueError: if no stored rollout is right.
     """
     start = time.perf_counter()
     rows, rollouts = _chosen(plan, config)
@@ -46,10 +46,10 @@ def harvest_stage(plan: Plan, config: HarvestStage, models: Sequence[Path]) -> S
 
 
 def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> StageResult:
-    """Write the rows whose pass rate is wanted as the stage's dataset, and a summary (rank 0 only).
+    """Write the rows that `keep` selects by pass rate as the stage's dataset, and a summary; runs on rank 0 only.
 
     Raises:
-        ValueError: there are none.
+        ValueError: if no row is selected.
     """
     start = time.perf_counter()
     rows, rollouts = _chosen(plan, config)
@@ -58,7 +58,7 @@ def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> Sta
     if not kept:
         found = histogram(rates.values(), samples=max(1, len(rollouts) // max(1, len(rates))))
         raise ValueError(
-            f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` wants; there are {found}"
+            f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` selects; pass rates are {found}"
         )
     path = derived_dataset_path(plan.recipe, config.name)
     save_filtered(path, rows, kept, rates)
@@ -67,7 +67,7 @@ def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> Sta
 
 
 def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[StoredRollout]]:
-    """The rows that were sampled, and the rollouts that the stage looks at."""
+    """The rows that were sampled, and the rollouts of the last steps whose rows match `where`."""
     rows = plan.datasets[plan.recipe.origin(config.name)]
     stored = newest_steps(read_rollouts(plan.recipe.output_dir, stage=config.rollouts), config.last_steps)
     metadata = [rows.metadata(index) for index in range(len(rows))]
