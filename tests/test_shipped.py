@@ -16,7 +16,7 @@ import yaml
 from sail_rl.cli.main import main
 from sail_rl.config import RLStage
 from sail_rl.config.loading import load_recipe
-from sail_rl.config.shipped import SHIPPED, shipped_recipes, summary
+from sail_rl.config.shipped import SCHEMA, SHIPPED, shipped_recipes, summary
 from sail_rl.imports import resolve
 
 REWARD = "def short(completions, **columns):\n    return [{score} for _ in completions]\n"
@@ -78,8 +78,13 @@ def test_a_copied_recipe_is_whole_and_its_rewards_are_the_copies(
     name: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["recipes", "copy", name, "--out", "copies"]) == 0
-    copied = Path(capsys.readouterr().out.splitlines()[0])
-    assert copied == Path("copies") / f"{name.rpartition('/')[2]}.yaml"
+    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(path for path in Path().rglob("*") if path.is_file()) == sorted(written), "nothing lies elsewhere"
+    assert sorted(elsewhere.absolute().parent.iterdir()) == [elsewhere.absolute()]
+    assert all((written[0].parent / schema).is_file() for schema in SCHEMA.findall(written[0].read_text()))
+    assert main(["recipes", "copy", name, "--out", "copies"]) == 0, "what is the same already is no conflict"
+    copied = written[0]
+    assert copied == Path("copies") / f"{name}.yaml"
     if name != "curate_example":
         assert load_recipe(copied).stages[0] == load_recipe(Path(name)).stages[0]
     if "quickstart" in name:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ from sail_rl.imports import code_file
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 """The folder `recipes`, which is installed beside `sail_rl`."""
-
-
 SCHEMA = re.compile(r"^# yaml-language-server: \$schema=(\S+)$", re.MULTILINE)
 """The line by which editors find the JSON schema of a recipe."""
 
@@ -51,22 +49,23 @@ def find_recipe(recipe: StrPath) -> Path:
 
 
 def copy_recipe(name: str, folder: StrPath) -> list[Path]:
-    """Copy a shipped recipe into `folder`, with the recipes that it extends and the code that lies beside it.
+    """Copy a shipped recipe into `folder`, with the recipes that it extends and the files that they name.
 
     Returns:
         The files that were written, the recipe first.
 
     Raises:
-        ValueError: no shipped recipe has this name, or one of the files exists already.
+        ValueError: no shipped recipe has this name, or one of the files exists with another content.
     """
-    source = find_recipe(name)
-    copies = {file: Path(folder) / file.relative_to(source.parent) for file in dict.fromkeys(_with_companions(source))}
-    if existing := [str(target) for target in copies.values() if target.exists()]:
-        raise ValueError(f"{', '.join(existing)} exists and is not overwritten; give another folder with --out")
-    for file, target in copies.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    return list(copies.values())
+    files = dict.fromkeys(file.resolve() for file in _with_companions(find_recipe(name)))
+    root = os.path.commonpath([file.parent for file in files])
+    copies = {Path(folder) / file.relative_to(root): file.read_text() for file in files}
+    if other := [str(path) for path, text in copies.items() if path.exists() and path.read_text() != text]:
+        raise ValueError(f"{', '.join(other)} exists and is not overwritten; give another folder with --out")
+    for path, text in copies.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(copies)
 
 
 def _with_companions(recipe: Path) -> Iterator[Path]:
@@ -76,8 +75,8 @@ def _with_companions(recipe: Path) -> Iterator[Path]:
     yield recipe
     yield from (recipe.parent / schema for schema in SCHEMA.findall(text))
     yield from (recipe.parent / file for file in _code_files(tree) if (recipe.parent / file).is_file())
-    if base := tree.get("extends"):
-        yield from _with_companions(recipe.parent / base)
+    if (base := recipe.parent / tree.get("extends", "")).is_file():
+        yield from _with_companions(base)
 
 
 def _code_files(tree: Any) -> Iterator[Path]:
