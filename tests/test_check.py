@@ -90,6 +90,24 @@ def test_frozen_weights_have_neither_gradients_nor_moments(tiny_dir: Callable[..
     assert states[0]["optimiser"] == 8 * whole.trained
 
 
+@pytest.mark.parametrize(
+    ("path", "kwargs", "shares"),
+    [
+        ("rollouts.vllm_engine:VLLMEngine", "{}", True),
+        ("rollouts.workers:WorkerEngine", "{}", True),
+        ("rollouts.workers:WorkerEngine", "{devices: ['1']}", False),
+        ("rollouts.remote:RemoteEngine", "{servers: ['http://10.0.0.1:8000']}", False),
+    ],
+)
+def test_only_an_engine_that_shares_the_gpu_counts_in_its_memory(
+    path: str, kwargs: str, shares: bool, tiny_dir: Callable[..., Path]
+) -> None:
+    overrides = [f"engine.path={path}", f"engine.kwargs={kwargs}", f"model.path={tiny_dir()}"]
+    recipe = load_recipe(Path("recipes/quickstart.yaml"), overrides)
+    found = estimate(recipe, recipe.training[0], SailVLConfig.from_pretrained(tiny_dir()), ranks=1).gpu
+    assert ("engine" in found) == shares
+
+
 def test_checkpointing_rows_and_sizes_move_activations_as_they_should() -> None:
     small, large = published_size("2B"), published_size("8B")
     plain = activations(small, 2048, checkpointing=False, width=2)
