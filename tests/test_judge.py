@@ -348,8 +348,8 @@ class TestFailures:
     def test_a_reply_has_its_time_limit_even_if_its_bytes_trickle(self, serve: Serve, slow: Reply) -> None:
         server = serve(lambda number, _: slow if number == 0 else verdict(correct=1))
         start = time.monotonic()
-        assert ask(answer_judge(server, timeout_s=0.5), boxed("cat")) == [1.0]
-        assert 0.5 <= time.monotonic() - start < 5
+        assert ask(answer_judge(server, timeout_s=1.0), boxed("cat")) == [1.0]
+        assert 1.0 <= time.monotonic() - start < 15
 
     def test_a_refused_connection_fails_with_the_last_error_and_what_to_do(self) -> None:
         with socket.socket() as free:
@@ -388,16 +388,16 @@ class TestFailures:
     def test_the_batch_has_a_time_limit(self, serve: Serve) -> None:
         def script(number: int, body: dict[str, Any]) -> Reply:
             reply = verdict(correct=1)
-            reply.delay = 0.0 if "\ncat\n" in body["messages"][1]["content"] else 30.0
+            reply.delay = 0.0 if "\ncat\n" in body["messages"][1]["content"] else 120.0
             return reply
 
         server = serve(script)
-        limits = {"timeout_s": 30.0, "batch_timeout_s": 1.0}
+        limits = {"timeout_s": 100.0, "batch_timeout_s": 3.0}
         start = time.monotonic()
         assert ask(answer_judge(server, on_failure="none", **limits), boxed("cat", "dog")) == [1.0, None]
-        with pytest.raises(JudgeError, match=r"1 of 2 requests .* no verdict after 1 s; raise batch_timeout_s"):
+        with pytest.raises(JudgeError, match=r"1 of 2 requests .* no verdict after 3 s; raise batch_timeout_s"):
             ask(answer_judge(server, **limits), boxed("cat", "dog"))
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 60
 
     def test_a_dead_endpoint_is_given_up_instead_of_costing_every_rollout_its_time_limits(self, serve: Serve) -> None:
         server = serve(lambda *_: Reply("down", 500))

@@ -57,7 +57,7 @@ def test_what_hangs_crashes_or_eats_memory_hurts_only_its_own_rollout(isolated: 
     width = picture(0).width
     assert scores.total == [1.5 + width, 0, 0, 0, 0, 6.5 + width]
     assert [call.status for call in scores.calls["mine"]] == ["ok", "timeout", "error", "error", "error", "ok"]
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 100
 
 
 def test_a_failure_stops_the_run_by_default_with_the_sample(isolated: Isolated) -> None:
