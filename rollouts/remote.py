@@ -83,7 +83,7 @@ class RemoteEngine(StreamingEngine):
         asyncio.run_coroutine_threadsafe(self._maintain(), self._loop)
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Sample groups for all prompts; see `RolloutEngine.stream`. Other servers sample what a lost server owed."""
+        """Sample groups for all prompts; see `RolloutEngine.stream`. Other servers sample a lost server's groups."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         results: queue.Queue[tuple[int, list[Rollout]] | Exception] = queue.Queue()
@@ -135,7 +135,7 @@ class RemoteEngine(StreamingEngine):
     async def _change(self, version: int) -> None:
         """Push the new version; returns when at least one server, and every reachable one, has it."""
         self._version = version
-        for server in self._servers:  # also servers with this very number: each stage counts from one
+        for server in self._servers:  # even at this version: each stage counts from one
             server.version = 0
         deadline = time.monotonic() + self._patience
         while not await self._update_all():

@@ -18,7 +18,7 @@ ALIGNMENT = 64  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one tensor lies in the block; `offset` is in bytes."""
+    """The position of one tensor in the block; `offset` is in bytes."""
 
     name: str
     offset: int

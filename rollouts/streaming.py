@@ -1,4 +1,4 @@
-"""What all engines have in common: they stream groups as soon as these finish, and `generate` collects them."""
+"""The base class of all engines: `stream` yields groups as they finish, and `generate` collects them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How weights reach a rollout server: through a file that both sides see, or over NCCL between their GPUs."""
+"""Transfers of weights to a rollout server: through a file that both sides see, or over NCCL between their GPUs."""
 
 from __future__ import annotations
 

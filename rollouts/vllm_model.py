@@ -135,7 +135,7 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         return AutoWeightsLoader(self).load_weights(in_our_names(weights), mapper=self.hf_to_vllm_mapper)
 
     def get_mm_mapping(self) -> MultiModelKeys:
-        """Which prefixes are language model, adapter and tower."""
+        """The parameter prefixes of language model, adapter and vision tower."""
         return MultiModelKeys.from_string_field(
             language_model="language_model", connector="multi_modal_projector", tower_model="vision_tower"
         )

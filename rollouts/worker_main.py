@@ -68,7 +68,7 @@ class Failed:
 
 
 Message = Share | Push | Generate | Stop
-"""What the trainer sends."""
+"""The messages that the trainer sends."""
 
 
 def serve(connection: Connection, parent: int, model_dir: Path, options: dict[str, Any]) -> None:

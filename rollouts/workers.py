@@ -75,7 +75,7 @@ class WorkerEngine(StreamingEngine):
         self._ensure()
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
-        """Sample groups for all prompts; see `RolloutEngine.stream`. What a failed worker owed is sampled again."""
+        """Sample groups for all prompts; see `RolloutEngine.stream`. A failed worker's groups are sampled again."""
         if self._version == 0:
             raise RuntimeError("the engine has no weights yet; call push_weights before generate")
         count = len(self._workers)
@@ -231,7 +231,7 @@ def _own_gpu() -> str:
 
 
 def _problem(group: list[Rollout], prompt: Prompt, sampling: Sampling, version: int) -> str | None:
-    """Why the group that a worker gave for this prompt can't be right, or None."""
+    """The reason why a worker's group for this prompt can't be right, or None."""
     if {rollout.prompt_id for rollout in group} != {prompt.id}:
         return "rollouts of another prompt"
     for rollout in group:

@@ -1,7 +1,7 @@
-"""What a prompt, a rollout, a reward function and a rollout engine are: the types that every package shares.
+"""The types that every package shares: prompts, rollouts, reward functions and rollout engines.
 
 `rewards/` and `rollouts/` import this file; `sail_rl` imports neither of them and is handed objects that fit these
-protocols. Nothing here imports torch at run time, so a verification worker that needs a type stays light.
+protocols. Nothing here imports torch at run time, so that verification workers start fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Prompt:
 
     `text` is the chat template applied with the generation prompt, with one image placeholder for each of `images`;
     `columns` holds every column of the dataset row, so that rewards see what they need. `partial_rollouts` are
-    unfinished rollouts of it, which the engine continues instead of sampling new ones.
+    unfinished rollouts of this prompt, which the engine continues instead of sampling new ones.
     """
 
     id: str
@@ -41,7 +41,7 @@ StopReason = Literal["stop", "length", "unfinished"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled completion and how it came about.
+    """One sampled completion and its provenance.
 
     `token_ids` are the sampled tokens. `stop_reason` is "stop" (the last token is the end-of-sequence token), "length"
     (cut at the token limit) or "unfinished" (cut at `Sampling.max_new_tokens_per_round`). `logprobs[t]` is the
@@ -70,7 +70,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are sampled. Temperature 0 is greedy.
+    """The sampling settings. Temperature 0 is greedy.
 
     There is no top-p or top-k: both cut the distribution that the importance ratio divides by. Each sample has a seed
     of its own, `seed + hash(prompt id, sample)`, so that rollouts don't depend on batching or on the number of ranks.
@@ -89,7 +89,7 @@ class Sampling:
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """What the trainer asks of a rollout engine (vLLM in-process, in processes of its own, transformers, …)."""
+    """The interface of a rollout engine (vLLM in process or in its own processes, transformers, …)."""
 
     shares_gpu: bool
     """True if its weights and caches take memory on the trainer's GPU."""
@@ -176,7 +176,7 @@ class Scores:
     """The scores of N completions: the `total` [N] that is trained on, and the `parts` [N], each with its own curve.
 
     A part is a reward, or an operation of the reward expression. It is NaN if the reward returned None or wasn't
-    called, which `calls` [N] tells for each reward. A total is never NaN.
+    called; `calls` [N] says which. A total is never NaN.
     """
 
     total: list[float]

@@ -7,21 +7,23 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+StrPath = str | os.PathLike[str]
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path for a file or folder, which becomes `path` when the block ends without an error."""
     partial = path.with_name(path.name + ".partial")
+    if partial.is_dir():  # left by a kill
+        shutil.rmtree(partial)
     yield partial
     partial.replace(path)
-
-
-StrPath = str | os.PathLike[str]
 
 
 def atomic_write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The files and folders of a run: the one home of their names."""
+"""The files and folders of a run. Only this file defines their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 BASE = "base"
-"""What recipes and the folder call the model that a run starts from."""
+"""The name of the base model, in recipes and in the run's folder."""
 
 
 class StageDir:
@@ -33,7 +33,7 @@ class RunDir:
     def __init__(self, root: str | PathLike[str]) -> None:
         self.root = Path(root)
         self.recipe = self.root / "recipe.yaml"
-        """The resolved recipe; a folder without it isn't a run's."""
+        """The resolved recipe; a folder without it is not a run's folder."""
         self.versions = self.root / "versions.json"
         self.data = self.root / "data"
         """Datasets that were built, fetched or curated."""

@@ -37,11 +37,14 @@ def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path)
         for folder in (tmp_path / "stages" / name, tmp_path / "stages" / name / "model"):
             (folder / "lineage.json").write_text(json.dumps(lineage))
 
+    (tmp_path / "recipe.yaml").touch()
     write("first", ["base"], {"rows": {"fingerprint": "f"}})
     write("harvest", [], {"first": {"stage": "first"}})
     write("second", ["first"], {"harvest": {"stage": "harvest"}})
     found = lineage_of(tmp_path / "stages/second/model")
     assert [entry["stage"] for entry in found] == ["first", "harvest", "second"]
+    (tmp_path / "stages/second/model").rename(tmp_path / "away")
+    assert [entry["stage"] for entry in lineage_of(tmp_path / "away")] == ["second"], "a copy has lost its ancestors"
     text = card("org/name", found, {"parameters": "2M"}, curves=True)
     assert "| second | sft | first | harvest | 50.0% → 75.0% |" in text
     assert "![Curves of training](curves.png)" in text

@@ -179,7 +179,7 @@ class TestAShortRun:
         before, changed = made(run), [*command, "stages.mixed_rl_again.steps=1"]
         with pytest.raises(subprocess.CalledProcessError) as error:
             finish(changed)
-        assert "--redo to do again only the stages that change" in error.value.stderr
+        assert "--redo to rerun only the stages that change" in error.value.stderr
         with pytest.raises(
             subprocess.CalledProcessError
         ) as error:  # longer than the other one: not a soup of similar runs

@@ -9,7 +9,7 @@ import pytest
 
 from sail_rl.config import Recipe
 from sail_rl.config.loading import load_recipe
-from sail_rl.files import content_hash, sampled_hash
+from sail_rl.files import atomic_path, content_hash, sampled_hash
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
 from sail_rl.run.folder import (
     await_ready,
@@ -110,6 +110,15 @@ def test_a_stage_that_keeps_its_best_model_changes_no_other_stage_s_key() -> Non
     best = "stages.mixed_rl.metric_for_best_model=eval/heldout/accuracy"
     before, after = keys(), keys(best)
     assert [name for name in ALL if before[name] != after[name]] == ["mixed_rl", "soup", "export"]
+
+
+def test_a_folder_that_a_kill_left_half_written_is_no_part_of_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial/old").touch()
+    with atomic_path(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["new"]
 
 
 def test_a_file_s_hash_depends_on_its_content_only(tmp_path: Path) -> None:

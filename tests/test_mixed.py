@@ -13,8 +13,9 @@ from sail_rl.config.loading import load_recipe
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import write_mixture
-from sail_rl.plan.datasets import load_data, rows_of
+from sail_rl.plan.datasets import load_data
 from sail_rl.plan.plan import make_plan
+from sail_rl.stages.rows import rows_of
 
 
 def source(name: str, size: int) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from training import SameBatch, recipe_of, train
 from transformers import AutoProcessor
 
 from sail_rl.config import RLStage
-from sail_rl.config.loading import dump_recipe, load_recipe
+from sail_rl.config.loading import dump_recipe, load_recipe, result_settings
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.token_fields import present
@@ -111,6 +111,18 @@ def test_a_change_of_the_file_changes_the_stage_s_key(key: str, name: str, code:
     code.write_text(CODE + "# changed\n")
     after = stage_keys(recipe, paths)
     assert [stage for stage in before if before[stage] != after[stage]] == ["rlvr"]
+
+
+def test_where_the_file_lies_changes_neither_key_nor_result_settings(code: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved" / code.name
+    moved.parent.mkdir()
+    moved.write_text(code.read_text())
+    recipes = [load_recipe(QUICKSTART, [f"stages.rlvr.advantages={file}:best_of_group", "output_dir=x"])
+               for file in (code, moved)]  # fmt: skip
+    settings = [result_settings(recipe.model_dump(mode="json")) for recipe in recipes]
+    assert settings[0] == settings[1]
+    paths = {data: Path(f"{data}.parquet") for data in ("sft", "rl", "heldout")}
+    assert stage_keys(recipes[0], paths) == stage_keys(recipes[1], paths)
 
 
 @pytest.mark.parametrize(

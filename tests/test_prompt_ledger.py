@@ -243,6 +243,15 @@ def test_partial_groups_are_continued_before_new_prompts_begin() -> None:
     assert rows(job.steps[2].groups) == [0, 3]
 
 
+def test_a_checkpoint_of_another_number_of_ranks_is_refused() -> None:
+    def rows_at(start: int, count: int) -> list[int]:
+        return list(range(start, start + count))
+
+    state = PromptLedger(4, rows_at, world_size=2).state()
+    with pytest.raises(ValueError, match=r"was written by 2 rank\(s\), and this job has 4"):
+        PromptLedger(4, rows_at, world_size=4).load_state(state)
+
+
 def test_a_round_that_loses_a_group_is_refused() -> None:
     ledger = PromptLedger(2, lambda start, count: list(range(start, start + count)))
     with pytest.raises(AssertionError, match="a round of 2 prompts gave 1 groups"):

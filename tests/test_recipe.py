@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sail_rl.imports import resolve
 from sail_rl.plan.datasets import build_data
 from sail_rl.plan.plan import check_code, make_plan
 from sail_rl.plan.rewards import make_terms
+from sail_rl.run.lineage import stage_keys
 from sail_rl.run.threads import describe_threads
 
 RECIPES = sorted(path for path in Path("recipes").glob("**/*.yaml") if not path.name.startswith("curate"))
@@ -298,6 +300,27 @@ def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path:
     assert [build("one"), build("one"), build("two")] == [f'{{"prompt": "{word}"}}' for word in ("one", "one", "two")]
 
 
+def test_an_edited_builder_builds_its_datasets_again_and_changes_every_key(tmp_path: Path) -> None:
+    def recipe_with(word: str) -> Recipe:
+        code = f"""
+def build(folder, seed):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "x.jsonl").write_text('{{"prompt": "{word}"}}')
+    return dict.fromkeys(["sft", "rl", "heldout"], folder / "x.jsonl")
+"""
+        (tmp_path / "mine.py").write_text(code)
+        for name in [name for name in sys.modules if name.startswith("sail_rl_user_mine_")]:
+            del sys.modules[name]
+        return load_recipe(QUICKSTART, [f"data={{builder: '{tmp_path}/mine.py:build'}}", f"output_dir={tmp_path}/run"])
+
+    before = recipe_with("one")
+    paths = build_data(before)
+    keys = stage_keys(before, paths)
+    after = recipe_with("another")
+    assert build_data(after)["sft"].read_text() == '{"prompt": "another"}'
+    assert [name for name, key in stage_keys(after, paths).items() if keys[name] == key] == []
+
+
 def test_another_engine_doesn_t_inherit_the_kwargs_of_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     text = (
@@ -332,6 +355,11 @@ def test_kwargs_that_an_engine_doesn_t_take_are_found_before_it_is_made() -> Non
             "h: {{kind: harvest, rollouts: rlvr, minimum: {{answer: 1}}}}}}",
             "longcot_sft.data is 'h', which a later stage makes; put h before longcot_sft",
         ),
+        (
+            "extends: quickstar.yaml",
+            r"r.yaml extends quickstar.yaml, but .*quickstar.yaml doesn't exist, and no shipped",
+        ),
+        ("extends: {quickstart}\nstages: 3", "stages: Input should be a valid list"),
         ("extends: {quickstart}\nmodel: {{max_length: 64}}", "stage rlvr: max_tokens 64 leaves no room for a prompt"),
     ],
 )
@@ -349,6 +377,15 @@ class TestAlgorithms:
         assert (stage.loss.surrogate, stage.loss.aggregation) == ("gspo", "sequence_mean")
         assert (stage.loss.clip_low, stage.loss.clip_high) == (0.1, 4e-4)
         assert stage.sampling.dynamic_sampling is None, "of the algorithm, not of the recipe before the override"
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    def test_a_section_that_it_leaves_out_can_still_be_overridden_key_by_key(self, name: str) -> None:
+        overrides = [f"stages.rlvr.algorithm={name}", "stages.rlvr.loss.kl.coef=0.04"]
+        stage = load_recipe(QUICKSTART, [*overrides, "stages.rlvr.sampling.dynamic_sampling.max_rounds=2"]).stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.loss.kl is not None
+        assert stage.sampling.dynamic_sampling is not None
+        assert (stage.loss.kl.coef, stage.sampling.dynamic_sampling.max_rounds) == (0.04, 2)
 
     def test_the_order_of_overrides_doesn_t_matter(self) -> None:
         overrides = ["output_dir=x", "stages.rlvr.loss.clip_low=0.1", "stages.rlvr.algorithm=gspo"]

@@ -283,6 +283,16 @@ def test_partial_rollouts_are_continued_and_nothing_is_lost(encoder: Encoder) ->
     assert len(partial.ledger.carried[0]) <= 6
 
 
+def test_the_observer_is_called_in_every_round_because_it_is_a_collective(encoder: Encoder) -> None:
+    partial, rounds = growing(encoder), []
+    partial.sampling = replace(partial.sampling, max_new_tokens_per_round=1)
+    partial.ledger.max_rounds = 2
+    partial.observer = lambda step, prompts, rollouts, scores: rounds.append(len(rollouts))
+    partial.collect(trainer())
+    assert len(rounds) == 2
+    assert rounds[0] == 0, "no group is complete after a token"
+
+
 def test_a_resumed_sampler_continues_partial_rollouts(encoder: Encoder) -> None:
     straight, stopped = growing(encoder), growing(encoder)
     for _ in range(2):

@@ -17,8 +17,8 @@ from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.models import MODEL_DISTRIBUTION
-from sail_rl.plan.policy import load_policy
 from sail_rl.stages import arguments
+from sail_rl.stages.policy import load_policy
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource, Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group

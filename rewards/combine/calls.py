@@ -36,7 +36,7 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
         scores = _call(term, prompts, rollouts)
     except (ScoresError, ArgumentsError):
         raise
-    except Exception as error:  # user code may raise anything; `on_error` says how to go on
+    except Exception as error:  # user code may raise anything; `on_error` says what follows
         if len(rollouts) > 1:
             pairs = zip(prompts, rollouts, strict=True)
             outcomes = [score_rows(term, [prompt], [rollout])[0] for prompt, rollout in pairs]

@@ -94,7 +94,7 @@ class Composition:
                 close()
 
     def _wants(self, term: RewardTerm, scores: dict[str, float | None]) -> bool:
-        """Whether to call a reward for a rollout that has these scores so far."""
+        """True if a reward is to be called for a rollout that has these scores so far."""
         if term.call_order == 0 or term.name not in self.used:
             return True
         return term.name in needed(self.tree, scores)

@@ -203,7 +203,7 @@ class _Reader:
         return Operation(symbol, tuple(operands), "".join(written.split()))
 
     def in_brackets(self, tree: ast.expr) -> bool:
-        """Whether the left operand has its own parentheses, so that it stays an operation of its own."""
+        """True if the left operand has its own parentheses, so that it stays an operation of its own."""
         assert isinstance(tree, ast.BinOp)
         return (tree.col_offset, tree.lineno) != (tree.left.col_offset, tree.left.lineno)
 

@@ -88,7 +88,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
-    """The dataset that is meant, and the model whose processor shows it."""
+    """The dataset that the options name, and the model whose processor renders it."""
     from sail_rl.data.dataset import Rows
 
     if options.name is None and options.data.suffix not in (".yaml", ".yml"):

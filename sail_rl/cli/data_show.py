@@ -1,4 +1,4 @@
-"""`sail-rl data show`: rows as the model will see them, with what is trained on in colour."""
+"""`sail-rl data show`: rows as the model will see them, with the trained tokens in colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRAINED, GIVEN, IMAGE = "green", "dim", "cyan"
 
 
 def shown(rows: Rows, index: int, encoder: Encoder) -> Panel:
-    """One row: template applied, trained tokens green, a run of visual tokens as its number, and the counts."""
+    """One row: template applied, trained tokens green, each run of visual tokens as its length, and the counts."""
     row = rows[index]
     if "completion" in row:
         sample = encoder.sft_sample(row)

@@ -16,7 +16,7 @@ GROUPS = (runs, recipes, schema, evaluate, rollouts, data, reward, model, moe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2 for what the user can mend, with the reason on standard error)."""
+    """Run one command; returns the exit status (2: a mistake of the user, explained on standard error)."""
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse stops collecting overrides at an option such as --fresh
@@ -44,12 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _configure_logging() -> None:
-    """Plain lines on standard error; libraries speak only of errors, unless the user's environment says otherwise."""
+    """Plain lines on standard error; libraries log only errors, unless the user's environment says otherwise."""
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     quiet |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    rank = os.environ.get("RANK", "0")  # rank 0 speaks for the job, the others only of trouble
+    rank = os.environ.get("RANK", "0")  # rank 0 logs for the job; other ranks log warnings only
     level, who = (logging.INFO, "") if rank == "0" else (logging.WARNING, f" rank {rank}:")
     logging.basicConfig(level=level, format=f"%(asctime)s{who} %(message)s", datefmt="%H:%M:%S")
     for name in ("DeepSpeed", "transformers", "datasets", "accelerate", "vllm", "torch", "httpx", "filelock"):

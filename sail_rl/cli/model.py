@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_parsers(commands: Any) -> None:
-    """Add `model` with its two commands to the subparsers of the command line."""
+    """Add `model` and its commands to the command line."""
     kinds = commands.add_parser("model", help="build a base model, convert its layout, or average models")
     kinds = kinds.add_subparsers(required=True)
 

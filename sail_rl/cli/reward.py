@@ -1,4 +1,4 @@
-"""`sail-rl reward test`: what a reward, or several combined, makes of completions."""
+"""`sail-rl reward test`: scores completions with one reward or several."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_test(options: argparse.Namespace) -> None:
     examples = read_examples(options.data, stage=options.stage, step=options.step)
     if options.against:
         examples = replace(examples, expected=read_expected(options.against, len(examples)))
-    # A failure is counted and shown here, whatever the recipe says it does to a run.
+    # A failure is counted and shown here, even where it would stop a run.
     terms = [replace(term, on_error="none") for term in make_terms(rewards)]
     scorer = resolve(DEFAULT_SCORER)(terms, expression=expression, lenient=True)
     try:

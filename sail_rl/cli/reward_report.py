@@ -1,4 +1,4 @@
-"""Printing what a test of rewards found."""
+"""Prints the results of a reward test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sail_rl.evaluation.reward_examples import RewardExamples
 from sail_rl.evaluation.reward_trial import RewardTrial, agreement, call_statistics
 
 BINS, WIDTH = 10, 40
-PLAIN_WIDTH = 120  # of what goes to a file
+PLAIN_WIDTH = 120  # characters of a line in a file
 TAIL = 60  # characters of a completion that are shown
 STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "skipped": "not needed"}
 

@@ -43,7 +43,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature: float | None) -> None:
-    """Add what sampling from a model can be told."""
+    """Add the options for sampling from a model."""
     parser.add_argument("--n", type=int, default=n, help="number of samples of each row (default: %(default)s)")
     parser.add_argument(
         "--reward", action="append", dest="rewards", help="reward as module:name or file.py:name; repeatable"
@@ -64,7 +64,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said of these, by the names of `SampleOptions`."""
+    """The values of these options, by the field names of `SampleOptions`."""
     names = ("n", "max_tokens", "max_length", "seed", "batch_size", "temperature", "dtype", "engine")
     values = {name: getattr(options, name) for name in names}
     return values | ({"rewards": tuple(options.rewards)} if options.rewards else {})

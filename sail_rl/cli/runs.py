@@ -34,7 +34,7 @@ def add_parsers(commands: Any) -> None:
     report.add_argument("--out", type=Path, help="folder for the comparison of several runs (default: comparison)")
     report.set_defaults(command=_report)
 
-    doctor = commands.add_parser("doctor", help="say what looks wrong in a run, and how to mend it")
+    doctor = commands.add_parser("doctor", help="say what looks wrong in a run, and how to fix it")
     doctor.add_argument("run", type=Path, help="folder of a run")
     doctor.set_defaults(command=_doctor)
 

@@ -14,7 +14,7 @@ from sail_rl.files import atomic_write
 def add_parsers(commands: Any) -> None:
     """Add `schema` to the subparsers of the command line."""
     schema = commands.add_parser(
-        "schema", help="write the JSON schema of recipes, with which editors complete and check them"
+        "schema", help="write the JSON schema of recipes, which editors use to complete and check them"
     )
     schema.add_argument("--out", type=Path, help="file to write (default: standard output)")
     schema.set_defaults(command=_schema)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 Algorithm = Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp", "ppo"]
 
-# Each algorithm changes these values, so that it sets everything in which algorithms differ.
+# An algorithm resets these values, then sets its own. All other values, such as `importance`, stay as they are.
 SHARED: dict[str, Any] = {
     "advantages": "grpo",
     "critic": None,
@@ -23,7 +23,7 @@ SHARED: dict[str, Any] = {
 }
 REWARD_KL = {"coef": 1e-3, "place": "reward"}
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    # arXiv 2402.03300, eq. 3. The paper adds `kl: {coef: 0.04}`; TRL's default does without it, too.
+    # arXiv 2402.03300, eq. 3. The paper adds `kl: {coef: 0.04}`; TRL's default omits it, too.
     "grpo": {"loss": {"aggregation": "sequence_mean"}},
     # arXiv 2503.14476, sections 3.1 to 3.4; its soft overlong punishment is the reward `rewards.shaping:soft_overlong`.
     "dapo": {

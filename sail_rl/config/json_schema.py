@@ -1,4 +1,4 @@
-"""Makes the JSON schema of recipe files, by which editors complete and check them."""
+"""Makes the JSON schema of recipe files, which editors use to complete and check them."""
 
 from __future__ import annotations
 

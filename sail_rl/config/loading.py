@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sail_rl.files import StrPath
+from sail_rl.files import StrPath, content_hash
 from sail_rl.imports import code_file
 
 from . import Recipe
 from .algorithms import laid_over, with_algorithm
 from .sections import NAME
-from .shipped import find_recipe
+from .shipped import find_recipe, shipped_recipes
 
 M = TypeVar("M", bound=BaseModel)
 SIMILAR = 0.75  # difflib's ratio below which the surrounding sections are searched, too
@@ -75,11 +74,13 @@ RESULT_NEUTRAL_IN_STAGES = {"algorithm", "save_every", "pack_length", "gradient_
 def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, Any]:
     """The settings of a resolved recipe that its results depend on; all others may change when a run resumes.
 
+    Code files are named without their folders: their content decides (see `code_hashes`), not where they lie.
+
     Args:
         tree: the resolved recipe as plain values; it is not changed.
         timing: keep the intervals of evaluations and checkpoints if a stage's result depends on them (see `is_timed`).
     """
-    tree = copy.deepcopy(tree)
+    tree = _without_folders(tree)
     kept = {"every", "save_every"} if timing and any(map(is_timed, tree.get("stages", []))) else set()
     for *parents, last in RESULT_NEUTRAL:
         if last in kept:
@@ -95,8 +96,26 @@ def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, A
     return tree
 
 
+def _without_folders(tree: Any) -> Any:
+    """A copy of `tree` in which every `folder/file.py:name` is `file.py:name`."""
+    if isinstance(tree, dict):
+        return {key: _without_folders(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_folders(value) for value in tree]
+    return Path(tree).name if code_file(tree) else tree
+
+
+def code_hashes(tree: Any) -> list[tuple[str, str]]:
+    """Names and content hashes of the files that settings name as `file.py:name`, sorted."""
+    if isinstance(tree, dict | list):
+        values = tree.values() if isinstance(tree, dict) else tree
+        return sorted({found for value in values for found in code_hashes(value)})
+    file = code_file(tree)
+    return [(file.name, content_hash(file))] if file and file.is_file() else []
+
+
 def is_timed(stage: dict[str, Any]) -> bool:
-    """Whether a stage's result depends on the intervals of its evaluations and checkpoints.
+    """True if a stage's result depends on the intervals of its evaluations and checkpoints.
 
     A best model is chosen among the evaluated ones, and no batch is sampled ahead of an evaluation or a checkpoint.
     """
@@ -122,14 +141,20 @@ def _read(path: Path) -> dict[str, Any]:
     base = tree.pop("extends", None)
     if not base:
         return tree
-    beside = path.parent / base
-    return _merged(_read(beside if beside.is_file() else Path(base)), tree, path)
+    extended = path.parent / base
+    if not extended.is_file():
+        if base not in shipped_recipes():
+            raise ValueError(
+                f"{path} extends {base}, but {extended} doesn't exist, and no shipped recipe has this name"
+            )
+        extended = shipped_recipes()[base]
+    return _merged(_read(extended), tree, path)
 
 
 def _anchored(tree: Any, folder: Path) -> Any:
     """A copy of `tree` with `folder` put before every `file.py:name` whose file lies there.
 
-    In the copy no section is another's, as YAML's anchors make them, so that an override reaches one stage alone.
+    The copy shares no sections between stages (YAML anchors do), so that an override changes one stage only.
     """
     if isinstance(tree, dict):
         return {key: _anchored(value, folder) for key, value in tree.items()}
@@ -141,8 +166,9 @@ def _anchored(tree: Any, folder: Path) -> Any:
 
 def _expand_algorithms(tree: dict[str, Any]) -> None:
     """Add the defaults of each stage's `algorithm`. They replace values of the recipe that this one extends."""
-    stages = tree.get("stages") or []
-    for key, stage in stages.items() if isinstance(stages, dict) else enumerate(stages):
+    stages: Any = tree.get("stages")
+    items = stages.items() if isinstance(stages, dict) else enumerate(stages) if isinstance(stages, list) else ()
+    for key, stage in items:
         if isinstance(stage, dict):
             stages[key] = with_algorithm(stage)
 
@@ -152,13 +178,13 @@ def _names_algorithm(override: str) -> bool:
 
 
 def _merged(base: Any, change: Any, path: Path) -> Any:
-    """`change` over `base`: mappings key by key; where another `path` names other code, `kwargs` aren't inherited.
+    """`change` over `base`: mappings key by key; if `path` changes, `kwargs` aren't inherited.
 
-    A mapping over a list of stages goes by name: null drops a stage, a new one (which says its `kind`) is appended.
+    A mapping over a list of stages merges by name: null drops a stage, a new one (which says its `kind`) is appended.
     """
     if isinstance(base, dict) and isinstance(change, dict):
         if "kwargs" in base and change.get("path", base.get("path")) != base.get("path"):
-            base = {key: value for key, value in base.items() if key != "kwargs"}  # they are of the code it named
+            base = {key: value for key, value in base.items() if key != "kwargs"}  # they belong to the replaced code
         return base | {key: _merged(base[key], value, path) if key in base else value for key, value in change.items()}
     if isinstance(base, list) and isinstance(change, dict):
         names = [item.get("name") for item in base]
@@ -194,7 +220,9 @@ def _child(node: Any, name: str, override: str) -> Any:
         return node[names.index(name)]
     if not isinstance(node, dict):
         raise ValueError(f"override {override!r}: {name!r} is inside a value, not a section")
-    return node.setdefault(name, {})
+    if node.get(name) is None:  # an algorithm's defaults set sections such as `loss.kl` to null
+        node[name] = {}
+    return node[name]
 
 
 def _run_name(name: str, overrides: Sequence[str]) -> str:

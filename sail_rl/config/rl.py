@@ -87,7 +87,7 @@ class SamplingConfig(Strict):
     dynamic_sampling: DynamicSamplingConfig | None = None
     """Replace groups whose rewards are all equal (DAPO)."""
     groups_per_score: PositiveInt = 1
-    """Number of finished groups that are scored in one call. More of them suit rewards that ask a service."""
+    """Number of finished groups that are scored in one call. Larger values suit rewards that call a service."""
     staleness: Literal[0, 1] = 0
     """1: sample the next batch of rollouts while this one trains, except across checkpoints and evaluations. The ratio
     corrects for the older weights. The engine must run out of process."""
@@ -218,7 +218,7 @@ class RLStage(StageConfig):
         return self
 
     def check_algebra(self, world_size: int) -> str:
-        """The batch algebra in one line; ValueError if it doesn't come out even."""
+        """The batch algebra in one line; ValueError if the batch can't be divided evenly."""
         prompts, samples = self.sampling.prompts_per_step, self.sampling.samples_per_prompt
         for count, unit in ((world_size, "ranks"), (self.mini_batches, "mini_batches")):
             if prompts % count:

@@ -27,7 +27,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses keys it doesn't know."""
+    """The base of all settings: immutable, and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -65,7 +65,7 @@ class SourceConfig(Strict):
     columns: dict[str, str] = {}
     """Our column names mapped to the dataset's, such as `{prompt: problem, answer: solution}`."""
     root: Path | None = None
-    """Folder that image and video paths are relative to, and can't leave; None: the dataset's own."""
+    """Folder that image and video paths are relative to, ; paths must stay inside it; None: the dataset's own."""
 
     @property
     def on_hub(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def summary(path: Path) -> str:
-    """What a recipe says about itself: its first line, a comment."""
+    """The description of a recipe: the comment on its first line."""
     return path.read_text().partition("\n")[0].removeprefix("#").strip()
 
 
@@ -69,7 +69,7 @@ def copy_recipe(name: str, folder: StrPath) -> list[Path]:
 
 
 def _with_companions(recipe: Path) -> Iterator[Path]:
-    """A recipe, the files of code and the schema that it names, and the same of the recipes that it extends."""
+    """A recipe, its code files and its schema, and those of the recipes that it extends."""
     text = recipe.read_text()
     tree = yaml.safe_load(text)
     yield recipe

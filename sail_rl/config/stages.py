@@ -52,11 +52,11 @@ class AnyKind(Strict):
     trains: ClassVar[Literal[True, False]] = False
     """Whether the stage trains a policy."""
     learns_from: ClassVar[Literal["completions", "prompts"] | None] = None
-    """What the rows of its training data must have."""
+    """The columns that its training rows must have: prompts, or prompts with completions."""
     makes_model: ClassVar[bool] = False
     """Whether later stages can start from the stage's model."""
     makes_data: ClassVar[Literal["completions", "prompts"] | None] = None
-    """What the rows of the dataset that it makes have. The dataset has the stage's name."""
+    """The contents of the dataset that it makes, which has the stage's name; None: it makes none."""
     evaluated: ClassVar[bool] = True
     """Whether the stage's result depends on the held-out datasets."""
 
@@ -97,7 +97,7 @@ class StageConfig(AnyKind):
     """Stop after this number of consecutive optimiser steps with a non-finite gradient."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
-    With several micro-batches a rank it costs one more forward pass for each but the first. 0 turns it off."""
+    With several micro-batches per rank it costs one more forward pass for each but the first. 0 turns it off."""
     router_z_loss_coef: NonNegativeFloat = 1e-3
     """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
     save_every: PositiveInt = 50
@@ -145,8 +145,8 @@ class StageConfig(AnyKind):
             )
         if "llm" in self.learning and "llm" not in self.lora.targets:
             raise ValueError(
-                f"stage {self.name}: `trainable` has llm, but lora.targets doesn't, so the largest part would learn "
-                "whole and LoRA on the others save nothing; add llm to lora.targets or take it out of `trainable`"
+                f"stage {self.name}: `trainable` has llm, but lora.targets doesn't, so the largest part would train "
+                "fully, and LoRA would save little memory; add llm to lora.targets or take it out of `trainable`"
             )
         return self
 

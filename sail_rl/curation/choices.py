@@ -54,7 +54,7 @@ def _options(question: str) -> list[re.Match[str]]:
 
 
 def is_mathematical(answer: str) -> bool:
-    """Whether an answer is a number or an expression, which a rule can verify without the options."""
+    """True if an answer is a number or an expression, which a rule can verify without the options."""
     return bool(re.search(r"\d|[π√\\]", answer) and _MATHEMATICAL.fullmatch(answer.strip().strip("$").strip()))
 
 

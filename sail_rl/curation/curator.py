@@ -70,7 +70,7 @@ class Curator:
     """Asks one endpoint about rows, dicts with `prompt`, `answer`, `completion` and PIL `images`.
 
     Args:
-        settings: of the endpoint.
+        settings: the endpoint's settings.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:

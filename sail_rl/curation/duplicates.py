@@ -14,7 +14,7 @@ Look = Callable[[Row], Hashes]
 
 
 def dedupe(rows: Iterable[Row], *, look: Look, distance: int = 4) -> Outcome:
-    """Of several rows with the same question and similar pictures, keep the first.
+    """Keep the first of several rows with the same question and similar pictures.
 
     Args:
         rows: the rows.
@@ -67,7 +67,7 @@ def decontaminate(
 
 
 def alike(one: Sequence[int], other: Sequence[int], distance: int) -> bool:
-    """Whether two rows have the same number of pictures, and these are similar pair by pair."""
+    """True if two rows have the same number of pictures, and these are similar pair by pair."""
     pairs = zip(one, other, strict=False)
     return len(one) == len(other) and all((a ^ b).bit_count() <= distance for a, b in pairs)
 
@@ -83,5 +83,5 @@ class _Seen:
         self._rows[question].append(hashes)
 
     def has(self, question: str, hashes: Hashes) -> bool:
-        """Whether a row with this question and similar pictures was added."""
+        """True if a row with this question and similar pictures was added."""
         return any(alike(own, hashes, self._distance) for own in self._rows.get(question, ()))

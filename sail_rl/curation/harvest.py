@@ -1,4 +1,4 @@
-"""From stored rollouts to data: pass rates, difficulty filter, rejection sampling, hard cases (report, section 4.2)."""
+"""Data from stored rollouts: pass rates, difficulty filter, rejection sampling, hard cases (report, section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Keep = Literal["perception", "reasoning", "hard"]
 
 
 def is_right(stored: StoredRollout, minimum: Mapping[str, float]) -> bool:
-    """Whether a completion ended by itself and each of these rewards reaches its minimum; a missing score does not.
+    """True if a completion ended by itself and each reward reaches its minimum; a missing score counts as too low.
 
     Raises:
         ValueError: a name that isn't among the rollout's rewards.

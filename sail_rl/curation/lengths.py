@@ -41,7 +41,7 @@ def balance_lengths(rows: Sequence[Row], *, edges: Sequence[int], most: float, s
 
 
 def _cap(counts: Sequence[int], most: float) -> int:
-    """The largest bin size, at least 1, with which no bin exceeds the share `most` of the remaining rows."""
+    """The largest bin size, at least 1, for which no bin exceeds the share `most` of the remaining rows."""
     most = max(most, 1 / len(counts))  # a smaller share is impossible with so few bins
     low, high = 1, max(counts)
     while low < high:

@@ -127,7 +127,7 @@ def _box(answer: str, gold: str | None) -> str:
 
 
 def _ends(rest: str, gold: str) -> bool:
-    """Whether the text after the gold answer ends it: nothing, a clause, an option's text or a Chinese unit."""
+    """True if the text after the gold answer ends it: nothing, a clause, an option's text or a Chinese unit."""
     if not rest.strip() or _CLAUSE_END.match(rest):
         return True
     if re.fullmatch(r"[A-H]", gold):

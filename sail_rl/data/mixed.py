@@ -13,7 +13,7 @@ class MixedRows(Sequence[dict[str, Any]]):
 
     The choice is even and deterministic: each position takes the next row of the source that lags most behind its
     share; a source starts over after its last row. A row's id starts with the name of its source. Its
-    `source` is that name, too, unless the row has its own, which rewards may read.
+    `source`, which rewards may read, is that name too unless the row has its own.
 
     Args:
         sources: the datasets by name.

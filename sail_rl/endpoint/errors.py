@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class JudgeError(RuntimeError):
-    """One request has no verdict; `on_failure` says how to go on."""
+    """One request has no verdict; `on_failure` says how the run continues."""
 
 
 class JudgeRefusedError(RuntimeError):

@@ -34,7 +34,7 @@ class ScoredCompletion:
 
     @property
     def right(self) -> bool:
-        """Whether the score of the reward named `accuracy` is above RIGHT."""
+        """True if the reward named `accuracy` scores above RIGHT."""
         return self.scores[ACCURACY] > RIGHT
 
 

@@ -40,7 +40,7 @@ def read_examples(path: Path, *, stage: str | None = None, step: int | None = No
     """The completions in a file, or those stored in a run's folder.
 
     A file's rows have `prompt` (text, or a list of messages), `completion` (likewise), perhaps `images`,
-    `completion_ids`, `expected` (the score that it should get), and any columns that rewards want, such as `answer`.
+    `completion_ids`, `expected` (the score that it should get), and any columns that rewards read, such as `answer`.
 
     Raises:
         ValueError: there is nothing to read, or a row is unusable; the message names file and row.
@@ -70,7 +70,7 @@ def read_expected(path: Path, count: int) -> list[float | None]:
     nothing.
 
     Raises:
-        ValueError: their number differs from that of the completions, or one of them is no number.
+        ValueError: if there are not as many as completions, or one isn't a number.
     """
     if not path.is_file():
         raise ValueError(f"no file {path} of expected scores")

@@ -1,4 +1,4 @@
-"""Tries a reward on completions: the scores, how each came about, and warnings about suspicious ones."""
+"""Tries a reward on completions: the scores, the record of each call, and warnings about suspicious scores."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def call_warnings(calls: dict[str, list[RewardCall]], examples: RewardExamples) 
 
 
 def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) -> dict[str, Any] | None:
-    """How scores and expected scores agree, over the rows that have both; None if no row has both.
+    """Agreement of scores and expected scores over the rows that have both; None if no row has both.
 
     `confusion` counts both as right (above RIGHT) or wrong.
     """

@@ -42,6 +42,11 @@ class LoRA:
     dropout: float
     targets: tuple[str, ...]
 
+    @classmethod
+    def of(cls, settings: Any) -> LoRA | None:
+        """The adapters of a recipe's `lora` section; None without one."""
+        return cls(settings.r, settings.alpha, settings.dropout, settings.targets) if settings else None
+
 
 def part_of(name: str) -> str:
     """The part to which a parameter of this name belongs, in a model with or without LoRA."""
@@ -53,6 +58,16 @@ def freeze(model: nn.Module, trainable: Collection[str]) -> None:
     """Freeze all parts except those in `trainable` and a critic."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in {*trainable, "critic"})
+
+
+def prepare_parameters(
+    model: SailVLForConditionalGeneration, trainable: Collection[str], lora: LoRA | None, *, seed: int
+) -> SailVLForConditionalGeneration | PeftModel:
+    """Freeze all parts except those in `trainable`, and add adapters if there is `lora`."""
+    if lora:
+        return add_lora(model, lora, trainable=trainable, seed=seed)
+    freeze(model, trainable)
+    return model
 
 
 def add_lora(

@@ -98,7 +98,7 @@ class SailVLConfig(PreTrainedConfig):
 
     @property
     def is_moe(self) -> bool:
-        """Whether the language model routes tokens to experts."""
+        """True if the language model routes tokens to experts."""
         return self.text_config.model_type == "qwen3_moe"
 
 

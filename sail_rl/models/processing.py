@@ -110,7 +110,7 @@ class SailVLProcessor(ProcessorMixin):
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """The tokens (with start and end) and patches of images of these sizes, with which vLLM plans its memory."""
+        """The tokens (with start and end) and patches of images of these sizes, for vLLM's memory planning."""
         if image_sizes is None:
             return MultiModalData()
         patches = [self.image_processor.get_number_of_image_patches(*size, kwargs) for size in image_sizes]

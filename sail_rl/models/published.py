@@ -53,7 +53,7 @@ VISION_CONSTANTS = {
 
 
 def is_published(config: dict[str, Any]) -> bool:
-    """Whether a config.json is in the published layout, which has `llm_config`."""
+    """True if a config.json is in the published layout, which has `llm_config`."""
     return "llm_config" in config
 
 

@@ -52,7 +52,7 @@ def tiled(image: Size, *, tile: Size, min_tiles: int, max_tiles: int, thumbnail:
 def padded(image: Size, *, tile: Size, min_tiles: int, max_tiles: int, thumbnail: bool) -> Layout:
     """SPHINX-X's tiling (arXiv 2402.05935, section 3.1): keep the aspect ratio in a square of n x n tiles.
 
-    n is the smallest number, within the limits, with which no side has to shrink. Padding is added right and below, and
+    n is the smallest number, within the limits, for which no side has to shrink. Padding is added right and below, and
     tiles of padding only are omitted. The paper replaces each of them by a learned *skip token*, which SAIL-VL2's
     vocabulary lacks.
     """

@@ -26,7 +26,7 @@ class Activation:
 
     @property
     def multimodal(self) -> bool:
-        """Whether any row has an image."""
+        """True if any row has an image."""
         return self.rows_with_images > 0
 
     def as_dict(self) -> dict[str, Any]:

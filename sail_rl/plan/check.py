@@ -21,7 +21,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
     """Check a recipe and yield one line for each finding: versions, data, batch algebra.
 
     Raises:
-        ValueError: for what is wrong.
+        ValueError: for the first mistake found.
     """
     check_versions()
     yield "versions: as required"

@@ -6,17 +6,17 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
 from transformers import AutoProcessor
 
 from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
+from sail_rl.config.loading import code_hashes
 from sail_rl.curation.curate import curate
 from sail_rl.data.dataset import RowIndex, Rows
 from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
-from sail_rl.data.mixed import MixedRows
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import StrPath, atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.imports import resolve
@@ -34,9 +34,9 @@ def build_data(
     A builder runs unless its files for these arguments exist.
 
     Args:
-        recipe: whose data.
-        names: which; None: those that the recipe uses.
-        without: but for these.
+        recipe: the resolved recipe.
+        names: datasets to return; None: those that the recipe uses.
+        without: datasets to leave out.
     """
     if not recipe.data.builder:
         wanted = set(recipe.used_data if names is None else names) - set(without)
@@ -44,7 +44,7 @@ def build_data(
         return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
     folder = recipe.run_dir.data
     manifest = folder / "manifest.json"
-    made_from = {"builder": recipe.data.builder, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
+    made_from = builder_inputs(recipe)
     if manifest.exists():
         written = json.loads(manifest.read_text())
         if written["made_from"] == made_from:
@@ -59,6 +59,14 @@ def build_data(
         manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
     )
     return paths
+
+
+def builder_inputs(recipe: Recipe) -> dict[str, Any]:
+    """What a builder's datasets depend on: its name, the content of its file, the seed and its arguments."""
+    assert recipe.data.builder
+    code = [list(found) for found in code_hashes(recipe.data.builder)]
+    name = Path(recipe.data.builder).name
+    return {"builder": name, "code": code, "seed": recipe.seed, "kwargs": recipe.data.kwargs}
 
 
 def _local(recipe: Recipe, name: str) -> Path:
@@ -145,33 +153,6 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
     return {name: open_rows(recipe, paths, name, sorted(columns)) for name, columns in needs.items() if name in paths}
-
-
-def rows_of(recipe: Recipe, datasets: Mapping[str, Rows], data: str, encoder: Encoder) -> Rows | MixedRows:
-    """The rows called `data`: a dataset, a stage's dataset, or a mixture."""
-    made = {stage.name: COLUMNS[stage.makes_data] for stage in recipe.dataset_stages}
-    weights = sources_of(recipe.data.mixtures, data)
-    sources = {
-        # A stage's dataset names videos by absolute paths, which were checked in the original dataset.
-        name: Rows(derived_dataset_path(recipe, name), needs=made[name], root=Path("/"))
-        if name in made
-        else datasets[name]
-        for name in weights
-    }
-    if data not in recipe.data.mixtures:
-        return sources[data]
-    if recipe.data.mix_by == "samples":
-        return MixedRows(sources, weights, dict.fromkeys(sources, 1.0))
-    tokens = {
-        name: fmean(encoder.length(rows.metadata(index), completion=True) for index in range(len(rows)))
-        for name, rows in sources.items()
-    }
-    return MixedRows(sources, weights, tokens)
-
-
-def derived_dataset_path(recipe: Recipe, name: str) -> Path:
-    """Path of the dataset that a stage makes from rollouts."""
-    return recipe.run_dir.stage(name).dataset
 
 
 def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: StrPath) -> dict[str, Rows]:

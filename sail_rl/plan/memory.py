@@ -11,12 +11,11 @@ from peft import PeftModel
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.imports import resolve
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
-
-from .policy import prepare_parameters
+from sail_rl.models.adapters import LoRA, prepare_parameters
 
 GIB = 2**30
 CONTEXT = 1.5 * GIB  # CUDA context, NCCL, fragments
-CHUNK = 256  # tokens whose logits are there at once, see models.token_logprobs
+CHUNK = 256  # tokens whose logits are in memory at the same time, see models.token_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,9 @@ def count_parameters(config: SailVLConfig, stage: SFTStage | RLStage) -> Paramet
     """Count the parameters of the stage's policy with its frozen parts and adapters. Nothing is allocated."""
     with torch.device("meta"):
         model = SailVLForConditionalGeneration(config)
-        policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(model, stage, seed=0)
+        policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(
+            model, stage.learning, LoRA.of(stage.lora), seed=0
+        )
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
     trained = sum(size for size, learns in sizes if learns)
     return Parameters(sum(size for size, _ in sizes), trained, max(size for size, _ in sizes))
@@ -78,7 +79,7 @@ def model_states(own: Parameters, *, ranks: int, zero_stage: int, offload: bool,
 
     Args:
         own: the policy's parameters.
-        ranks: over which ZeRO spreads what its stage spreads.
+        ranks: number of ranks over which ZeRO partitions the states.
         zero_stage: 0 to 3.
         offload: keep the optimiser's part in CPU memory.
         width: bytes of a number, 2 or 4.

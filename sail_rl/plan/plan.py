@@ -77,7 +77,7 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
 def make_plan(recipe: Recipe, algebra: dict[str, str]) -> Plan:
     """Check model folder, datasets and gold answers after `check_code`, which returned `algebra`.
 
-    Builds the data if need be, and loads no model. Only rank 0 does this; see `share_plan`.
+    Builds missing datasets, and loads no model. Only rank 0 does this; see `share_plan`.
 
     Raises:
         ValueError: naming the file and row, or the field.

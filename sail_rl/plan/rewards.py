@@ -68,9 +68,9 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
     """Let every reward with a `check_gold(answer, **columns)` see the gold answer of each row that it will score.
 
     Args:
-        recipe: whose rewards.
-        datasets: by name.
-        missing: datasets that aren't here, and aren't checked.
+        recipe: the resolved recipe.
+        datasets: the checked datasets by name.
+        missing: names of datasets that don't exist yet; they aren't checked.
 
     Raises:
         ValueError: for the first row with an answer that its reward can't use, with file, row and reward.

@@ -122,7 +122,7 @@ def _pattern() -> re.Pattern[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether `name` is in the table, with placeholders filled in."""
+    """True if `name` is in the table, with placeholders filled in."""
     return _pattern().fullmatch(name) is not None
 
 

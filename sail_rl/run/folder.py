@@ -59,7 +59,7 @@ def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
         before, now = result_settings(yaml.safe_load(written.read_text())), result_settings(yaml.safe_load(resolved))
         if before != now:
             raise ValueError(
-                f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to do again only "
+                f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to rerun only "
                 "the stages that change, or --fresh to delete that run"
             )
     atomic_write(written, resolved)

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from sail_rl.config import Recipe
-from sail_rl.config.loading import is_timed, result_settings
+from sail_rl.config.loading import code_hashes, is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
-from sail_rl.imports import code_file
+from sail_rl.plan.datasets import builder_inputs
 from sail_rl.run_dir import BASE
 
 SHARED = ("model", "engine", "deepspeed", "evaluation")
 
 
 def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
-    """Keys of the base model and of each stage. A stage whose key changed would have another result.
+    """Keys of the base model and of each stage. A changed key means that the result would change.
 
     A key depends on the stage's settings, the content of its data, the settings of model, engine, DeepSpeed and
     evaluation, the seed, and the keys of its parents. Settings that change only speed don't count (see
@@ -29,7 +29,9 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
         recipe: the resolved recipe.
         paths: its datasets.
     """
-    tree = result_settings(recipe.model_dump(mode="json"), timing=False)
+    resolved = recipe.model_dump(mode="json")
+    code = {stage["name"]: code_hashes([stage, *(resolved[name] for name in SHARED)]) for stage in resolved["stages"]}
+    tree = result_settings(resolved, timing=False)
     settings = {stage["name"]: stage for stage in tree["stages"]}
     data = {name: data_hash(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}
@@ -49,18 +51,9 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
         shares = [mixture, recipe.data.mix_by if len(mixture) > 1 else None]
         read = [{name: data[name] for name in datasets if name in data}, {name: keys[name] for name in stages}]
         keys[stage.name] = short_hash(
-            [own, shared, code_in([own, shared]), read, shares, [keys[parent] for parent in recipe.parents(stage)]]
+            [own, shared, code[stage.name], read, shares, [keys[parent] for parent in recipe.parents(stage)]]
         )
     return keys
-
-
-def code_in(tree: Any) -> dict[str, str]:
-    """Content hashes of the files that settings name as `file.py:name`, so that a changed reward changes the key."""
-    if isinstance(tree, Mapping | list):
-        values = tree.values() if isinstance(tree, Mapping) else tree
-        return {file: found for value in values for file, found in code_in(value).items()}
-    file = code_file(tree)
-    return {str(file): content_hash(file)} if file and file.is_file() else {}
 
 
 def inputs(recipe: Recipe, stage: AnyStage) -> tuple[list[str], list[str]]:
@@ -82,7 +75,7 @@ def data_hash(recipe: Recipe, name: str, path: Path) -> str:
     """Hash of a dataset: of a builder's arguments, or of a file's content and of the settings that read it."""
     if recipe.data.builder:
         settings = [recipe.data.video_frames, recipe.data.overlong]
-        return short_hash([recipe.data.builder, recipe.seed, recipe.data.kwargs, name, settings])
+        return short_hash([builder_inputs(recipe), name, settings])
     source = recipe.data.source(name)
     read = source.model_dump(mode="json", exclude={"path"}) if source else None  # a curated dataset has no source
     return short_hash([content_hash(path), read, recipe.data.video_frames, recipe.data.overlong])

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunError(RuntimeError):
-    """A run that had begun and broke: unlike a mistake in a recipe, shown with its traceback."""
+    """A failure during a run. Unlike a mistake in the recipe, it is shown with its traceback."""
 
 
 def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     Args:
         recipe: the resolved recipe.
         fresh: delete what is in the output folder and start over.
-        redo: do again the stages that would come out otherwise, and keep the others.
+        redo: rerun the stages whose results would change, and keep the others.
 
     Raises:
-        ValueError: for whatever is wrong with recipe, code or data, before any model loads; or when the output folder
+        ValueError: for a mistake in recipe, code or data, before any model loads; or if the output folder
             holds another recipe's run.
         RunError: for failures that appear only during the run, such as an image that doesn't decode.
     """
@@ -65,6 +65,9 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
         plan = make_plan(recipe, algebra)
         keys = stage_keys(recipe, plan.paths)
         invalidate_stale_stages(recipe, keys, redo=redo)
+        if recipe.model.path is None and not recipe.run_dir.summary.exists():  # otherwise make_plan has dropped them
+            write_stage_key(recipe.run_dir.base, keys[BASE])
+            plan = drop_overlong(plan, build_base(recipe, plan.datasets))
         signal_ready(recipe.output_dir)
         for name, line in algebra.items():
             logger.info("stage %s: %s", name, line)
@@ -77,7 +80,6 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
     if summary_path.exists():
         summary = json.loads(summary_path.read_text())
     else:
-        # The engine's end takes the process group with it: no rank waits for another from here on.
         try:
             results = _run_stages(recipe, plan, keys)
         except ValueError as error:
@@ -97,9 +99,6 @@ def _run_stages(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> l
         plan: rank 0's; None on the others.
         keys: rank 0's; {} on the others.
     """
-    if plan and recipe.model.path is None:
-        write_stage_key(recipe.run_dir.base, keys[BASE])
-        plan = drop_overlong(plan, build_base(recipe, plan.datasets))  # with a model.path, make_plan has done it
     plan = share_plan(recipe, plan)
     base = recipe.model.path or recipe.run_dir.base
     engine = resolve(recipe.engine.path)(base, **engine_options(recipe))
@@ -136,7 +135,7 @@ def _run_stages(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> l
 def _context(
     plan: Plan, number: int, base: Path, engine: RolloutEngine, evaluator: Evaluator, records: Records | None
 ) -> StageContext:
-    """What stage `number` is run with."""
+    """The context of stage `number`."""
     recipe, config = plan.recipe, plan.recipe.stages[number]
     models = [base if name == BASE else recipe.run_dir.model(name) for name in recipe.parents(config)]
 
@@ -148,7 +147,7 @@ def _context(
 
 
 def _observer(recipe: Recipe, config: AnyStage, records: Records | None) -> RolloutObserver:
-    """Where a stage's rollouts go; every rank takes part in gathering the prompts."""
+    """The observer that stores and logs a stage's rollouts; every rank must call it (collective)."""
     store = None
     if config.trains and (limit := recipe.logging.rollouts_gib):
         store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit)
@@ -156,7 +155,7 @@ def _observer(recipe: Recipe, config: AnyStage, records: Records | None) -> Roll
         store.rollback(config.name, found[1] if found else -1)
 
     def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:
-        if store:
+        if store and rollouts:
             store.write(config.name, step, prompts, rollouts, scores)
         seen = gather_objects(list(dict.fromkeys(prompt.id for prompt in prompts)))
         if records:
@@ -166,7 +165,7 @@ def _observer(recipe: Recipe, config: AnyStage, records: Records | None) -> Roll
 
 
 def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
-    """Held-out evaluation; each rank takes every n-th prompt."""
+    """The held-out evaluator; of n ranks, each evaluates every n-th prompt."""
     config = plan.recipe.evaluation
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
     sets = {name: [encoder.prompt(row) for row in plan.datasets[name]][rank() :: world_size()] for name in config.sets}

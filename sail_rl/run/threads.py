@@ -1,4 +1,4 @@
-"""The check that a run's threads fit the machine's cores: spinning threads beyond that slow a CPU run tenfold."""
+"""Checks that a run's threads fit the machine's cores; surplus spinning threads slow a CPU run tenfold."""
 
 from __future__ import annotations
 

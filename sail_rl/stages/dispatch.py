@@ -1,4 +1,4 @@
-"""One table: the function that runs a stage of each kind."""
+"""Maps each kind of stage to the function that runs it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .train import Stage, StageResult
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What a stage is run with.
+    """The inputs of one stage.
 
     Args:
         plan: the checked recipe and its datasets.
@@ -34,7 +34,7 @@ class StageContext:
         engine: rollout engine, shared by all stages.
         evaluator: held-out evaluation with that engine.
         log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
-        observer: is shown RL rollouts.
+        observer: receives the rollouts of an RL stage.
     """
 
     plan: Plan
@@ -58,7 +58,7 @@ def _train(context: StageContext) -> StageResult:
 
 
 def _on_rank_0(make: Callable[[Plan, Any, Sequence[Path]], StageResult]) -> Callable[[StageContext], StageResult]:
-    """The stage on rank 0, while the other ranks wait."""
+    """Wrap `make`: rank 0 runs it, and the other ranks wait."""
 
     def run(context: StageContext) -> StageResult:
         result = StageResult(context.config.name, 0.0, None, None)
@@ -71,7 +71,7 @@ def _on_rank_0(make: Callable[[Plan, Any, Sequence[Path]], StageResult]) -> Call
 
 
 def _soup(context: StageContext) -> StageResult:
-    """The soup, and its held-out evaluation on all ranks."""
+    """Average the models on rank 0, and evaluate the average on all ranks."""
     result = _on_rank_0(soup_stage)(context)
     model = load_model(context.plan.recipe.run_dir.model(context.config.name))
     context.engine.push_weights(1, model.named_parameters())

@@ -32,14 +32,14 @@ def export_model(
 
     Args:
         model_dir: the checkpoint.
-        out: the folder; it must not be there, or be empty.
+        out: a new or empty folder.
         run_dir: the run that made it, for the card's lineage and curves; None: found from `model_dir` if it is
             RUN/stages/NAME/model.
         published: in the published layout; False: in ours, which vLLM reads.
-        name: the model's, in the card; None: the folder's.
+        name: the model's name in the card; None: the folder's name.
 
     Raises:
-        ValueError: `out` has something in it already, or the model can't be had in that layout.
+        ValueError: if `out` isn't empty, or the layout doesn't support this model.
     """
     refuse_to_overwrite(out)
     model_dir = model_dir.resolve()
@@ -78,13 +78,13 @@ def push(folder: Path, repository: str, *, private: bool = True, endpoint: str |
     """Upload an exported folder to the hub repository `owner/name`, and create it if it is missing; return its address.
 
     Args:
-        folder: what `export_model` wrote.
+        folder: a folder that `export_model` wrote.
         repository: `owner/name`; the token is that of `hf auth login`, or HF_TOKEN.
-        private: of a repository that is made.
-        endpoint: the hub's address, if it is another one.
+        private: make a new repository private.
+        endpoint: the hub's address; None: the default hub.
 
     Raises:
-        ValueError: saying what the hub said.
+        ValueError: with the hub's error message.
     """
     import huggingface_hub
     from huggingface_hub import HfApi
@@ -110,7 +110,9 @@ def lineage_of(model_dir: Path) -> list[dict[str, Any]]:
     own = json.loads(file.read_text())
     if not isinstance(own, dict) or "stage" not in own:
         return [own] if isinstance(own, dict) else own
-    run = RunDir(model_dir.parents[2])  # `own` names a stage, so the model lies at RUN/stages/NAME/model
+    run = RunDir.of_model(model_dir)
+    if run is None:  # a copy of the model, away from its run
+        return [own]
     found: dict[str, dict[str, Any]] = {}
     for parent in own["parents"]:
         for ancestor in lineage_of(run.model(parent["stage"])):

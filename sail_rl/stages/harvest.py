@@ -19,7 +19,6 @@ from sail_rl.curation.harvest import (
 )
 from sail_rl.data.dataset import Rows
 from sail_rl.files import atomic_write
-from sail_rl.plan.datasets import derived_dataset_path
 from sail_rl.plan.plan import Plan
 from sail_rl.records.store import StoredRollout, read_rollouts
 
@@ -39,7 +38,7 @@ def harvest_stage(plan: Plan, config: HarvestStage, models: Sequence[Path]) -> S
         raise ValueError(
             f"stage {config.name}: none of {len(rollouts)} rollouts of {config.rollouts} is right by {config.minimum}"
         )
-    path = derived_dataset_path(plan.recipe, config.name)
+    path = plan.recipe.run_dir.stage(config.name).dataset
     save_harvest(path, rows, kept)
     _write_counts(path, rollouts, pass_rates(rollouts, config.minimum), kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
@@ -60,7 +59,7 @@ def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> Sta
         raise ValueError(
             f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` selects; pass rates are {found}"
         )
-    path = derived_dataset_path(plan.recipe, config.name)
+    path = plan.recipe.run_dir.stage(config.name).dataset
     save_filtered(path, rows, kept, rates)
     _write_counts(path, rollouts, rates, kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)

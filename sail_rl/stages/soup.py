@@ -1,6 +1,6 @@
 """A soup: the average of the models of similar runs (report, section 4.1; arXiv 2203.05482).
 
-Averaging like runs gained 1.7 points in the report, averaging unlike ones destroyed the model (75 → 13), so unlike ones
+In the report, averaging similar runs gained 1.7 points; averaging dissimilar ones destroyed the model (75 → 13). They
 are refused unless forced.
 """
 
@@ -34,15 +34,13 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
     """Write the average of the models in these folders, with the first one's processor.
 
     Raises:
-        ValueError: fewer than two models, models of another form, or unlike runs (unless `force`).
+        ValueError: for fewer than two models, different architectures, or dissimilar runs (unless `force`).
     """
     if len(sources) < 2:
         raise ValueError("a soup takes two models or more")
     refuse_to_overwrite(out)
     if not force and (why := dissimilarities(sources)):
-        raise ValueError(
-            f"these models come from dissimilar runs: {'; '.join(why)}. --force averages them all the same"
-        )
+        raise ValueError(f"these models come from dissimilar runs: {'; '.join(why)}. --force averages them anyway")
     model = load_model(sources[0], dtype="auto")
     own = {name: parameter.double() for name, parameter in model.named_parameters()}
     for source in sources[1:]:
@@ -70,7 +68,7 @@ def dissimilarities(sources: Sequence[Path]) -> list[str]:
     (shared, stages), differences = runs[0], set()
     for other_shared, other_stages in runs[1:]:
         if len(stages) != len(other_stages):
-            differences.add(f"{len(stages)} and {len(other_stages)} stages made them")
+            differences.add(f"they come from {len(stages)} and {len(other_stages)} stages")
             continue
         pairs = [(shared, other_shared, "")]
         pairs += [(own, other, f"stages.{own['name']}.") for own, other in zip(stages, other_stages, strict=True)]

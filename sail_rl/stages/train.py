@@ -22,9 +22,7 @@ from sail_rl.data.stream import StreamPacker
 from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
-from sail_rl.plan.datasets import rows_of
 from sail_rl.plan.plan import Plan
-from sail_rl.plan.policy import load_policy
 from sail_rl.plan.rewards import stage_scorer
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.balance import router_coefficients
@@ -41,6 +39,8 @@ from sail_rl.trainer.weights import save_merged
 from .algorithms import make_batches, make_ledger, make_loss
 from .arguments import training_arguments
 from .best import Best, BestModels
+from .policy import load_policy
+from .rows import rows_of
 
 logger = logging.getLogger(__name__)
 

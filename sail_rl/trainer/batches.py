@@ -17,7 +17,7 @@ from .stopwatch import Stopwatch
 
 
 class Learner(Protocol):
-    """What a batch source may ask of the trainer. A method marked as collective must be called by every rank."""
+    """The trainer's interface for batch sources. Every rank must call the methods marked as collective."""
 
     stopwatch: Stopwatch
     """Collects the durations that the current step logs."""

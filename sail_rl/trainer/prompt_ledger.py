@@ -24,7 +24,7 @@ class StepGroups:
 class PromptLedger:
     """Decides which prompts each rank samples in a round, and which groups a step trains on.
 
-    It samples nothing and talks to nobody. Every rank keeps one and records the same rounds in it, so that all ranks
+    It neither samples nor communicates. Every rank keeps its own and records the same rounds, so that all ranks
     agree. A step wants `prompts_per_step` groups. It samples rounds until it has them, or until `max_rounds` is used
     up; groups beyond what the step wants are the surplus that the next step begins with.
 
@@ -40,7 +40,7 @@ class PromptLedger:
         dynamic: use only groups whose rewards differ.
         in_flight: prompts that are sampled in a round, as a multiple of `prompts_per_step`.
         rounds: rounds recorded so far.
-        prompts_begun: prompts of the order that were begun, over all ranks.
+        prompts_begun: number of prompts taken from the order so far, over all ranks.
         surplus: groups that no step has used yet, in order.
         carried: each rank's unfinished groups, in order.
     """
@@ -63,7 +63,7 @@ class PromptLedger:
         self.carried = self.carried or [[] for _ in range(self.world_size)]
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint between two steps must hold so that no prompt is lost or repeated."""
+        """The state that a checkpoint between two steps saves, so that no prompt is lost or repeated."""
         assert self._step_rounds == 0, "checkpoints are taken between steps"
         return {
             "rounds": self.rounds,
@@ -73,7 +73,12 @@ class PromptLedger:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`; raises ValueError if another number of ranks wrote it."""
+        if len(state["carried"]) != self.world_size:
+            raise ValueError(
+                f"the checkpoint was written by {len(state['carried'])} rank(s), and this job has {self.world_size}; "
+                "resume with as many ranks, or start the stage again with --redo"
+            )
         self.rounds, self.prompts_begun = state["rounds"], state["prompts_begun"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
         self.carried = [[PartialGroup.from_json(group) for group in groups] for groups in state["carried"]]
@@ -90,7 +95,7 @@ class PromptLedger:
         return self.carried[rank] + [PartialGroup(row) for row in rows]
 
     def record_round(self, complete: Sequence[Group], unfinished: Sequence[list[PartialGroup]]) -> None:
-        """Note what a round gave: all ranks' complete groups in order, and each rank's unfinished groups."""
+        """Record a round's results: all ranks' complete groups in order, and each rank's unfinished groups."""
         sampled = sum(self._new_prompts()) + sum(map(len, self.carried))
         found = len(complete) + sum(map(len, unfinished))
         assert found == sampled, f"a round of {sampled} prompts gave {found} groups"

@@ -17,9 +17,9 @@ from .stopwatch import Stopwatch
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """What one rank's share of a round gave.
+    """The result of one rank's share of a round.
 
-    `groups` are the complete groups [P], and `unfinished` the other ones, each in the order of the share; `prompts`,
+    `groups` are the complete groups [P], and `unfinished` the others, both in the order of the share; `prompts`,
     `rollouts` and `scores` are those of the samples of `groups` [N].
     """
 
@@ -48,10 +48,10 @@ def sample_round(
         share: the groups to sample: new ones, and unfinished ones to continue.
         rows: the dataset that the groups' row numbers refer to.
         encoder: renders prompts.
-        engine: generates; it has its weights already.
+        engine: generates, with the weights of the latest push.
         sampling: how completions are sampled, with the seed of this round.
         scorer: turns rollouts into rewards.
-        groups_per_score: complete groups that are scored in one call.
+        groups_per_score: number of complete groups that one call scores.
         stopwatch: measures "time/generate" and "time/score", each with `suffix`.
     """
     prompts = [replace(encoder.prompt(rows[part.row]), partial_rollouts=part.unfinished) for part in share]

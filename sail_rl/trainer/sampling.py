@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutObserver(Protocol):
-    """Is shown each rank's rollouts with their scores (traces, the record of prompts seen)."""
+    """Receives each rank's rollouts with their scores, for traces and the record of prompts seen."""
 
     def __call__(self, step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None: ...
 
@@ -40,7 +40,7 @@ class GroupSampler:
 
     Args:
         ledger: decides which prompts are sampled, and which groups a step gets.
-        stream: the dataset, and this rank's place in the job.
+        stream: the dataset, this rank's number and the number of ranks.
         encoder: renders prompts.
         engine: generates, with the trainer's weights.
         sampling: how completions are sampled; its seed is the run's.
@@ -49,7 +49,7 @@ class GroupSampler:
         groups_per_score: complete groups that are scored in one call.
         can_sample_ahead: `can_sample_ahead(step)` is True if the next batch may be sampled while the batch of `step`
             trains, with weights that are one batch old by then. A checkpoint or an evaluation in between forbids it:
-            both want the engine idle, and a resumed run has only the newest weights.
+            both need the engine idle, and a resumed run has only the newest weights.
     """
 
     ledger: PromptLedger
@@ -70,8 +70,7 @@ class GroupSampler:
         while self.ledger.needs_round:
             batch = self._next_batch(learner)
             self.ledger.record_round(gather_objects(batch.groups), gather_objects([batch.unfinished]))
-            if batch.rollouts:
-                self.observer(learner.step + 1, batch.prompts, batch.rollouts, batch.scores)
+            self.observer(learner.step + 1, batch.prompts, batch.rollouts, batch.scores)
             records += gather_objects(rollout_records(batch.prompts, batch.rollouts, batch.scores))
         step = self.ledger.take_step()
         self._record(learner, step, records)

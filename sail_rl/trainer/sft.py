@@ -31,7 +31,7 @@ class SupervisedBatches:
 
 @dataclass(frozen=True, slots=True)
 class StreamedBatches:
-    """A `BatchSource` of full micro-batches. Each rank decodes only the images of its own."""
+    """A `BatchSource` of full micro-batches. Each rank decodes only its own images."""
 
     packer: StreamPacker
     rows: Sequence[dict[str, Any]]
