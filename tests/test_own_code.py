@@ -12,7 +12,8 @@ from training import SameBatch, recipe_of, train
 from transformers import AutoProcessor
 
 from sail_rl.config import RLStage
-from sail_rl.config.loading import dump_recipe, load_recipe, result_settings
+from sail_rl.config.loading import dump_recipe, load_recipe
+from sail_rl.config.result_settings import result_settings
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.token_fields import present

@@ -13,7 +13,8 @@ import yaml
 
 from sail_rl.config import Recipe, RLStage
 from sail_rl.config.algorithms import ALGORITHMS, SHARED, laid_over
-from sail_rl.config.loading import dump_recipe, load_recipe, read_tree, result_settings
+from sail_rl.config.loading import dump_recipe, load_recipe, read_tree
+from sail_rl.config.result_settings import result_settings
 from sail_rl.imports import resolve
 from sail_rl.plan.datasets import build_data
 from sail_rl.plan.plan import check_code, make_plan

@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
-from sail_rl.config.loading import code_hashes
+from sail_rl.config.result_settings import code_hashes
 from sail_rl.curation.curate import curate
 from sail_rl.data.dataset import RowIndex, Rows
 from sail_rl.data.encoding import EmptyThought, Encoder

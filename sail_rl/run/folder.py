@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 
 from sail_rl.config import Recipe
-from sail_rl.config.loading import dump_recipe, result_settings
+from sail_rl.config.loading import dump_recipe
+from sail_rl.config.result_settings import result_settings
 from sail_rl.files import StrPath, atomic_write
 from sail_rl.records.log import forget_stages
 from sail_rl.run_dir import BASE, RunDir, StageDir

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sail_rl.config import Recipe
-from sail_rl.config.loading import code_hashes, is_timed, result_settings
 from sail_rl.config.recipe import AnyStage
+from sail_rl.config.result_settings import code_hashes, is_timed, result_settings
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.plan.datasets import builder_inputs
@@ -23,7 +23,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
 
     A key depends on the stage's settings, the content of its data, the settings of model, engine, DeepSpeed and
     evaluation, the seed, and the keys of its parents. Settings that change only speed don't count (see
-    `config.loading.result_settings`).
+    `config.result_settings`).
 
     Args:
         recipe: the resolved recipe.

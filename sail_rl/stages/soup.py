@@ -16,7 +16,8 @@ import torch
 from transformers import AutoProcessor
 
 from sail_rl.config import Recipe, SoupStage
-from sail_rl.config.loading import load_recipe, result_settings
+from sail_rl.config.loading import load_recipe
+from sail_rl.config.result_settings import result_settings
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
