@@ -54,10 +54,12 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     from transformers import AutoProcessor
 
     from sail_rl.models.tiny import build_tiny
+    from sail_rl.trainer.distributed import zero3_disabled
 
     @cache
     def build(llm: str = "qwen3", tied: bool = True, resolution: str = "tiles") -> Path:
-        folder = build_tiny(tmp_path_factory.mktemp(f"{llm}-{tied}"), TEXTS, llm=llm, seed=1, tied=tied)
+        with zero3_disabled():  # the first test that asks may have switched ZeRO-3 on
+            folder = build_tiny(tmp_path_factory.mktemp(f"{llm}-{tied}"), TEXTS, llm=llm, seed=1, tied=tied)
         processor = AutoProcessor.from_pretrained(folder)
         processor.image_processor.resolution = resolution
         processor.image_processor.max_pixels = 112 * 112

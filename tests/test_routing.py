@@ -66,7 +66,7 @@ def test_vllm_notes_the_experts_that_transformers_chooses_for_every_position(
             ours, theirs = own_experts(model, encoder, sample)[:-1], sample.routed_experts[:-1].long()
             assert torch.equal(ours.sort().values, theirs.sort().values)
             assert (sample.routed_experts[-1] == -1).all(), "the last token was never fed"
-    assert not engine._recorder._seen, "nothing is kept of requests that are over"
+    assert not engine._recorder._recorded, "nothing is kept of requests that are over"
 
 
 @pytest.mark.slow
