@@ -62,7 +62,7 @@ def build_data(
 
 
 def builder_inputs(recipe: Recipe) -> dict[str, Any]:
-    """What a builder's datasets depend on: its name, the content of its file, the seed and its arguments."""
+    """The inputs of a builder's datasets: its name, the content of its file, the seed and its arguments."""
     assert recipe.data.builder
     code = [list(found) for found in code_hashes(recipe.data.builder)]
     name = Path(recipe.data.builder).name

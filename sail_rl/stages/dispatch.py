@@ -33,7 +33,7 @@ class StageContext:
         models: folders of the models that it starts from.
         engine: rollout engine, shared by all stages.
         evaluator: held-out evaluation with that engine.
-        log: `log(metrics, step)` writes a step's metrics (rank 0 only: elsewhere it does nothing).
+        log: `log(metrics, step)` writes the metrics of a step on rank 0 and does nothing on other ranks.
         observer: receives the rollouts of an RL stage.
     """
 
