@@ -385,6 +385,7 @@ class TestFailures:
             ask(judge, boxed("cat", "dog"))
         assert len(server.bodies) == 1
 
+    @pytest.mark.slow
     def test_the_batch_has_a_time_limit(self, serve: Serve) -> None:
         def script(number: int, body: dict[str, Any]) -> Reply:
             reply = verdict(correct=1)

@@ -156,6 +156,7 @@ def test_parquet_is_read_as_jsonl_is(tmp_path: Path) -> None:
     assert from_parquet.prompts[0].columns == from_jsonl.prompts[0].columns == {"answer": "4"}
 
 
+@pytest.mark.slow
 def test_a_reward_that_hangs_is_cut_off_where_it_is_isolated(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ndef slow(completions):\n    time.sleep(60)\n")
     found = outcome(tmp_path, f"{tmp_path / 'slow.py'}:slow", [ROWS[0]], "--isolate")

@@ -45,6 +45,7 @@ class TestVerdicts:
         assert [verdict.status for verdict in verdicts] == ["ok", "timeout", "ok", "ok"]
         assert [verdict.value for verdict in verdicts] == [True, None, True, True]
 
+    @pytest.mark.slow
     def test_a_timeout_is_remembered_only_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("rewards.process.pool.RETRY_AFTER_SECONDS", 5.0)
         with closing(WorkerPool(EQUALITY, workers=1, timeout_s=0.3)) as pool:

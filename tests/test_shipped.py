@@ -39,6 +39,10 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_shipped_recipe_is_found_by_its_name_with_its_reward_and_what_it_extends(elsewhere: Path) -> None:
     assert load_recipe(Path("quickstart_dapo")).name == "quickstart_dapo"
     assert reward_path("quickstart_dapo") == f"{SHIPPED}/digits_rewards.py:reading"
+
+
+@pytest.mark.slow
+def test_a_shipped_recipe_is_checked_by_its_name(elsewhere: Path) -> None:
     assert main(["check", "quickstart", "--ranks", "1"]) == 0
 
 
