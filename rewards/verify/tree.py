@@ -1,4 +1,4 @@
-r"""The expressions that the reader makes of an answer, and that the exact comparison and the certified bounds compute with.
+r"""The expressions that the reader makes of an answer; the exact comparison and the certified bounds compute with them.
 
 Whatever the notation, there is one spelling: `\frac{a}{b}`, `a/b` and `a \div b` are all `Call("/", (a, b))`.
 """
@@ -10,7 +10,23 @@ from fractions import Fraction
 
 CONSTANTS = frozenset({"pi", "e", "i"})
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh abs floor ceil".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "abs",
+        "floor",
+        "ceil",
+    ]
 )  # of one argument; angles are in radians
 
 
