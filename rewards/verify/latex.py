@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 
+from .characters import plain_characters
+
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{([^{}]*)}")
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
 _SPACE = re.compile(r"(?<!\\)\\ ")  # not the second backslash that ends a matrix row
 _REPLACED = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
     "{,}": ",", "\\%": "%", "\\$": "", "$": "", "\\(": "", "\\)": "", "−": "-", "–": "-",
-    "\\,": "", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
+    "\\,": " ", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "^\\circ", "°": "^\\circ", "^{\\circ}": "^\\circ",
     "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*", "√": "\\sqrt",
-    "²": "^2", "³": "^3", "½": "1/2", "±": "\\pm", "∪": "\\cup", "\\leq": "\\le", "\\geq": "\\ge", "≤": "\\le",
+    "±": "\\pm", "∪": "\\cup", "\\leq": "\\le", "\\geq": "\\ge", "≤": "\\le",
     "≥": "\\ge", "\\infinity": "\\infty", "，": ",", "、": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")",
     "【": "[", "】": "]", "％": "%", "＝": "=", "＋": "+", "－": "-", "．": ".", "￥": "¥", "\u3000": " ",
 }  # fmt: skip
@@ -24,7 +26,7 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: dollars, `\text{}`, spacing, a final period and the case of words."""
-    text = answer
+    text = plain_characters(answer)
     while (plain := _WRAPPERS.sub(r"\1", text)) != text:
         text = plain
     text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))

@@ -1,0 +1,44 @@
+r"""Rewrites single characters and digit groups that only typography sets apart: ४२ is 42, ½ a fraction, x⁴ a power."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
+_SUPERSCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
+_MARK = r"(?:,?\\! ?|\\,|\{,\}|[\u00a0\u2009\u202f])"  # `11,\! 111,\! 111`, but the pair `1,\,234` stays a pair
+_GROUPED = re.compile(rf"(?<![0-9.])[1-9][0-9]{{0,2}}(?:{_MARK}[0-9]{{3}})+(?![0-9])")
+_SEPARATORS = {"⁄": "/", "٫": ".", "٬": ","}
+_UNUSUAL = re.compile(r"[^\x00-\x7f\u4e00-\u9fff]")
+
+
+def plain_characters(text: str) -> str:
+    r"""ASCII for every Unicode decimal digit, `\frac{1}{2}` for ½, `^{…}` for superscripts; digits without thin spaces.
+
+    Apply it to the raw answer: later steps drop `\,` and `\!`, which set digit groups apart from a list of numbers.
+    """
+    if not text.isascii():
+        text = _UNUSUAL.sub(_in_ascii, superscripts(text))
+    return _GROUPED.sub(_digits, text)
+
+
+def superscripts(text: str) -> str:
+    r"""`x^{10}` for x¹⁰; other characters stay."""
+    return _SUPERSCRIPT_RUN.sub(lambda run: "^{" + "".join(map(_SUPERSCRIPTS.__getitem__, run[0])) + "}", text)
+
+
+def _digits(match: re.Match[str]) -> str:
+    return "".join(character for character in match[0] if character in "0123456789")
+
+
+def _in_ascii(match: re.Match[str]) -> str:
+    character = match[0]
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    tag, *codes = unicodedata.decomposition(character).split() or [""]
+    if tag == "<fraction>":  # ½ is "<fraction> 0031 2044 0032"; ⅟, the numerator one alone, has no denominator
+        above, _, below = "".join(chr(int(code, 16)) for code in codes).partition("⁄")
+        return rf"\frac{{{above}}}{{{below}}}" if below else "1/"
+    return _SEPARATORS.get(character, character)
