@@ -1,0 +1,118 @@
+r"""Roots in canonical form.
+
+Conventions, for real variables: with an odd n, x^{1/n} is the real root, so that (-8)^{1/3} is -2; with an even n it is
+the root that isn't negative, and i\sqrt{|x|} for n = 2 and a negative constant.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+
+from .polynomial import ONE, Monomial, Polynomial, constant, content, scaled, sign
+from .quotient import Field, Quotient
+from .rational import Rational, Undecided, plain
+
+MAX_DEGREE = 1_000  # of a root
+MAX_ROOT_BITS = 512  # of a factor without small primes that may be a perfect power
+TRIAL_DIVISORS = 2_000
+
+
+@lru_cache(maxsize=1024)
+def factors(number: int) -> tuple[dict[int, int], int]:
+    """The primes found by trial division, with their exponents, and the cofactor, 1 where it is factored completely."""
+    found: dict[int, int] = {}
+    divisor = 2
+    while divisor < TRIAL_DIVISORS and divisor * divisor <= number:
+        while number % divisor == 0:
+            found[divisor] = found.get(divisor, 0) + 1
+            number //= divisor
+        divisor += 1 if divisor == 2 else 2
+    if 1 < number < TRIAL_DIVISORS**2:
+        found[number] = found.get(number, 0) + 1
+        number = 1
+    return found, number
+
+
+def root(field: Field, value: Quotient, degree: int) -> Quotient:
+    """The root by the convention above."""
+    if degree > MAX_DEGREE:
+        raise Undecided
+    if degree == 1 or not value.top:
+        return value
+    if value.bottom != ONE:
+        return opaque_root(field, value, degree)
+    factor = content(value.top)
+    rest = scaled(value.top, plain(1 / Fraction(factor)))
+    result = _root_of_rational(field, factor, degree)
+    if sign(rest) < 0 and (degree % 2 or (degree == 2 and _is_positive(field, scaled(rest, -1)))):
+        rest = scaled(rest, -1)
+        result = field.negative(result) if degree % 2 else field.multiply(result, field.generator(("i",)))
+    if len(rest) > 1 or sign(rest) < 0:
+        return field.multiply(result, opaque_root(field, Quotient(rest, ONE), degree))
+    return field.multiply(result, _root_of_monomial(field, min(rest), degree))
+
+
+def _root_of_monomial(field: Field, monomial: Monomial, degree: int) -> Quotient:
+    r"""\sqrt{x^3} is x^{3/2}, since both need x \ge 0; \sqrt{x^2} isn't x, and \sqrt{xy} isn't \sqrt{x}\sqrt{y}."""
+    result, kept = ONE, []
+    for generator, exponent in monomial:
+        real = field.ring.keys[generator][0] == "variable" and (degree % 2 or len(monomial) == 1)
+        if field.is_positive(generator) or (real and (degree % 2 or exponent.numerator % 2)):
+            result = field.ring.multiply(result, field.ring.power_of(generator, Fraction(exponent) / degree))
+        else:
+            kept.append((generator, exponent))
+    if not kept:
+        return Quotient(result, ONE)
+    return field.multiply(Quotient(result, ONE), opaque_root(field, Quotient({tuple(kept): 1}, ONE), degree))
+
+
+def _is_positive(field: Field, polynomial: Polynomial) -> bool:
+    """Whether a polynomial is one product of positive numbers."""
+    if len(polynomial) > 1 or sign(polynomial) < 0:
+        return False
+    return all(field.is_positive(generator) for monomial in polynomial for generator, _ in monomial)
+
+
+def opaque_root(field: Field, radicand: Quotient, degree: int) -> Quotient:
+    """A generator whose power is the radicand."""
+    relation = (degree, radicand.top) if radicand.bottom == ONE else None
+    return field.generator(("root", field.key(radicand), degree), 1, relation)
+
+
+def _root_of_rational(field: Field, value: Rational, degree: int) -> Quotient:
+    """The root of a positive rational number, as a product of radicals of primes."""
+    result = ONE
+    for number, direction in ((value.numerator, 1), (value.denominator, -1)):
+        primes, cofactor = factors(number)
+        for prime, exponent in primes.items():
+            radical = prime_power(field, prime, Fraction(direction * exponent, degree))
+            result = field.ring.multiply(result, radical.top)
+        if cofactor > 1:
+            result = field.ring.multiply(result, _root_of_cofactor(field, cofactor, degree, direction))
+    return Quotient(result, ONE)
+
+
+def _root_of_cofactor(field: Field, number: int, degree: int, direction: int) -> Polynomial:
+    whole = _whole_root(number, degree)
+    if whole is not None:
+        return constant(whole if direction > 0 else Fraction(1, whole))
+    radical = opaque_root(field, Quotient(constant(number), ONE), degree).top
+    if direction > 0:
+        return radical
+    return scaled(field.ring.power(radical, degree - 1), Fraction(1, number))
+
+
+def _whole_root(number: int, degree: int) -> int | None:
+    if not degree < number.bit_length() <= MAX_ROOT_BITS:
+        return None
+    low, high = 1, 1 << (number.bit_length() // degree + 1)
+    while low < high:  # the smallest whole number whose power isn't below `number`
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if middle**degree < number else (low, middle)
+    return low if low**degree == number else None
+
+
+def prime_power(field: Field, prime: int, exponent: Rational) -> Quotient:
+    """A rational power of a prime."""
+    return field.generator(("prime", prime), exponent, (1, constant(prime)))
