@@ -124,7 +124,7 @@ def main() -> None:
     for name, batch, share in (("ordinary", easy, 0.0), ("5 % pathological", mixed, PATHOLOGICAL)):
         before = children()
         reward = Answer()
-        reward.pool.run([("x", "y"), ("2x", "y")])  # wait until both workers run
+        reward.verification.ask([("symbolic", "x", "y"), ("symbolic", "2x", "y")])  # wait until both workers run
         wall, cpu = spent(reward, batch)
         reward.close()
         cpu += children() - before  # includes the start of the workers

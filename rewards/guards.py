@@ -1,12 +1,15 @@
 """Guards: rewards of weight 0 that watch for reward hacking. A guard is 1 where a completion shows its symptom.
 
 Every RL stage uses `GUARDS` by default. In a recipe, `guards: null` turns them off, and another path replaces them.
+Guards that compare answers do so in the processes that verify answers. A comparison that exceeds a limit there, or
+whose texts are too long, gives no score, and its status appears in the metrics.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sail_rl.completion import (
@@ -19,11 +22,12 @@ from sail_rl.completion import (
     split_thought,
 )
 
-from .verify.choice import letters, options_of
-from .verify.equality import quick_equal
-from .verify.latex import normalise
+from .combine.score import Score
+from .process.verification import Verification
+from .verify.verifiers import SPARE_LENGTH, VERIFIERS, columns_read, longest_answer
 
 MIN_LEAK = 3  # characters; shorter gold answers occur in prompts by chance
+_VERIFICATION = Verification(batch_timeout_s=60.0)
 
 
 def several_boxes(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float]:
@@ -50,19 +54,18 @@ def empty_thought(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> l
 
 def copied_option(completions: Sequence[Any], prompts: Sequence[Any], **columns: Any) -> list[float | None]:
     """The answer names more of the question's options than are right; None for questions without options."""
-    scores: list[float | None] = []
-    for index, (completion, prompt) in enumerate(zip(completions, prompts, strict=True)):
-        given = columns.get("options")
-        options = options_of({"prompts": prompt, "options": given[index] if given else None})
-        if not options:
-            scores.append(None)
-            continue
-        answer = final_answer(completion_text(completion)) or ""
-        named = sum(bool(option) and option.casefold() in normalise(answer).casefold() for option in options.values())
-        gold = columns.get("answer")
-        right = len(letters(str(gold[index]), options)) if gold else 1
-        scores.append(float(max(named, len(letters(answer, options))) > max(1, right)))
-    return scores
+    asked: dict[int, tuple[Any, ...]] = {}
+    too_long = []
+    golds = columns.get("answer")
+    for index, completion in enumerate(completions):
+        row = columns_read(VERIFIERS["choice"], {"prompts": prompts, "options": columns.get("options")}, index)
+        given = final_answer(completion_text(completion)) or ""
+        gold = None if golds is None else str(golds[index])
+        if len(given) > longest_answer(gold, row):
+            too_long.append(index)
+        else:
+            asked[index] = "names_several", given, gold, row
+    return _compared(len(completions), asked, too_long)
 
 
 def leaked_gold(prompts: Sequence[Any], answer: Sequence[Any] | None = None) -> list[float | None]:
@@ -72,21 +75,41 @@ def leaked_gold(prompts: Sequence[Any], answer: Sequence[Any] | None = None) -> 
         if not isinstance(gold, str | int | float) or len(str(gold).strip()) < MIN_LEAK:
             scores.append(None)
             continue
-        question = re.sub(r"(?m)^\s*\(?[A-Z][.:)、].*$", "", completion_text(prompt))
+        question = re.sub(r"(?m)^[^\S\n]*\(?[A-Z][.:)、].*$", "", completion_text(prompt))
         pattern = rf"(?<![\w.]){re.escape(str(gold).strip())}(?![\w]|\.\d)"
         scores.append(float(re.search(pattern, question, re.IGNORECASE) is not None))
     return scores
 
 
 def thought_disagrees(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float | None]:
-    """The last boxes in the thought and after it disagree; None if either has no box."""
-    scores: list[float | None] = []
-    for parsed in parse_all(completions, prefilled):
+    """The last boxes in the thought and after it disagree for certain; None if either has no box."""
+    asked: dict[int, tuple[Any, ...]] = {}
+    too_long = []
+    for index, parsed in enumerate(parse_all(completions, prefilled)):
         boxed = final_answer(parsed.thought or ""), final_answer(parsed.answer or "")
-        scores.append(None if None in boxed else float(quick_equal(str(boxed[0]), str(boxed[1])) is False))
+        if boxed[0] is None or boxed[1] is None:
+            continue
+        if max(map(len, boxed)) > SPARE_LENGTH and boxed[0] != boxed[1]:  # type: ignore[arg-type]
+            too_long.append(index)
+        else:
+            asked[index] = "differ", *boxed
+    return _compared(len(completions), asked, too_long)
+
+
+def _compared(count: int, asked: Mapping[int, tuple[Any, ...]], too_long: Sequence[int]) -> list[float | None]:
+    """The results of questions by row; a row without question has no score."""
+    scores: list[float | None] = [None] * count
+    for index in too_long:
+        scores[index] = Score(math.nan, "too_long")
+    for index, result in zip(asked, _VERIFICATION.ask(list(asked.values())), strict=True):
+        known = result.status == "ok" and result.value is not None
+        value = float(result.value) if known else math.nan
+        if known or result.status != "ok":
+            scores[index] = Score(value, result.status, seconds=result.seconds, cached=result.cached)
     return scores
 
 
+copied_option.close = thought_disagrees.close = _VERIFICATION.close  # type: ignore[attr-defined]
 GUARDS: dict[str, Callable[..., list[Any]]] = {
     f"guard_{guard.__name__}": guard
     for guard in (several_boxes, box_in_thought, empty_thought, copied_option, leaked_gold, thought_disagrees)

@@ -157,12 +157,16 @@ RIGHT = 0.5
 """A completion counts as right if its score is above this. Totals lie in [0, 1] and the answer has the largest weight
 (report, section 4.2)."""
 
-CallStatus = Literal["ok", "none", "timeout", "error", "skipped"]
+CallStatus = Literal["ok", "none", "timeout", "error", "too_long", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
 class RewardCall:
-    """The record of one score; "skipped" rewards weren't called, because the total no longer depended on them."""
+    """The record of one score.
+
+    "skipped" rewards weren't called, because the total no longer depended on them. A "too_long" answer is wrong
+    whatever it says.
+    """
 
     status: CallStatus = "ok"
     milliseconds: float = 0.0

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from rewards.process.cache import Result, ResultCache
 from rewards.process.handle import Target
-from rewards.process.pool import Result, WorkerPool
+from rewards.process.pool import WorkerPool
 
 TOWER = "9^{9^{9^{9}}}"
 PAIRS = [("2x", "x+x"), ("3x", "x+2x")]
@@ -47,7 +48,7 @@ class TestVerdicts:
 
     @pytest.mark.slow
     def test_a_timeout_is_remembered_only_for_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rewards.process.pool.RETRY_AFTER_SECONDS", 5.0)
+        monkeypatch.setattr("rewards.process.cache.RETRY_AFTER_SECONDS", 5.0)
         with closing(WorkerPool(EQUALITY, workers=1, timeout_s=0.3)) as pool:
             item = [("3", TOWER)]
             first, second = pool.run(item)[0], pool.run(item)[0]
@@ -77,10 +78,21 @@ class TestVerdicts:
             assert slow.run([("8x", "3x+5x")])[0].value
 
     def test_the_least_recently_asked_pair_is_forgotten_first(self) -> None:
-        pool = WorkerPool(EQUALITY, cache_size=2)
-        for name in ("a", "b", "a", "c"):
-            pool._remember({(name, name): Result(True)})
-        assert [gold for gold, _ in pool._cache] == ["a", "c"]
+        cache = ResultCache(2)
+        for name in (b"a", b"b"):
+            cache.put(name, Result(True), 1.0)
+        assert cache.get(b"a", 1.0) == Result(True)
+        cache.put(b"c", Result(False), 1.0)
+        assert [cache.get(name, 1.0) for name in (b"a", b"b", b"c")] == [Result(True), None, Result(False)]
+
+    def test_a_timeout_is_no_answer_for_somebody_with_more_patience_and_an_error_for_nobody(self) -> None:
+        cache = ResultCache(10)
+        late = Result(None, "timeout", seconds=1.0)
+        cache.put(b"a", late, 1.0)
+        assert [cache.get(b"a", limit) for limit in (0.5, 1.0, 2.0)] == [late, late, None]
+        for result in (Result(None, "error"), Result(None, "timeout", final=False)):
+            cache.put(b"b", result, 1.0)
+            assert cache.get(b"b", 1.0) is None
 
     def test_an_interrupted_batch_leaves_nothing_to_the_next(
         self, pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
@@ -125,8 +137,8 @@ class TestDeaths:
         pool.run(PAIRS)
 
         def kill_once() -> None:
-            wait_until(lambda: any(worker.item == 0 and worker.ready for worker in pool._workers))
-            next(worker for worker in pool._workers if worker.item == 0).process.kill()
+            wait_until(lambda: any(worker.job == (0,) and worker.ready for worker in pool._workers))
+            next(worker for worker in pool._workers if worker.job == (0,)).process.kill()
 
         before = {worker.process.pid for worker in pool._workers}
         threading.Thread(target=kill_once).start()
@@ -140,7 +152,7 @@ class TestDeaths:
 
             def kill_twice() -> None:
                 for _ in range(2):
-                    wait_until(lambda: bool(pool._workers) and pool._workers[0].item == 0)
+                    wait_until(lambda: bool(pool._workers) and pool._workers[0].job == (0,))
                     victim = pool._workers[0]
                     victim.process.kill()
                     wait_until(lambda victim=victim: victim not in pool._workers)

@@ -82,6 +82,7 @@ def test_metrics_of_calls_by_hand() -> None:
         "reward/judge/none": 0,
         "reward/judge/timeout": 0.25,
         "reward/judge/error": 0,
+        "reward/judge/too_long": 0,
         "reward/judge/skipped": 0.25,
         "reward/judge/ms_p50": 3.0,
         "reward/judge/ms_p99": 2000.0,

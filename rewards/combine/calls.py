@@ -142,6 +142,8 @@ def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, sha
         return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds, message=message)
     if score is None:
         return None, RewardCall("none", milliseconds)
+    if isinstance(score, Score) and math.isnan(score) and score.status != "ok":
+        return None, RewardCall(score.status, milliseconds, score.cached)
     if not isinstance(score, Real) or not math.isfinite(score):
         raise ScoresError(
             f"reward {term.name!r} returned {score!r} for prompt {prompt.id}; scores are finite numbers or None"

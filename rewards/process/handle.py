@@ -33,7 +33,7 @@ class Target:
 
 
 class Worker:
-    """A process that computes one item at a time: `item` is its number, and `deadline` its monotonic time limit."""
+    """A process that computes one job at a time: `job` holds its items' numbers; `deadline` is monotonic time."""
 
     def __init__(self, target: Target, memory_bytes: int) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -52,16 +52,16 @@ class Worker:
         self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.input, False)
         self.ready = False
-        self.item: int | None = None
+        self.job: tuple[int, ...] | None = None
         self.started = time.monotonic()
         self.deadline = self.started + STARTUP_SECONDS
         self._buffer = b""
 
-    def give(self, number: int, arguments: tuple[Any, ...], timeout_s: float) -> bool:
-        """Send one item; returns False if the process has ended, or doesn't read the item within its time limit."""
-        self.item, self.started = number, time.monotonic()
+    def give(self, job: tuple[int, ...], payloads: list[bytes], timeout_s: float) -> bool:
+        """Send the pickled items of a job; False if the process has ended, or doesn't read them within `timeout_s`."""
+        self.job, self.started = job, time.monotonic()
         self.deadline = self.started + timeout_s
-        payload = pickle.dumps(arguments)
+        payload = pickle.dumps(payloads)
         data = memoryview(len(payload).to_bytes(HEADER, "big") + payload)
         while data:
             if not select.select([], [self.input], [], max(0.0, self.deadline - time.monotonic()))[1]:
@@ -90,7 +90,7 @@ class Worker:
             raise EOFError from None
 
     def revive(self) -> bool:
-        """Kill the child that computes the item, and let the process fork another; False if it must be replaced."""
+        """Kill the child that computes the job, and let the process fork another; False if it must be replaced."""
         unread = int.from_bytes(fcntl.ioctl(self.input, termios.FIONREAD, bytes(4)), sys.byteorder)
         if unread or self._buffer or self.process.poll() is not None:
             return False
@@ -99,8 +99,8 @@ class Worker:
         return True
 
     def await_child(self) -> None:
-        """Forget the item and wait until the process has forked its next child."""
-        self.ready, self.item = False, None
+        """Forget the job and wait until the process has forked its next child."""
+        self.ready, self.job = False, None
         self.deadline = time.monotonic() + REVIVAL_SECONDS
 
     def kill(self) -> None:

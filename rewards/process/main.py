@@ -1,4 +1,6 @@
-"""The worker process: imports its target once, then forks a child that computes items, and a new one after a kill.
+"""The worker process: imports its target once, then forks a child that computes jobs, and a new one after a kill.
+
+A job is a list of pickled items; its answer is one line of JSON.
 
 The pool enforces the time limits, because no signal handler can interrupt sympy's big-integer arithmetic. A forked
 child has everything imported already, so replacing it takes milliseconds.
@@ -14,6 +16,7 @@ import pickle
 import resource
 import signal
 import sys
+import time
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -24,7 +27,7 @@ HEADER = 8  # bytes that hold an item's length
 
 
 def main() -> None:
-    """Serve items until stdin closes: `python -m rewards.process.main MEMORY_BYTES PARENT_PID TARGET KWARGS`."""
+    """Serve jobs until stdin closes: `python -m rewards.process.main MEMORY_BYTES PARENT_PID TARGET KWARGS`."""
     memory_bytes, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with_parent(parent)
     # Output of libraries must not mix with the answers.
@@ -60,31 +63,44 @@ def main() -> None:
 
 
 def _serve(target: Any, answers: int) -> NoReturn:
-    """Compute items until the pool closes the pipe; exit after a MemoryError, so that a fresh child takes over."""
+    """Compute jobs until the pool closes the pipe; exit after a MemoryError, so that a fresh child takes over."""
     while header := _read(HEADER):
-        message: dict[str, Any]
+        start = time.perf_counter()
         try:
-            value = target(*pickle.loads(_read(int.from_bytes(header, "big"))))
-            message = {"value": value if isinstance(value, bool) or not isinstance(value, Real) else float(value)}
-            json.dumps(message)
+            payloads = pickle.loads(_read(int.from_bytes(header, "big")))
+            message: dict[str, Any] = {"results": [_computed(target, payload) for payload in payloads]}
         except MemoryError:
-            _send(answers, {"error": "MemoryError: above the worker's memory limit", "leaving": True})
-            os._exit(1)
-        except Exception as error:  # becomes the item's result; the pool's caller counts and shows it
-            message = {"error": f"{type(error).__name__}: {error}"[:1000]}
+            error = {"error": "MemoryError: above the worker's memory limit", "seconds": time.perf_counter() - start}
+            message = {"results": [error], "leaving": True}  # the pool tries the items of a longer job alone
         _send(answers, message)
+        if "leaving" in message:
+            os._exit(1)
     os._exit(0)
+
+
+def _computed(target: Any, payload: bytes) -> dict[str, Any]:
+    """The result of one item as JSON values."""
+    start = time.perf_counter()
+    try:
+        value = target(*pickle.loads(payload))
+        result = {"value": value if isinstance(value, bool) or not isinstance(value, Real) else float(value)}
+        json.dumps(result)
+    except MemoryError:
+        raise
+    except Exception as error:  # becomes the item's result; the pool's caller counts and shows it
+        result = {"error": f"{type(error).__name__}: {error}"[:1000]}
+    return result | {"seconds": time.perf_counter() - start}
 
 
 def _read(size: int) -> bytes:
     """Exactly `size` bytes of standard input, since the next child continues from there; b"" at its end."""
-    data = b""
+    data = bytearray()
     while len(data) < size:
         chunk = os.read(0, size - len(data))
         if not chunk:
             return b""
         data += chunk
-    return data
+    return bytes(data)
 
 
 def _send(answers: int, message: dict[str, Any]) -> None:

@@ -6,44 +6,22 @@ Threads and signal handlers can't stop sympy in the middle of `9^{9^{9^{9}}}`; o
 from __future__ import annotations
 
 import os
+import pickle
 import selectors
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
+from .batch import Batch
+from .cache import Result, ResultCache
 from .handle import Target, Worker
 
 GIBIBYTE = 1024**3
 MAX_FAILED_STARTS = 3  # in a row, before the pool gives up
-RETRY_AFTER_SECONDS = 600.0  # after which an item that timed out may be tried again
-Status = Literal["ok", "timeout", "error"]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The result of one item: its `value` if `status` is "ok", else a `message` that says what went wrong."""
-
-    value: Any = None
-    status: Status = "ok"
-    message: str = ""
-    seconds: float = 0.0
-    cached: bool = False
-
-
-class _Batch:
-    """The items of one call: those that wait, those that were retried, and the results by item number."""
-
-    def __init__(self, items: Sequence[tuple[Any, ...]], seconds: float) -> None:
-        self.items = items
-        self.deadline = time.monotonic() + seconds
-        self.waiting = deque(range(len(items)))
-        self.retried: set[int] = set()
-        self.results: dict[int, Result] = {}
 
 
 class WorkerPool:
@@ -55,8 +33,7 @@ class WorkerPool:
         timeout_s: the time limit for one item in seconds.
         batch_timeout_s: the time limit for a batch in seconds; unfinished items then time out.
         memory_bytes: the address space of a worker (0.06 GiB when idle); an item that needs more fails.
-        cache_size: the number of results in a least-recently-used cache; with 0, arguments needn't be hashable. Errors
-            are never cached, and time-outs only for RETRY_AFTER_SECONDS, since a busy machine may cause them.
+        cache_size: the number of results in its cache; see `ResultCache`.
 
     Workers end with `close`, when the pool is garbage-collected, at exit, and when this process is killed.
     """
@@ -76,32 +53,66 @@ class WorkerPool:
                 f"timeout_s is {timeout_s}, batch_timeout_s {batch_timeout_s}, workers {workers}: all must be above 0"
             )
         self.timeout_s, self.batch_timeout_s = timeout_s, batch_timeout_s
+        self.lock = threading.RLock()
+        """Held during a batch. A caller holds it over several batches that share a time limit."""
         self._target = target
         self._size = workers
         self._memory_bytes = memory_bytes
-        self._cache: OrderedDict[tuple[Any, ...], tuple[Result, float]] = OrderedDict()  # result, expiry time
-        self._cache_size = cache_size
+        self._cache = ResultCache(cache_size)
         self._workers: list[Worker] = []  # never replaced: the finaliser holds this list
         # Linux kills a worker when the *thread* that started it ends, so one thread of the pool starts all workers.
         self._starter: ThreadPoolExecutor | None = None
         self._owner = os.getpid()
         self._failed_starts = 0
-        self._lock = threading.Lock()
         weakref.finalize(self, _kill_all, self._workers)
 
-    def run(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
-        """The result of each item, in order; with a cache, equal items are computed once."""
-        with self._lock:
+    def run(
+        self,
+        items: Sequence[tuple[Any, ...]],
+        *,
+        timeout_s: float | None = None,
+        batch_timeout_s: float | None = None,
+        together: int = 1,
+    ) -> list[Result]:
+        """The result of each item, in order; equal items are computed once.
+
+        Args:
+            items: the arguments of each call; they are pickled.
+            timeout_s: the time limit for one item, if it isn't the pool's.
+            batch_timeout_s: the time limit for this batch, if it isn't the pool's.
+            together: the most items of a job; quick items share the cost of a message. A job that is slow or kills its
+                worker is split, and its items are tried alone, each under its own limit.
+        """
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        payloads = [pickle.dumps(item) for item in items]
+        with self.lock:
             self._leave_to_parent()
+            known = {payload: self._cache.get(payload, limit) for payload in dict.fromkeys(payloads)}
+            batch = Batch(
+                [payload for payload, result in known.items() if result is None],
+                timeout_s=limit,
+                batch_timeout_s=self.batch_timeout_s if batch_timeout_s is None else batch_timeout_s,
+                together=together,
+                workers=self._size,
+            )
             try:
-                return self._run_cached(items) if self._cache_size else self._run(items)
+                self._run(batch)
             except BaseException:  # also Ctrl-C: a busy worker's answer would mix with the next batch
                 _kill_all(self._workers)
                 raise
+            fresh = {payload: batch.results[number] for number, payload in enumerate(batch.payloads)}
+            for payload, result in fresh.items():
+                self._cache.put(payload, result, limit)
+        again = {
+            payload: replace(result, cached=True, seconds=0.0)
+            for payload, result in (known | fresh).items()
+            if result is not None
+        }
+        return [fresh.pop(payload, again[payload]) for payload in payloads]
 
     def close(self) -> None:
         """Stop all workers; the pool starts new ones when it is used again."""
-        with self._lock:
+        with self.lock:
             self._leave_to_parent()
             _kill_all(self._workers)
             if self._starter:
@@ -119,68 +130,35 @@ class WorkerPool:
             self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter")
         self._workers.append(self._starter.submit(Worker, self._target, self._memory_bytes).result())
 
-    def _run_cached(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
-        now = time.monotonic()
-        unique = dict.fromkeys(items)
-        known = {item: self._cache[item][0] for item in unique if item in self._cache and self._cache[item][1] > now}
-        todo = [item for item in unique if item not in known]
-        fresh = dict(zip(todo, self._run(todo), strict=True))
-        self._remember(known | fresh)
-        asked: set[tuple[Any, ...]] = set()
-        results = []
-        for item in items:
-            first = item in fresh and item not in asked
-            asked.add(item)
-            results.append(fresh[item] if first else replace((fresh | known)[item], cached=True, seconds=0.0))
-        return results
-
-    def _remember(self, results: dict[tuple[Any, ...], Result]) -> None:
-        now = time.monotonic()
-        for item, result in results.items():
-            if result.status == "error":
-                continue
-            until = now + RETRY_AFTER_SECONDS if result.status == "timeout" else float("inf")
-            old = self._cache.get(item)
-            self._cache[item] = (result, min(until, old[1]) if old and old[1] > now else until)
-            self._cache.move_to_end(item)
-        while len(self._cache) > self._cache_size:
-            self._cache.popitem(last=False)
-
-    def _run(self, items: Sequence[tuple[Any, ...]]) -> list[Result]:
+    def _run(self, batch: Batch) -> None:
         """Keep every worker busy until all items have a result."""
-        batch = _Batch(items, self.batch_timeout_s)
         for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
             self._discard(worker)  # it was killed from outside since the last batch
-        while len(batch.results) < len(items):
+        while len(batch.results) < len(batch.payloads):
             if time.monotonic() > batch.deadline:
                 self._give_up(batch)
                 break
-            while len(self._workers) < min(self._size, len(items) - len(batch.results)):
+            jobs = len(batch.waiting) + sum(worker.job is not None for worker in self._workers)
+            while len(self._workers) < min(self._size, jobs):
                 self._start_worker()
             for worker in list(self._workers):
-                if worker.ready and worker.item is None and batch.waiting:
-                    number = batch.waiting.popleft()
-                    if not worker.give(number, items[number], self.timeout_s):
-                        batch.waiting.appendleft(number)  # the worker died before it saw this item
-                        self._discard(worker)
-                        self._start_failed(f"ready, then status {worker.process.returncode}")
+                if worker.ready and worker.job is None and batch.waiting and not batch.give(worker):
+                    self._discard(worker)  # it died before it saw the job
+                    self._start_failed(f"ready, then status {worker.process.returncode}")
             self._collect(batch)
-        return [batch.results[number] for number in range(len(items))]
 
-    def _give_up(self, batch: _Batch) -> None:
-        """Stop the running items and time out all unfinished ones: the batch has reached its time limit."""
-        for worker in self._workers:
-            if worker.item is not None:
-                self._late(worker, batch)
-        message = f"the batch took longer than {self.batch_timeout_s} s"
-        for number in range(len(batch.items)):
-            batch.results.setdefault(number, Result(None, "timeout", message))
+    def _give_up(self, batch: Batch) -> None:
+        """Stop the running jobs and time out all unfinished items: the batch has reached its time limit."""
+        for worker in list(self._workers):
+            if worker.job is not None and not worker.revive():
+                self._discard(worker)
+        batch.give_up()
 
-    def _collect(self, batch: _Batch) -> None:
+    def _collect(self, batch: Batch) -> None:
         """Wait for the next message or deadline; replace workers that are late or dead."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
-                if worker.item is not None or not worker.ready:
+                if worker.job is not None or not worker.ready:
                     selector.register(worker.output, selectors.EVENT_READ, worker)
             busy: list[Worker] = [key.data for key in selector.get_map().values()]
             if not busy:
@@ -193,7 +171,7 @@ class WorkerPool:
             if worker not in answered and time.monotonic() > worker.deadline:
                 self._late(worker, batch)
 
-    def _answer(self, worker: Worker, batch: _Batch) -> None:
+    def _answer(self, worker: Worker, batch: Batch) -> None:
         try:
             message = worker.receive()
         except EOFError:
@@ -204,45 +182,34 @@ class WorkerPool:
         if "failed" in message:
             raise RuntimeError(f"a worker can't use {self._target.path}: {message['failed']}")
         if "ready" in message:
-            if worker.item is None:
+            if worker.job is None:
                 worker.ready = True
-            else:  # the item killed the child, and the process forked another
+            else:  # the job killed the child, and the process forked another
                 self._died(worker, batch)
             return
-        if worker.item is None:  # the answer arrived just after the time-out
+        if worker.job is None:  # the answer arrived just after the time-out
             return
         self._failed_starts = 0
-        seconds = time.monotonic() - worker.started
-        if "error" in message:
-            batch.results[worker.item] = Result(None, "error", str(message["error"]), seconds)
-        else:
-            batch.results[worker.item] = Result(message["value"], seconds=seconds)
-        worker.item = None
+        batch.take(worker.job, message["results"])
+        worker.job = None
         if message.get("leaving"):
             worker.await_child()
 
-    def _late(self, worker: Worker, batch: _Batch) -> None:
-        number = worker.item
-        if not (number is not None and worker.revive()):
+    def _late(self, worker: Worker, batch: Batch) -> None:
+        job = worker.job
+        if job is None or not worker.revive():
             self._discard(worker)
-        if number is None:
+        if job is None:
             self._start_failed("not ready in time")
         else:
-            seconds = time.monotonic() - worker.started
-            batch.results[number] = Result(None, "timeout", f"no result within {self.timeout_s} s", seconds)
+            batch.late(job, time.monotonic() - worker.started)
 
-    def _died(self, worker: Worker, batch: _Batch) -> None:
-        """Retry the worker's item once, since the worker may have died of something else."""
+    def _died(self, worker: Worker, batch: Batch) -> None:
         self._discard(worker)
-        if worker.item is None:
+        if worker.job is None:
             self._start_failed(f"status {worker.process.returncode}")
-        elif worker.item in batch.retried:
-            batch.results[worker.item] = Result(
-                None, "error", "its worker died twice", time.monotonic() - worker.started
-            )
         else:
-            batch.retried.add(worker.item)
-            batch.waiting.appendleft(worker.item)
+            batch.died(worker.job, time.monotonic() - worker.started)
 
     def _start_failed(self, reason: str) -> None:
         self._failed_starts += 1

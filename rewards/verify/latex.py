@@ -6,7 +6,7 @@ import re
 
 from .characters import plain_characters
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{([^{}]*)}")
+_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{|[{}]")
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
 _SPACE = re.compile(r"(?<!\\)\\ ")  # not the second backslash that ends a matrix row
 _REPLACED = {
@@ -26,15 +26,33 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: dollars, `\text{}`, spacing, a final period and the case of words."""
-    text = plain_characters(answer)
-    while (plain := _WRAPPERS.sub(r"\1", text)) != text:
-        text = plain
+    text = unwrapped(plain_characters(answer))
     text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))
     for old, new in _REPLACED.items():
         text = text.replace(old, new)
     text = _MATRICES.sub(r"\\\1{matrix}", text)
     text = " ".join(text.split()).rstrip(".").strip()
     return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
+
+
+def unwrapped(text: str) -> str:
+    r"""The text without wrappers such as `\text{…}` around contents that have no other braces, in one pass."""
+    pieces: list[str] = []
+    opened: list[int] = []  # the indices of open braces and wrappers in `pieces`
+    kept = -1  # the index of the last brace that stays
+    end = 0
+    for match in _WRAPPERS.finditer(text):
+        pieces.append(text[end : match.start()])
+        end = match.end()
+        if match[0] != "}":
+            opened.append(len(pieces))
+        elif opened and pieces[start := opened.pop()] != "{" and kept < start:
+            pieces[start] = ""
+            continue
+        else:
+            kept = len(pieces)
+        pieces.append(match[0])
+    return "".join([*pieces, text[end:]])
 
 
 def split_at(text: str, separators: str) -> list[str]:

@@ -17,7 +17,7 @@ from sail_rl.evaluation.reward_trial import RewardTrial, agreement, call_statist
 BINS, WIDTH = 10, 40
 PLAIN_WIDTH = 120  # characters of a line in a file
 TAIL = 60  # characters of a completion that are shown
-STATUS = {"timeout": "timed out", "error": "failed", "none": "None", "skipped": "not needed"}
+STATUS = {"timeout": "timed out", "error": "failed", "too_long": "too long", "none": "None", "skipped": "not needed"}
 
 
 def print_test(trial: RewardTrial, examples: RewardExamples, *, show: int, console: Console | None = None) -> None:
@@ -79,10 +79,12 @@ def _samples(trial: RewardTrial, examples: RewardExamples, rows: Sequence[int]) 
 
 
 def _calls(trial: RewardTrial) -> Table:
-    table = Table("reward", "None", "timed out", "failed", "not needed", "cached", "ms p50", "p90", "p99", "max")
+    table = Table(
+        "reward", "None", "timed out", "failed", "too long", "not needed", "cached", "ms p50", "p90", "p99", "max"
+    )
     for name, calls in trial.calls.items():
         found = call_statistics(calls)
-        shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "skipped", "cached")]
+        shares = [f"{found[key]:.1%}" for key in ("none", "timeout", "error", "too_long", "skipped", "cached")]
         table.add_row(name, *shares, *(_number(found[key]) for key in ("ms_p50", "ms_p90", "ms_p99", "ms_max")))
     return table
 

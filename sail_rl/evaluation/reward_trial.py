@@ -97,7 +97,7 @@ def call_warnings(calls: dict[str, list[RewardCall]], examples: RewardExamples) 
         counts: Counter[str] = Counter(call.status for call in made)
         if made and counts["none"] + counts["skipped"] == len(made) and counts["none"]:
             found.append(f"{name}: always None")
-        for status, what in (("timeout", "timed out"), ("error", "failed")):
+        for status, what in (("timeout", "timed out"), ("error", "failed"), ("too_long", "too long an answer")):
             if counts[status]:
                 which = [
                     f"{location}: {call.message}" if call.message else location
@@ -137,7 +137,8 @@ def agreement(scores: Sequence[float | None], expected: Sequence[float | None]) 
 def call_statistics(calls: Sequence[RewardCall]) -> dict[str, float | None]:
     """Shares of a reward's calls by outcome, and percentiles of their time in milliseconds."""
     made = [call.milliseconds for call in calls if call.status != "skipped"]
-    shares = {status: fmean(c.status == status for c in calls) for status in ("none", "timeout", "error", "skipped")}
+    statuses = ("none", "timeout", "error", "too_long", "skipped")
+    shares = {status: fmean(call.status == status for call in calls) for status in statuses}
     cached = fmean(call.cached for call in calls)
     levels = {"ms_p50": 50, "ms_p90": 90, "ms_p99": 99, "ms_max": 100}
     times = numpy.percentile(made, list(levels.values()), method="inverted_cdf").tolist() if made else [None] * 4

@@ -35,6 +35,7 @@ METRICS = (
     Metric("reward/{name}/none", "share", "rollouts for which this reward gave None", "reward calls"),
     Metric("reward/{name}/timeout", "share", "rollouts that this reward couldn't score in time", "reward calls"),
     Metric("reward/{name}/error", "share", "rollouts for which this reward, or its worker, failed", "reward calls"),
+    Metric("reward/{name}/too_long", "share", "rollouts whose answer is too long to be right", "reward calls"),
     Metric("reward/{name}/skipped", "share", "rollouts that skipped it: another factor was 0", "reward calls"),
     Metric("reward/{name}/cache_hit", "share", "calls answered from the cache", "reward calls"),
     Metric("reward/{name}/ms_p50", "ms", "median time of a score (a batch's time divided by its size)", "reward calls"),

@@ -61,7 +61,7 @@ def call_metrics(name: str, calls: Sequence[RewardCall]) -> dict[str, float]:
     """Calls of one reward: shares of all rollouts by status, and percentiles of the time over the calls made."""
     metrics = {
         f"reward/{name}/{status}": fmean(call.status == status for call in calls)
-        for status in ("none", "timeout", "error", "skipped")
+        for status in ("none", "timeout", "error", "too_long", "skipped")
     }
     made = [call for call in calls if call.status != "skipped"]
     if made:
