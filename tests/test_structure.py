@@ -10,7 +10,7 @@ import pytest
 
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
-    ("contracts", "files", "imports", "run_dir", "seeding"),
+    ("contracts", "files", "imports", "pictures", "run_dir", "seeding"),
     ("messages",),
     ("completion",),
     ("maths", "models", "endpoint", "records"),

@@ -12,12 +12,14 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from sail_rl.pictures import as_rgb, shown_size
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
 def open_picture(source: Any, folder: Path) -> Image.Image:
-    """The picture as RGB.
+    """The picture as RGB (see `pictures.as_rgb`).
 
     Args:
         source: a path relative to `folder`, a dict with `bytes` or `path` (as `datasets` stores images), or an image.
@@ -27,18 +29,19 @@ def open_picture(source: Any, folder: Path) -> Image.Image:
         ValueError: if the picture is missing, can't be decoded, or has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     with _opened(source, folder) as picture:
-        return picture.convert("RGB")
+        return as_rgb(picture)
 
 
 def checked_size(source: Any, folder: Path) -> Size:
-    """(height, width) from the picture's header, after PIL's integrity check if the format has one, as PNG does.
+    """(height, width) as shown, from the header, after PIL's integrity check if the format has one, as PNG does.
 
     No pixel is decoded, so a truncated picture may still fail in `open_picture`. The errors are the same.
     """
     with _opened(source, folder) as picture:
+        size = shown_size(picture)
         if not isinstance(source, Image.Image):
             picture.verify()
-        return picture.height, picture.width
+        return size
 
 
 def inside(folder: Path, path: str) -> Path:

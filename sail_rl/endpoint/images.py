@@ -9,6 +9,7 @@ from functools import cached_property
 from PIL import Image
 
 from sail_rl.messages import data_url
+from sail_rl.pictures import as_rgb, shown_size
 
 MAX_PNG_BYTES = 1024 * 1024
 JPEG_QUALITY = 90
@@ -24,19 +25,20 @@ class Picture:
 
     def __init__(self, image: Image.Image, max_side: int) -> None:
         self._image = image
-        scale = min(1.0, max_side / max(image.size))
-        self.sent_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        height, width = shown_size(image)
+        scale = min(1.0, max_side / max(height, width))
+        self.sent_size = (max(1, round(width * scale)), max(1, round(height * scale)))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the pixels, the size and the sent size; equal pictures have equal digests."""
-        rgb = self._image.convert("RGB")
+        rgb = as_rgb(self._image)
         return hashlib.sha256(repr((rgb.size, self.sent_size)).encode() + rgb.tobytes()).hexdigest()
 
     @cached_property
     def url(self) -> str:
         """The `data:` URL of the scaled picture, as PNG, or as JPEG if the PNG would exceed 1 MiB."""
-        rgb = self._image.convert("RGB")
+        rgb = as_rgb(self._image)
         if rgb.size != self.sent_size:
             rgb = rgb.resize(self.sent_size, Image.Resampling.LANCZOS)
         rgb.save(png := io.BytesIO(), format="PNG")

@@ -6,12 +6,15 @@ from math import isqrt
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorKwargs,
     GotOcr2ImageProcessorPil,
 )
+
+from sail_rl.pictures import as_rgb
 
 from .resolution import Layout, Size, native, padded, tiled
 
@@ -100,6 +103,10 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
         options = images_kwargs or {}
         layout = self.layout(height, width, **options)
         return layout.tiles * layout.tile[0] * layout.tile[1] // options.get("patch_size", self.patch_size) ** 2
+
+    def convert_to_rgb(self, image: Any) -> Any:
+        """A PIL image as RGB (see `pictures.as_rgb`); arrays as they are."""
+        return as_rgb(image) if isinstance(image, Image.Image) else super().convert_to_rgb(image)
 
     def _preprocess(
         self,

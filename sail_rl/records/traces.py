@@ -11,11 +11,10 @@ from PIL import Image
 from sail_rl.contracts import Message, Prompt, Rollout, Scores
 from sail_rl.files import atomic_path
 from sail_rl.messages import texts_of
+from sail_rl.pictures import as_rgb
 from sail_rl.run_dir import RunDir
 
 from .jsonl import Record, append_jsonl, finite
-
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class TraceWriter:
@@ -60,9 +59,8 @@ class TraceWriter:
         path = RunDir(self.run_dir).trace_images / f"{hashlib.sha256(content).hexdigest()[:24]}.png"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            drawable = image if image.mode in PNG_MODES else image.convert("RGB")
             with atomic_path(path) as partial:
-                drawable.save(partial, format="PNG")
+                as_rgb(image).save(partial, format="PNG")
         return str(path.relative_to(self.run_dir))
 
 
@@ -81,7 +79,7 @@ def side_by_side(paths: Sequence[Path], *, height: int = 384) -> Image.Image | N
         with Image.open(path) as file:
             scale = min(1.0, height / file.height)
             size = (max(1, round(file.width * scale)), max(1, round(file.height * scale)))
-            pictures.append(file.convert("RGB").resize(size))
+            pictures.append(as_rgb(file).resize(size))
     if not pictures:
         return None
     row = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sail_rl.messages import data_url
+from sail_rl.pictures import as_rgb
 
 STYLE = """
 :root { --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --blue: #2563eb; }
@@ -77,7 +78,7 @@ def embedded(path: Path, *, pixels: int | None = None) -> str:
     if pixels:
         with Image.open(path) as image:
             if max(image.size) > pixels:
-                small = image.convert("RGB")
+                small = as_rgb(image)
                 small.thumbnail((pixels, pixels))
                 buffer = BytesIO()
                 small.save(buffer, format="PNG")
