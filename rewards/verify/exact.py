@@ -14,8 +14,9 @@ from fractions import Fraction
 
 from . import bounds
 from .functions import canonical
+from .polynomial import ONE
 from .quotient import Field
-from .rational import Rational, Undecided, is_small, rational
+from .rational import Arithmetic, Meter, Undecided, is_small
 from .tree import Expression, Number
 
 
@@ -25,24 +26,31 @@ def equal(left: Expression, right: Expression) -> bool | None:
         return left.value == right.value
     if not (is_small(left) and is_small(right)):
         return None
-    known = _rational_or_none(left), _rational_or_none(right)
-    if known[0] is not None and known[1] is not None:
-        return known[0] == known[1]
+    arithmetic = Arithmetic(Meter())
     try:
-        return _equal_quotients(left, right)
+        known = arithmetic.rational(left), arithmetic.rational(right)
+        if known[0] is not None and known[1] is not None:
+            return known[0] == known[1]
+        return _equal_quotients(Field(arithmetic), left, right)
     except Undecided:
         return None
 
 
-def _rational_or_none(expression: Expression) -> Rational | None:
+def is_constant(expression: Expression) -> bool | None:
+    """True where the value is proven not to depend on the variables, False where it is proven to, None otherwise."""
+    if not is_small(expression):
+        return None
+    field = Field(Arithmetic(Meter()))
     try:
-        return rational(expression)
+        value = canonical(field, expression)
     except Undecided:
         return None
+    if field.is_constant(value):
+        return True
+    return False if value.bottom == ONE and field.is_independent(value.top) else None
 
 
-def _equal_quotients(left: Expression, right: Expression) -> bool | None:
-    field = Field()
+def _equal_quotients(field: Field, left: Expression, right: Expression) -> bool | None:
     first, second = canonical(field, left), canonical(field, right)
     difference = field.ring.multiply(first.top, second.bottom)
     negative = field.ring.multiply(second.top, first.bottom)
@@ -50,6 +58,7 @@ def _equal_quotients(left: Expression, right: Expression) -> bool | None:
     if difference and not field.is_independent(difference):
         return None
     zero = Number(Fraction(0))
-    if not all(bounds.different(assumption, zero) for assumption in field.assumptions):
+    meter = field.arithmetic.meter
+    if not all(bounds.certainly_different(assumption, zero, meter) for assumption in field.assumptions):
         return None
     return not difference

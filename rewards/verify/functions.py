@@ -9,7 +9,7 @@ from .logarithms import logarithm
 from .polynomial import ONE, PI, content, scaled, sign
 from .powers import power, rational_power
 from .quotient import Field, Quotient
-from .rational import Undecided, absolute, operate, plain
+from .rational import Undecided, absolute, plain
 from .tree import CONSTANTS, Call, Expression, Number, Symbol
 from .trigonometry import arccosine, arcsine, arctangent, cosine_and_sine
 
@@ -23,13 +23,12 @@ def canonical(field: Field, expression: Expression) -> Quotient:
     if isinstance(expression, Symbol):
         name = expression.name
         return field.generator((name,) if name in CONSTANTS else ("variable", name))
+    known = field.arithmetic.rational(expression)
+    if known is not None:
+        return field.number(known)
     values = [canonical(field, argument) for argument in expression.arguments]
-    rationals = [value.rational for value in values]
-    if expression.name in ("!", "binomial", "abs", "floor", "ceil") and None not in rationals:
-        try:
-            return field.number(operate(expression.name, rationals))  # type: ignore[arg-type]
-        except Undecided:
-            return _too_large(field, expression.name, values)
+    if expression.name in ("!", "binomial") and all(value.rational is not None for value in values):
+        return _too_large(field, expression.name, values)
     return _operate(field, expression, values)
 
 

@@ -16,10 +16,9 @@ import math
 from collections.abc import Hashable
 from fractions import Fraction
 
-from .rational import MAX_BITS, Rational, Undecided, bits, integer_power, plain
+from .rational import MAX_BITS, Meter, Rational, Undecided, bits, cost, integer_power, plain
 
 MAX_TERMS = 300
-MAX_WORK = 12_000  # products of two terms, or equal work, of one comparison: about 40 ms
 
 Monomial = tuple[tuple[int, Rational], ...]
 Polynomial = dict[Monomial, Rational]
@@ -66,13 +65,13 @@ def freeze(polynomial: Polynomial) -> Hashable:
 
 
 class Ring:
-    """The generators of one comparison and their relations; it raises Undecided when the work exceeds MAX_WORK."""
+    """The generators of one comparison and their relations."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self.keys: list[Key] = [("i",), ("pi",), ("e",)]
         self._ids: dict[Key, int] = {key: number for number, key in enumerate(self.keys)}
         self._relations: dict[int, tuple[int, Polynomial]] = {IMAGINARY: (2, {(): -1})}
-        self.work = 0
 
     def generator(self, key: Key, relation: tuple[int, Polynomial] | None = None) -> int:
         """The generator of a key; with a relation (n, p), its n-th power is p."""
@@ -91,7 +90,7 @@ class Ring:
     def add(self, left: Polynomial, right: Polynomial) -> Polynomial:
         """left + right."""
         total = dict(left)
-        self._charge(len(right))
+        self._meter.charge(len(right))
         for monomial, coefficient in right.items():
             self._accumulate(total, monomial, coefficient)
         return total
@@ -104,7 +103,7 @@ class Ring:
             return left
         total: Polynomial = {}
         for first, scale in left.items():
-            self._charge(len(right), bits(scale))
+            self._meter.charge(2 * len(right) * cost(scale))
             for second, coefficient in right.items():
                 value = scale * coefficient
                 if not second or not first:
@@ -176,8 +175,3 @@ class Ring:
                 raise Undecided
         else:
             del total[monomial]
-
-    def _charge(self, products: int, size: int = 0) -> None:
-        self.work += products * (1 + size // 256)
-        if self.work > MAX_WORK:
-            raise Undecided

@@ -19,9 +19,10 @@ from .polynomial import (
     scaled,
     sign,
 )
-from .rational import Rational, Undecided
+from .rational import Arithmetic, Rational, Undecided
 from .tree import Expression
 
+CONSTANTS = frozenset({"i", "pi", "e", "prime", "huge"})  # kinds of generators
 PROVEN_INDEPENDENT = frozenset({"i", "variable", "prime"})  # kinds of generators; also one of pi and e
 
 
@@ -41,8 +42,9 @@ class Quotient:
 class Field:
     """The operations on quotients; `assumptions` lists expressions that must not be zero, where that isn't proven."""
 
-    def __init__(self) -> None:
-        self.ring = Ring()
+    def __init__(self, arithmetic: Arithmetic) -> None:
+        self.arithmetic = arithmetic
+        self.ring = Ring(arithmetic.meter)
         self.assumptions: list[Expression] = []
 
     def number(self, value: Rational) -> Quotient:
@@ -112,6 +114,12 @@ class Field:
             raise Undecided
         if not self.is_independent(value.top):
             self.assumptions.append(expression)
+
+    def is_constant(self, value: Quotient) -> bool:
+        """Whether all generators are constants; opaque generators may hold variables."""
+        generators = {generator for side in (value.top, value.bottom) for monomial in side for generator, _ in monomial}
+        keys = [self.ring.keys[generator] for generator in generators]
+        return all(key[0] in CONSTANTS or (key[0] == "ln" and isinstance(key[1], str)) for key in keys)
 
     def is_positive(self, generator: int) -> bool:
         """Whether a generator is a positive real number, or a real power of one."""

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 
-from .tree import Call, Expression, Number
+from .tree import Call, Expression, Number, Symbol
 
 MAX_BITS = 20_000  # of a numerator or denominator
 MAX_NODES, MAX_DEPTH = 4_000, 100  # of a tree
+
+MAX_WORK = 20_000  # of one comparison, in units of about a microsecond
 
 Rational = int | Fraction
 
 
 class Undecided(Exception):  # noqa: N818 — control flow, not an error
     """The value is undefined, too large to compute, or not of the kind that is asked for."""
+
+
+class Meter:
+    """Counts work; raises Undecided beyond MAX_WORK."""
+
+    def __init__(self) -> None:
+        self.work = 0
+
+    def charge(self, work: int) -> None:
+        """Count work of about so many microseconds."""
+        self.work += work
+        if self.work > MAX_WORK:
+            raise Undecided
+
+
+def cost(value: Rational) -> int:
+    """The work of one operation, for a fraction that of the greatest common divisor."""
+    return 1 + (bits(value) // (1000 if isinstance(value, int) else 400)) ** 2
 
 
 def is_small(expression: Expression) -> bool:
@@ -70,7 +91,7 @@ def binomial(above: Rational, below: Rational) -> int:
     if below > above:
         return 0
     fewer = min(int(below), int(above - below))
-    if fewer and (int(above).bit_length() > MAX_BITS or fewer * _bits_of_factor(int(above), fewer) > MAX_BITS):
+    if fewer and (int(above).bit_length() > MAX_BITS or fewer * _bits_of_factor(int(above), fewer) > MAX_BITS // 2):
         raise Undecided
     return math.comb(int(above), fewer)
 
@@ -80,13 +101,36 @@ def _bits_of_factor(above: int, fewer: int) -> int:
     return (3 * above // fewer).bit_length()
 
 
-def rational(expression: Expression) -> Rational:
-    """The exact value; raises Undecided where there are symbols, irrational parts, or numbers beyond MAX_BITS."""
-    if isinstance(expression, Number):
-        return plain(expression.value)
-    if not isinstance(expression, Call):
-        raise Undecided
-    return operate(expression.name, [rational(argument) for argument in expression.arguments])
+class Arithmetic:
+    """The exact values of the rational nodes of trees, each computed once, for given values of the variables."""
+
+    def __init__(self, meter: Meter, variables: Mapping[str, Rational] | None = None) -> None:
+        self.meter = meter
+        self._variables = variables or {}
+        self._known: dict[int, tuple[Expression, Rational | None]] = {}  # keeps the nodes, whose ids are the keys
+
+    def rational(self, expression: Expression) -> Rational | None:
+        """The exact value; None where there are symbols or irrational parts, where it is undefined, or too large."""
+        if isinstance(expression, Number):
+            value = expression.value
+            return None if bits(value) > MAX_BITS else (value.numerator if value.denominator == 1 else value)
+        if isinstance(expression, Symbol):
+            return self._variables.get(expression.name)
+        known = self._known.get(id(expression))
+        if known is None:
+            known = self._known[id(expression)] = expression, self._value(expression)
+        return known[1]
+
+    def _value(self, call: Call) -> Rational | None:
+        values = [self.rational(argument) for argument in call.arguments]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            return None
+        self.meter.charge(sum(map(cost, known)))
+        try:
+            return operate(call.name, known)
+        except Undecided:
+            return None
 
 
 def operate(name: str, values: list[Rational]) -> Rational:
