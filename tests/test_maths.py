@@ -66,6 +66,27 @@ def test_a_group_of_one_is_refused(name: str) -> None:
         ADVANTAGES[name](torch.tensor([[1.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_equal_rewards_give_exactly_zero_advantages(name: str, dtype: torch.dtype) -> None:
+    # 175 groups: 7 sizes, 25 rewards. In float32, the mean of 8 rewards of 0.9 is not 0.9.
+    for size in range(2, 9):
+        for reward in [number / 50 for number in range(21, 46)]:
+            rewards = torch.full((3, size), reward, dtype=dtype)
+            assert ADVANTAGES[name](rewards).tolist() == [[0.0] * size] * 3, (size, reward)
+    mixed = torch.tensor([[0.9] * 8, [0.9] * 7 + [0.1]], dtype=dtype)
+    if name != "reinforce_pp":  # it has no group baseline
+        assert ADVANTAGES[name](mixed)[0].tolist() == [0.0] * 8
+
+
+def test_rewards_that_differ_by_rounding_are_equal_for_sampler_and_estimators() -> None:
+    rewards = [0.1 + 0.2, 0.3]
+    assert rewards[0] != rewards[1]
+    assert not Group(0, [], rewards, 1, 0).informative
+    for name, estimate in ADVANTAGES.items():
+        assert estimate(torch.tensor([rewards], dtype=torch.float64)).tolist() == [[0.0, 0.0]], name
+
+
 def test_groups_with_equal_rewards_carry_no_signal() -> None:
     rewards = [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]]
     assert [Group(0, [], values, 1, 0).informative for values in rewards] == [False, True, False, False]

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 EPSILON = 1e-4  # as in TRL; bounds the advantages of groups with nearly equal rewards
+ROUNDING = 1e-6  # rewards that differ by no more than this are equal: their terms were summed in another order
+
+
+def informative(lowest: Any, highest: Any) -> Any:
+    """Whether groups with these extreme rewards carry a signal: whether they differ (DAPO, arXiv 2503.14476, 3.2).
+
+    This is the only definition: estimators give the other groups advantages of exactly 0, dynamic sampling replaces
+    them, and the trainer skips samples whose advantages are all 0.
+    """
+    return highest - lowest > ROUNDING
 
 
 def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
@@ -15,12 +26,18 @@ def group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
 
     The deviation is the sample's (divided by G - 1), as in TRL. A group whose rewards are all equal gets zeros.
     """
-    return centred_advantages(rewards_PG) / (rewards_PG.std(dim=1, keepdim=True) + EPSILON)
+    centred = centred_advantages(rewards_PG)
+    return centred / (centred.std(dim=1, keepdim=True) + EPSILON)
 
 
 def centred_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """Dr. GRPO: reward - group mean, as the division favours very easy and hard questions (arXiv 2503.20783, eq. 3)."""
-    return _groups(rewards_PG) - rewards_PG.mean(dim=1, keepdim=True)
+    """Dr. GRPO: reward - group mean, as the division favours very easy and hard questions (arXiv 2503.20783, eq. 3).
+
+    A group whose rewards are all equal gets zeros: exact ones, which a mean in floating point would not give.
+    """
+    centred = _groups(rewards_PG) - rewards_PG.mean(dim=1, keepdim=True)
+    differ = informative(rewards_PG.amin(dim=1, keepdim=True), rewards_PG.amax(dim=1, keepdim=True))
+    return torch.where(differ, centred, 0.0)
 
 
 def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
@@ -31,12 +48,13 @@ def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
 
 def batch_normalised_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
     """REINFORCE++: normalised over the whole batch, without a group baseline (arXiv 2501.03262, eq. 7)."""
-    return _normalised(rewards_PG)
+    return centred_advantages(rewards_PG.reshape(1, -1)).view_as(rewards_PG) / (rewards_PG.std() + EPSILON)
 
 
 def batch_normalised_group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
     """REINFORCE++-baseline: group mean subtracted, then normalised over the whole batch (arXiv 2501.03262, 3.2)."""
-    return _normalised(centred_advantages(rewards_PG))
+    centred = centred_advantages(rewards_PG)  # their mean is 0
+    return centred / (centred.std() + EPSILON)
 
 
 ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -77,7 +95,3 @@ def _groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803
             f"a group has {rewards_PG.shape[1]} sample(s): a group baseline needs samples_per_prompt of 2 or more"
         )
     return rewards_PG
-
-
-def _normalised(values: Tensor) -> Tensor:
-    return (values - values.mean()) / (values.std() + EPSILON)

@@ -51,7 +51,7 @@ class CompletionAdvantages:
     def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
         if not groups:
             return
-        rewards = torch.tensor([group.rewards for group in groups])
+        rewards = torch.tensor([group.rewards for group in groups], dtype=torch.float64)
         if self.kl_coef:
             own = [(s.position, s.index, _penalties(s.sample).sum().item()) for s in samples]
             for position, index, penalty in gather_objects(own):
@@ -64,7 +64,8 @@ class CompletionAdvantages:
                 "advantage for each reward"
             )
         for s in samples:
-            s.sample.token_fields.advantages = advantages[s.position, s.index].expand(s.sample.completion_length)
+            advantage = advantages[s.position, s.index].float()
+            s.sample.token_fields.advantages = advantage.expand(s.sample.completion_length)
 
 
 @dataclass(frozen=True, slots=True)

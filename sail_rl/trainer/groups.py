@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sail_rl.contracts import Rollout
+from sail_rl.maths.advantages import informative
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        """True if the rewards differ; equal rewards give no gradient (DAPO, arXiv 2503.14476, section 3.2)."""
-        return any(reward != self.rewards[0] for reward in self.rewards)
+        """True if the rewards differ (see `maths.advantages.informative`)."""
+        return bool(informative(min(self.rewards), max(self.rewards)))
 
     def size(self, sample: int) -> tuple[int, int]:
         """Number of tokens and of visual tokens of one sample, prompt included."""
