@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Trained:
     weights: dict[str, torch.Tensor]
     loss: float
     grad_norm: float | None
+    log: list[dict[str, float]] = field(default_factory=list)
 
 
 class FixedBatches:
@@ -76,6 +77,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
 
     def run(
         samples: list[Sample],
+        source: FixedBatches | None = None,
         *,
         overrides: tuple[str, ...] = (),
         loss: LossFunction | None = None,
@@ -100,7 +102,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         trainer = Trainer(
             load_model(tiny_dir(llm)),
             args,
-            source=FixedBatches(samples, Aggregation(aggregation, 16)),  # type: ignore[arg-type]
+            source=source or FixedBatches(samples, Aggregation(aggregation, 16)),  # type: ignore[arg-type]
             loss=loss or PolicyLoss(),
             encoder=encoder,
             pack_length=config.pack_length,
@@ -110,7 +112,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         trainer.train()
         logged = trainer.state.log_history[0]
         weights = {name: tensor.clone() for name, tensor in gathered_weights(trainer.model)}
-        return Trained(weights, logged["loss"], logged.get("grad_norm"))
+        return Trained(weights, logged["loss"], logged.get("grad_norm"), trainer.state.log_history)
 
     return run
 
@@ -202,15 +204,34 @@ def test_a_seeded_step_gives_the_numbers_it_always_gave(
     assert (trained.loss, trained.grad_norm) == pytest.approx(GOLDEN[llm, name], rel=1e-4)
 
 
-@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
-def test_a_step_without_any_sample_has_no_gradient(
-    llm: str, train: Callable[..., Trained], tiny_dir: Callable[..., Path]
+class SignalInSomeSteps(FixedBatches):
+    """The samples only in the given steps, counted from 1. The others have nothing but a denominator, if any."""
+
+    def __init__(self, samples: list[Sample], *useful: int, denominator: float) -> None:
+        super().__init__(samples, Aggregation("sequence_mean"))
+        self.useful, self.denominator = useful, denominator
+
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
+        for step in count(start_step + 1):
+            yield self.batch if step in self.useful else StepBatch([], self.denominator)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize(("llm", "denominator"), [("qwen3", 0.0), ("qwen3", 7.0), ("qwen3_moe", 7.0)])
+def test_steps_without_a_signal_change_neither_weights_nor_optimiser_nor_schedule(
+    llm: str, denominator: float, zero_stage: int, train: Callable[..., Trained], samples: list[Sample]
 ) -> None:
-    trained = train([], llm=llm, steps=1)
-    assert trained.loss == 0
-    assert trained.grad_norm == 0
-    before = dict(load_model(tiny_dir(llm)).named_parameters())
-    assert all(torch.equal(before[name], weight) for name, weight in trained.weights.items())
+    """Two updates with momentum, before and after empty steps, equal two updates in a row."""
+    overrides = (f"deepspeed.zero_stage={zero_stage}", "stages.rlvr.optimizer.schedule=linear")
+    trained = train(
+        samples, SignalInSomeSteps(samples, 1, 4, denominator=denominator), llm=llm, steps=5, overrides=overrides
+    )
+    plain = train(samples, SignalInSomeSteps(samples, 1, 2, denominator=0.0), llm=llm, steps=5, overrides=overrides)
+    assert all(torch.equal(plain.weights[name], weight) for name, weight in trained.weights.items())
+    rates = [entry["learning_rate"] for entry in trained.log if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-3, 0.8e-3, 0.8e-3, 0.8e-3, 0.6e-3])
+    assert [entry["train/empty_step"] for entry in trained.log if "loss" in entry] == [0, 1, 1, 0, 1]
+    assert all(entry["grad_norm"] == 0 for entry in trained.log if entry.get("train/empty_step"))
 
 
 # Bad steps

@@ -80,6 +80,7 @@ METRICS = (
     Metric("train/tokens", "tokens", "labelled tokens of the step, all ranks", "loss"),
     Metric("train/rate_scale", "—", "AdaLRS: ratio of the learning rate to the scheduled one", "loss"),
     Metric("train/skipped_steps", "steps", "optimiser steps skipped so far: gradient not finite", "loss"),
+    Metric("train/empty_step", "0 or 1", "1: nothing carried a signal, so weights and optimiser stayed", "loss"),
     Metric("train/micro_batches", "micro-batches", "micro-batches (forward passes) of one rank in the step", "loss"),
     Metric("packing/fill", "share", "share of the micro-batches' tokens that samples fill (stream packing)", "packing"),
     Metric("packing/samples", "samples", "samples of the step's micro-batches, all ranks", "packing"),

@@ -93,8 +93,6 @@ class ExpertBalance:
         counts, probabilities, squares = (
             self.all_sum(values).cpu() for values in (self._seen.counts, self._seen.probabilities, self._seen.squares)
         )
-        if not self.tokens:  # the step has no labelled token
-            return {}
         shares = expert_shares(counts)
         return balance_metrics(
             shares,

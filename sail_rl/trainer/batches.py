@@ -76,6 +76,21 @@ class StepBatch:
         return cls(samples, float(sum(sample.completion_length for sample in samples)), layout)
 
 
+@dataclass(frozen=True, slots=True)
+class StepTotals:
+    """Sums over one optimiser step, all micro-batches of all ranks: the loss denominator, the labelled `tokens`, and
+    the `positions` of samples with labelled tokens."""
+
+    loss_denominator: float
+    tokens: int
+    positions: int
+
+    @property
+    def empty(self) -> bool:
+        """True if no token of any rank has a part in the loss."""
+        return not (self.loss_denominator and self.tokens)
+
+
 class BatchSource(Protocol):
     """The source of the samples of each optimiser step."""
 

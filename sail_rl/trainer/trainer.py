@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,19 @@ from sail_rl.maths.token_fields import present
 from sail_rl.models import SailVLForConditionalGeneration, TokenLogprobs
 
 from .balance import ExpertBalance, RouterCoefficients
-from .batches import BatchSource, StepBatch, summed_metrics
+from .batches import BatchSource, StepBatch, StepTotals, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
 from .nonfinite import NonFiniteStepMonitor
+from .schedule import UpdateSchedule
 from .stopwatch import Stopwatch
 from .weights import gathered_weights
+
+logger = logging.getLogger(__name__)
 
 
 class LogprobMismatchError(RuntimeError):
     """The training–inference mismatch is too large: gradients would be dominated by noise."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepTotals:
-    """Sums over one optimiser step, all micro-batches of all ranks: the loss denominator (above 0), the labelled
-    `tokens` (at least 1), and the `positions` of samples with labelled tokens."""
-
-    loss_denominator: float
-    tokens: int
-    positions: int
 
 
 class Trainer(transformers.Trainer):
@@ -93,11 +87,18 @@ class Trainer(transformers.Trainer):
         """Accumulate the gradient of one optimiser step over micro-batches; returns this rank's share of the loss.
 
         The loss is the sum of weight x token loss over all ranks, divided by the sum of all ranks' `loss_denominator`.
-        Data-parallel training averages gradients over ranks; the factor `world_size` turns the mean into a sum.
+        Data-parallel training averages gradients over ranks; the factor `world_size` turns the mean into a sum. A step
+        without any labelled token on any rank makes no update: Adam's momentum would move the weights.
         """
         model.train()
+        micro_batches, totals = self._pack_step(batch)
+        self.record({"train/tokens": totals.tokens, "train/empty_step": float(totals.empty)})
+        if totals.empty:
+            self.lr_scheduler.updated = False
+            logger.warning("step %d: no sample carries a signal, so weights and optimiser stay", self.step + 1)
+            self.record({"grad_norm": 0.0, "train/micro_batches": 0})
+            return torch.zeros((), device=self.args.device)
         with self.stopwatch.measure("time/train"):
-            micro_batches, totals = self._pack_step(batch)
             balance = self._balance(model, micro_batches, totals)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
@@ -111,8 +112,9 @@ class Trainer(transformers.Trainer):
                 total += loss.detach() * self.args.world_size
         self.record(summed_metrics(gather_objects([{name: value.item() for name, value in sums.items()}])))
         self.record(balance.metrics() if balance else {})
-        self.record({"train/tokens": totals.tokens, "train/micro_batches": len(micro_batches)})
+        self.record({"train/micro_batches": len(micro_batches)})
         self.record(self.monitor.check(batch, step=self.step + 1))
+        self.lr_scheduler.updated = self.monitor.in_a_row == 0
         return total
 
     def _forward(self, model: torch.nn.Module, micro_batch: MicroBatch) -> TokenLogprobs:
@@ -141,8 +143,7 @@ class Trainer(transformers.Trainer):
         positions = sum(int(micro_batch.trained_positions.sum()) for micro_batch in packed)
         own = torch.tensor([[batch.loss_denominator, tokens, positions]], dtype=torch.float64, device=self.args.device)
         loss_denominator, tokens, positions = self.accelerator.gather(own).sum(0).tolist()
-        # If no group has a signal, the denominator is 0, and so are the loss and its gradient.
-        return self._padded(packed), StepTotals(loss_denominator or 1.0, max(1, int(tokens)), int(positions))
+        return self._padded(packed), StepTotals(loss_denominator, int(tokens), int(positions))
 
     def _padded(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
         """The micro-batches and unlabelled ones, so that all ranks have equally many: otherwise collectives hang."""
@@ -248,6 +249,12 @@ class Trainer(transformers.Trainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         self.monitor.watch(optimizer)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> UpdateSchedule:
+        """Create transformers' schedule as one that counts updates."""
+        schedule: Any = super().create_scheduler(*args, **kwargs)
+        self.lr_scheduler = UpdateSchedule(schedule.optimizer, schedule.lr_lambdas)
+        return self.lr_scheduler
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.step}"
