@@ -9,12 +9,11 @@ import torch
 
 from sail_rl.maths.advantages import (
     ADVANTAGES,
-    batch_normalised_advantages,
-    batch_normalised_group_advantages,
     centred_advantages,
     generalised_advantages,
     group_advantages,
     leave_one_out_advantages,
+    penalties_to_go,
 )
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection, effective_sample_share
@@ -41,17 +40,6 @@ def test_rloo_subtracts_the_mean_of_the_others() -> None:
     assert leave_one_out_advantages(rewards).tolist() == [[3.0, -1.5, -1.5]]
 
 
-def test_reinforce_plus_plus_normalises_over_the_whole_batch() -> None:
-    # All eight: mean 0.5, sample deviation sqrt(4 * 0.25 / 7)
-    expected = 0.5 / (math.sqrt(1 / 7) + 1e-4)
-    for estimate in (batch_normalised_advantages, batch_normalised_group_advantages):
-        assert estimate(REWARDS)[0].tolist() == pytest.approx([expected, -expected, -expected, expected])
-        assert estimate(REWARDS)[1].tolist() == pytest.approx([0, 0, 0, 0])
-    easy = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
-    assert (batch_normalised_advantages(easy)[0] > 0).all(), "no group baseline: an easy question is good news"
-    assert (batch_normalised_group_advantages(easy) == 0).all()
-
-
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
 def test_group_estimates_don_t_depend_on_the_other_groups_or_on_a_constant(name: str) -> None:
     rewards = torch.tensor([[1.0, 0.2, 0.7], [0.0, 0.9, 0.1]])
@@ -60,7 +48,7 @@ def test_group_estimates_don_t_depend_on_the_other_groups_or_on_a_constant(name:
     torch.testing.assert_close(estimate(rewards + 3), estimate(rewards))
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo"])
 def test_a_group_of_one_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="samples_per_prompt of 2 or more"):
         ADVANTAGES[name](torch.tensor([[1.0]]))
@@ -75,8 +63,7 @@ def test_equal_rewards_give_exactly_zero_advantages(name: str, dtype: torch.dtyp
             rewards = torch.full((3, size), reward, dtype=dtype)
             assert ADVANTAGES[name](rewards).tolist() == [[0.0] * size] * 3, (size, reward)
     mixed = torch.tensor([[0.9] * 8, [0.9] * 7 + [0.1]], dtype=dtype)
-    if name != "reinforce_pp":  # it has no group baseline
-        assert ADVANTAGES[name](mixed)[0].tolist() == [0.0] * 8
+    assert ADVANTAGES[name](mixed)[0].tolist() == [0.0] * 8
 
 
 def test_rewards_that_differ_by_rounding_are_equal_for_sampler_and_estimators() -> None:
@@ -90,6 +77,10 @@ def test_rewards_that_differ_by_rounding_are_equal_for_sampler_and_estimators() 
 def test_groups_with_equal_rewards_carry_no_signal() -> None:
     rewards = [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]]
     assert [Group(0, [], values, 1, 0).informative for values in rewards] == [False, True, False, False]
+
+
+def test_each_token_pays_its_own_and_later_penalties() -> None:
+    assert penalties_to_go(torch.tensor([1.0, 2.0, 4.0])).tolist() == [7.0, 6.0, 4.0]
 
 
 # Generalised advantage estimation

@@ -27,7 +27,13 @@ from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
-from sail_rl.trainer.estimators import CompletionAdvantages, CriticAdvantages, RolloutSample
+from sail_rl.trainer.estimators import (
+    BatchAdvantages,
+    BatchGroupAdvantages,
+    CompletionAdvantages,
+    CriticAdvantages,
+    RolloutSample,
+)
 from sail_rl.trainer.groups import Group, PartialGroup
 from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
@@ -401,6 +407,46 @@ def test_a_kl_penalty_in_the_reward_moves_the_advantages() -> None:
     assert values[1] == pytest.approx([-0.05])
 
 
+def reinforce(estimator: Any, groups: list[Group], references: Sequence[float] | None = None) -> list[list[float]]:
+    """Advantages of each sample; a sample's reference log-probs are all alike, and the policy's are -0.5."""
+    samples = drawn(groups)
+    for d, reference in zip(samples, references or [], strict=bool(references)):
+        d.sample.token_fields.reference_logprobs = torch.full((d.sample.completion_length,), reference)
+    estimator(groups, samples)
+    return [d.sample.token_fields.advantages.tolist() for d in samples]
+
+
+def test_reinforce_plus_plus_normalises_over_the_tokens_of_the_batch() -> None:
+    groups = [group([1.0, 0.0], [1, 3])]  # four tokens with rewards 1, 0, 0, 0: mean 1/4, deviation sqrt(3)/4
+    expected = [[0.75 / (3**0.5 / 4 + 1e-4)], [-0.25 / (3**0.5 / 4 + 1e-4)] * 3]
+    for found, wanted in zip(reinforce(BatchAdvantages(), groups), expected, strict=True):
+        assert found == pytest.approx(wanted)
+    easy = [group([1.0, 1.0]), group([0.0, 0.0])]
+    assert reinforce(BatchAdvantages(), easy)[0][0] > 0, "no group baseline: an easy question is good news"
+    assert reinforce(BatchGroupAdvantages(), easy) == [[0.0, 0.0]] * 4
+
+
+def test_reinforce_plus_plus_charges_a_token_for_its_own_and_later_kl() -> None:
+    groups = [group([1.0, 0.0], [3, 1])]
+    # k1 = -0.5 - reference: 1 at each token of the first sample, 0 at that of the second. A_t = r - 0.1 Σ_{i≥t} KL_i
+    raw = torch.tensor([0.7, 0.8, 0.9, 0.0], dtype=torch.float64)
+    expected = (raw - raw.mean()) / (raw.std(correction=0) + 1e-4)
+    found = reinforce(BatchAdvantages(kl_coef=0.1), groups, [-1.5, -0.5])
+    assert found[0] + found[1] == pytest.approx(expected.tolist())
+    raw = torch.tensor([0.2, 0.3, 0.4, -0.5], dtype=torch.float64)
+    found = reinforce(BatchGroupAdvantages(kl_coef=0.1), groups, [-1.5, -0.5])
+    assert found[0] + found[1] == pytest.approx((raw / (raw.std(correction=0) + 1e-4)).tolist())
+
+
+@pytest.mark.parametrize("size", range(2, 9))
+def test_equal_rewards_give_reinforce_plus_plus_exactly_zero(size: int) -> None:
+    for reward in [number / 50 for number in range(21, 46)]:
+        equal = group([reward] * size, [2] * size)
+        assert reinforce(BatchAdvantages(), [equal, equal]) == [[0.0, 0.0]] * 2 * size
+        mixed = reinforce(BatchGroupAdvantages(), [equal, group([1.0] + [0.0] * (size - 1), range(1, size + 1))])
+        assert mixed[:size] == [[0.0, 0.0]] * size
+
+
 def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
     groups = [group([1.0, 0.0], [2, 1])]
     samples = drawn(groups)
@@ -416,7 +462,7 @@ def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
 
 
 def test_a_rank_without_samples_takes_part_in_the_estimates() -> None:
-    for estimator in (CriticAdvantages(), CompletionAdvantages("grpo")):
+    for estimator in (CriticAdvantages(), CompletionAdvantages("grpo"), BatchAdvantages(), BatchGroupAdvantages()):
         estimator([group([1.0, 0.0])], [])
 
 

@@ -38,7 +38,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "cispo": {"loss": {"surrogate": "cispo", "clip_low": 1.0, "clip_high": 0.28}},
     # arXiv 2402.14740, eq. 2 and 6: leave-one-out baseline, KL to the reference in the reward.
     "rloo": {"advantages": "rloo", "loss": {"aggregation": "sequence_mean", "kl": REWARD_KL}},
-    # arXiv 2501.03262, eq. 7: advantages normalised over the batch, KL to the reference in the reward.
+    # arXiv 2501.03262, eq. 7: advantages normalised over the batch's tokens, each token's KL in its reward.
     "reinforce_pp": {"advantages": "reinforce_pp", "loss": {"kl": REWARD_KL}},
     # arXiv 1707.06347, eq. 7 and 9, with GAE (arXiv 1506.02438) and undiscounted rewards.
     "ppo": {"advantages": "gae", "critic": {"kind": "head", "gamma": 1.0, "lam": 0.95, "value_coef": 0.5}},

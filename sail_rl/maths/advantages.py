@@ -46,25 +46,17 @@ def leave_one_out_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
     return centred_advantages(rewards_PG) * size / (size - 1)
 
 
-def batch_normalised_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """REINFORCE++: normalised over the whole batch, without a group baseline (arXiv 2501.03262, eq. 7)."""
-    return centred_advantages(rewards_PG.reshape(1, -1)).view_as(rewards_PG) / (rewards_PG.std() + EPSILON)
-
-
-def batch_normalised_group_advantages(rewards_PG: Tensor) -> Tensor:  # noqa: N803
-    """REINFORCE++-baseline: group mean subtracted, then normalised over the whole batch (arXiv 2501.03262, 3.2)."""
-    centred = centred_advantages(rewards_PG)  # their mean is 0
-    return centred / (centred.std() + EPSILON)
-
-
 ADVANTAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "grpo": group_advantages,
     "dr_grpo": centred_advantages,
     "rloo": leave_one_out_advantages,
-    "reinforce_pp": batch_normalised_advantages,
-    "reinforce_pp_baseline": batch_normalised_group_advantages,
 }
 """Estimators by their names in recipes: rewards [P, G] → advantages [P, G], one value for each completion."""
+
+
+def penalties_to_go(penalties: Tensor) -> Tensor:
+    """Σ_{i≥t} penalty_i at each token t of one completion: [T] from [T]."""
+    return penalties.flip(0).cumsum(0).flip(0)
 
 
 def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:  # noqa: N803

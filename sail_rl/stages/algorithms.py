@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,11 +18,21 @@ from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurroga
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
 from sail_rl.trainer.distributed import zero3_disabled
-from sail_rl.trainer.estimators import AdvantageEstimator, CompletionAdvantages, CriticAdvantages
+from sail_rl.trainer.estimators import (
+    AdvantageEstimator,
+    BatchAdvantages,
+    BatchGroupAdvantages,
+    CompletionAdvantages,
+    CriticAdvantages,
+)
 from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
 
+BATCH_ESTIMATORS: dict[str, Callable[[float], AdvantageEstimator]] = {
+    "reinforce_pp": BatchAdvantages,
+    "reinforce_pp_baseline": BatchGroupAdvantages,
+}
 LEVELS = {"clip": "token", "gspo": "sequence", "gspo_token": "sequence_token"}
 
 
@@ -56,6 +67,8 @@ def make_estimator(config: RLStage) -> AdvantageEstimator:
     kl_coef = kl.coef if kl else 0.0
     if config.critic:
         return CriticAdvantages(config.critic.gamma, config.critic.lam, kl_coef)
+    if config.advantages in BATCH_ESTIMATORS:
+        return BATCH_ESTIMATORS[config.advantages](kl_coef)
     return CompletionAdvantages(config.advantages, kl_coef)
 
 

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from sail_rl.data.encoding import Sample
 from sail_rl.imports import resolve
-from sail_rl.maths.advantages import ADVANTAGES, generalised_advantages
+from sail_rl.maths.advantages import (
+    ADVANTAGES,
+    EPSILON,
+    centred_advantages,
+    generalised_advantages,
+    penalties_to_go,
+)
 from sail_rl.maths.kl import kl_estimate
 from sail_rl.maths.token_fields import present
 
@@ -42,7 +48,7 @@ class CompletionAdvantages:
         name: one of `maths.advantages.ADVANTAGES`, or the path of a function of your own from rewards [P, G] to
             advantages [P, G].
         kl_coef: subtract this many times the completion's KL to the reference (k1, summed over its tokens) from its
-            reward before the baseline is taken (RLOO, arXiv 2402.14740, eq. 2; REINFORCE++, arXiv 2501.03262).
+            reward before the baseline is taken (RLOO, arXiv 2402.14740, eq. 2).
     """
 
     name: str
@@ -66,6 +72,58 @@ class CompletionAdvantages:
         for s in samples:
             advantage = advantages[s.position, s.index].float()
             s.sample.token_fields.advantages = advantage.expand(s.sample.completion_length)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAdvantages:
+    """REINFORCE++: A_t = r - kl_coef · Σ_{i≥t} KL_i, normalised over all tokens of all ranks (arXiv 2501.03262, eq. 7).
+
+    A token is charged for the KL (k1) of itself and of the tokens after it, which it can influence.
+
+    Args:
+        kl_coef: factor of the KL to the reference.
+    """
+
+    kl_coef: float = 0.0
+
+    def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
+        first = groups[0].rewards[0] if groups else 0.0  # a common offset: equal rewards are then exactly 0
+        rewards = [[reward - first for reward in group.rewards] for group in groups]
+        advantages = _token_advantages(torch.tensor(rewards, dtype=torch.float64), samples, self.kl_coef)
+        mean, deviation = _moments(advantages)
+        for s, values in zip(samples, advantages, strict=True):
+            s.sample.token_fields.advantages = ((values - mean) / (deviation + EPSILON)).float()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchGroupAdvantages:
+    """REINFORCE++-baseline: A_t = r - group mean - kl_coef · Σ_{i≥t} KL_i, divided by the deviation over all tokens of
+    all ranks (arXiv 2501.03262, section 3.2).
+
+    The mean over the batch is not subtracted. It is 0 over completions, so groups without a signal keep exactly 0.
+
+    Args:
+        kl_coef: factor of the KL to the reference (k1).
+    """
+
+    kl_coef: float = 0.0
+
+    def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
+        rewards = torch.tensor([group.rewards for group in groups], dtype=torch.float64)
+        centred = centred_advantages(rewards) if groups else rewards
+        advantages = _token_advantages(centred, samples, self.kl_coef)
+        _, deviation = _moments(advantages)
+        for s, values in zip(samples, advantages, strict=True):
+            s.sample.token_fields.advantages = (values / (deviation + EPSILON)).float()
+
+
+def _token_advantages(rewards_PG: Tensor, samples: Sequence[RolloutSample], kl_coef: float) -> list[Tensor]:  # noqa: N803
+    """The reward of each sample [T] at each of its tokens, less `kl_coef` times the KL from this token on."""
+    found = []
+    for s in samples:
+        values = rewards_PG[s.position, s.index].expand(s.sample.completion_length)
+        found.append(values - kl_coef * penalties_to_go(_penalties(s.sample).double()) if kl_coef else values)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
