@@ -1,13 +1,20 @@
-"""Imports code that a recipe names as `package.module:name` or `path/to/file.py:name`."""
+"""Imports code that a recipe names as `module:name` or `path/to/file.py:name`, and describes its failures."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 import zlib
 from pathlib import Path
 from typing import Any
+
+_LIBRARIES = (
+    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(Path(__file__).resolve().parents[1] / name for name in ("sail_rl", "rewards", "rollouts")),
+)
 
 
 def resolve(path: str) -> Any:
@@ -22,8 +29,8 @@ def resolve(path: str) -> Any:
         raise ValueError(f"{path!r}: give module:name or file.py:name")
     try:
         module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
-    except Exception as error:  # user code may raise anything
-        raise ValueError(f"{path!r} can't be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # user code may raise anything
+        raise ValueError(f"{path!r} can't be imported: {described(error)}") from error
     if not hasattr(module, attribute):
         own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         public = [name for name, value in own.items() if getattr(value, "__module__", None) == module.__name__] or own
@@ -31,10 +38,29 @@ def resolve(path: str) -> Any:
     return getattr(module, attribute)
 
 
+def described(error: BaseException) -> str:
+    """An exception's type and message and, if it was raised below user code, the last line of that code.
+
+    For example `KeyError: 'limit' (my_rewards.py, line 7: return table["limit"])`. User code is outside this project
+    and outside Python's libraries.
+    """
+    text = f"{type(error).__name__}: {error}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_user_code(frame.filename)]
+    if not frames:
+        return text
+    file, folder = Path(frames[-1].filename), Path.cwd()
+    shown = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return f"{text} ({shown}, line {frames[-1].lineno}: {frames[-1].line})"
+
+
 def code_file(value: Any) -> Path | None:
     """The file that a recipe's value names as `file.py:name`; None for every other value."""
     file, colon, _ = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     return Path(file) if colon and file.endswith(".py") else None
+
+
+def _is_user_code(file: str) -> bool:
+    return Path(file).is_file() and not any(Path(file).is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _from_file(file: Path) -> Any:

@@ -1,17 +1,15 @@
-"""Custom rewards in killable processes: hangs, crashes, memory; and functions written for verl and EasyR1."""
+"""Custom rewards in killable processes: hangs, crashes, memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import picture
 from test_rewards_compose import batch
 
-from rewards.adapters import EasyR1, Verl
 from rewards.combine.compose import Composition
 from rewards.process.isolated import Isolated
 from sail_rl.contracts import RewardTerm
@@ -83,41 +81,3 @@ def test_a_missing_column_is_named_whatever_on_error_says(mine: Path) -> None:
     with pytest.raises(ValueError, match="needs solution, but the rows have answer"):
         Composition([RewardTerm("mine", reward, on_error="zero")])(*batch("x", answer=["1"]))
     reward.close()
-
-
-STYLES = """
-def verl_style(data_source, solution_str, ground_truth, extra_info=None, weight=1.0):
-    assert data_source == "gsm8k" and extra_info == {"index": 0}
-    return {"score": weight * float(ground_truth in solution_str), "acc": 1}
-
-def verl_plain(data_source, solution_str, ground_truth, extra_info):
-    return 0.5
-
-def easyr1_style(reward_inputs, format_weight=0.1):
-    return [
-        {"overall": r["response_length"] + format_weight, "accuracy": float(r["response"] == r["ground_truth"])}
-        for r in reward_inputs
-    ]
-"""
-
-
-class TestAdapters:
-    @pytest.fixture
-    def styles(self, tmp_path: Path) -> Path:
-        (tmp_path / "styles.py").write_text(STYLES)
-        return tmp_path / "styles.py"
-
-    def total(self, reward: Any, *texts: str, **columns: Any) -> list[float]:
-        return Composition([RewardTerm("r", reward)])(*batch(*texts, **columns)).total
-
-    def test_verl(self, styles: Path) -> None:
-        columns = {"answer": ["7", "7"], "data_source": ["gsm8k"] * 2, "extra_info": [{"index": 0}] * 2}
-        assert self.total(Verl(f"{styles}:verl_style", weight=2.0), "it is 7", "it is 8", **columns) == [2.0, 0.0]
-        assert self.total(Verl(f"{styles}:verl_plain"), "x", answer=["7"]) == [0.5]
-
-    def test_easyr1(self, styles: Path) -> None:
-        path = f"{styles}:easyr1_style"
-        assert self.total(EasyR1(path, format_weight=0.2), "7", "8", answer=["7", "7"]) == [1.2, 1.2]
-        assert self.total(EasyR1(path, metric="accuracy"), "7", "8", answer=["7", "7"]) == [1.0, 0.0]
-        with pytest.raises(RuntimeError, match=r"returned \['accuracy', 'overall'\], without 'score'"):
-            self.total(EasyR1(path, metric="score"), "7", answer=["7"])

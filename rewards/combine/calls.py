@@ -13,6 +13,7 @@ from typing import Any
 
 from sail_rl.completion import THINK_START
 from sail_rl.contracts import CallStatus, Prompt, RewardCall, RewardTerm, Rollout
+from sail_rl.imports import described
 
 from .score import Score
 
@@ -42,7 +43,7 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
             outcomes = [score_rows(term, [prompt], [rollout])[0] for prompt, rollout in pairs]
             if term.on_error == "fail":
                 raise RuntimeError(
-                    f"reward {term.name!r} raised {type(error).__name__}: {error} for a batch of "
+                    f"reward {term.name!r} raised {described(error)} for a batch of "
                     f"{len(rollouts)} rollouts, but for none of them alone"
                 ) from error
             return outcomes
@@ -84,6 +85,18 @@ def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) 
     return arguments if any(open_ended) else {key: value for key, value in arguments.items() if key in parameters}
 
 
+def called(function: Any, arguments: dict[str, list[Any]]) -> Any:
+    """What the function returns, awaited if necessary.
+
+    Raises:
+        RuntimeError: if it calls `sys.exit`, which would end the run without a word.
+    """
+    try:
+        return awaited(function(**arguments))
+    except SystemExit as error:
+        raise RuntimeError(f"called sys.exit({error.code!r})").with_traceback(error.__traceback__) from None
+
+
 def awaited(scores: Any) -> Any:
     """The scores, awaited if necessary; this works inside a running event loop, too."""
     if not inspect.isawaitable(scores):
@@ -98,6 +111,25 @@ def awaited(scores: Any) -> Any:
         return asyncio.run(result())
     with ThreadPoolExecutor(max_workers=1) as thread:  # this thread's event loop is running the caller
         return thread.submit(asyncio.run, result()).result()
+
+
+def as_list(scores: Any) -> list[Any] | None:
+    """The scores of a sequence, a NumPy array or a tensor as plain numbers; None if they are none of these."""
+    if callable(getattr(scores, "tolist", None)):
+        scores = scores.tolist()
+    if not isinstance(scores, Sequence) or isinstance(scores, str):
+        return None
+    return [_plain_number(score) for score in scores]
+
+
+def _plain_number(score: Any) -> Any:
+    """A NumPy scalar or a tensor with one element as a number; any other value as it is."""
+    if isinstance(score, Real) or not callable(getattr(score, "item", None)):
+        return score
+    try:
+        return score.item()
+    except (ValueError, RuntimeError):  # several elements: no score
+        return score
 
 
 def show(prompt: Prompt, rollout: Rollout) -> str:
@@ -120,10 +152,11 @@ class ArgumentsError(ValueError):
 def _call(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> Sequence[Any]:
     # Each reward gets its own lists: one that edits its arguments must not change those of the next reward.
     arguments = chosen_arguments(term.name, term.function, reward_arguments(prompts, rollouts))
-    scores = awaited(term.function(**arguments))
-    if not isinstance(scores, Sequence) or len(scores) != len(rollouts):
+    returned = called(term.function, arguments)
+    scores = as_list(returned)
+    if scores is None or len(scores) != len(rollouts):
         raise ScoresError(
-            f"reward {term.name!r} returned {scores!r:.200}; it must return a list of {len(rollouts)} scores"
+            f"reward {term.name!r} returned {returned!r:.200}; it must return a list of {len(rollouts)} scores"
         )
     return scores
 
@@ -135,11 +168,10 @@ def _outcome(term: RewardTerm, prompt: Prompt, rollout: Rollout, score: Any, sha
         status: CallStatus = "timeout" if isinstance(score, TimeoutError) else "error"
         if term.on_error == "fail":
             raise RuntimeError(
-                f"reward {term.name!r} raised {type(score).__name__}: {score}\n{show(prompt, rollout)}\n    "
+                f"reward {term.name!r} raised {described(score)}\n{show(prompt, rollout)}\n    "
                 "set on_error: zero or none to score such failures and continue"
             ) from score
-        message = f"{type(score).__name__}: {score}"
-        return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds, message=message)
+        return (0.0 if term.on_error == "zero" else None), RewardCall(status, milliseconds, message=described(score))
     if score is None:
         return None, RewardCall("none", milliseconds)
     if isinstance(score, Score) and math.isnan(score) and score.status != "ok":

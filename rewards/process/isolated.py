@@ -6,14 +6,12 @@ files and your network.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.combine.calls import ArgumentsError, awaited, chosen_arguments
+from rewards.combine.calls import ArgumentsError, as_list, called, chosen_arguments
+from rewards.combine.loading import load_reward
 from rewards.combine.score import Score
-from sail_rl.imports import resolve
 
 from .handle import Target
 from .pool import GIBIBYTE, Result, WorkerPool
@@ -82,18 +80,17 @@ class OneRollout:
     """The callable of a worker: calls the reward function with lists of one entry."""
 
     def __init__(self, path: str, kwargs: dict[str, Any]) -> None:
-        self._path = path
-        target: Any = resolve(path)
-        self._function: Any = target(**kwargs) if inspect.isclass(target) else functools.partial(target, **kwargs)
+        self._path, self._function = path, load_reward(path, kwargs)
 
     def __call__(self, row: dict[str, Any] | None) -> Any:
         """Score one rollout; a row of None only shows that the worker runs."""
         if row is None:
             return None
         arguments = chosen_arguments(self._path, self._function, {name: [value] for name, value in row.items()})
-        scores = awaited(self._function(**arguments))
-        if not isinstance(scores, Sequence) or len(scores) != 1:
-            raise ValueError(f"returned {scores!r:.200}; it must return a list of 1 score for 1 completion")
+        returned = called(self._function, arguments)
+        scores = as_list(returned)
+        if scores is None or len(scores) != 1:
+            raise ValueError(f"returned {returned!r:.200}; it must return a list of 1 score for 1 completion")
         if isinstance(scores[0], Exception):
             raise scores[0]
         return scores[0]

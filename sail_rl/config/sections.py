@@ -19,6 +19,7 @@ from pydantic import (
 DEFAULT_SCORER = "rewards.combine.compose:Composition"
 DEFAULT_GUARDS = "rewards.guards:GUARDS"
 ISOLATION = "rewards.process.isolated:Isolated"
+LOADER = "rewards.combine.loading:load_reward"
 
 
 NAME = r"^[A-Za-z0-9_-]+$"
@@ -95,10 +96,10 @@ class EngineConfig(Strict):
 
 
 class RewardConfig(Strict):
-    """One reward: a function with TRL's signature, or a class that makes one from `kwargs`."""
+    """One reward: a function in the style of TRL, verl or EasyR1, or a class or function that makes one of `kwargs`."""
 
     path: str
-    """The function or class, by `module:name` or `file.py:name`."""
+    """The function or class, by `module:name` or `file.py:name`. Its parameters' names tell its style."""
     weight: float | None = None
     """Weight in the total, 1 by default; 0 logs only. A stage's `total` expression replaces all weights."""
     kwargs: dict[str, Any] = {}

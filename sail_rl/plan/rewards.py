@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from sail_rl.config import DEFAULT_SCORER, ISOLATION, EvaluationConfig, Recipe, RewardConfig, RLStage
+from sail_rl.config import DEFAULT_SCORER, ISOLATION, LOADER, EvaluationConfig, Recipe, RewardConfig, RLStage
 from sail_rl.contracts import RewardTerm, Scorer, reward_hook
 from sail_rl.data.mixture import sources_of
 from sail_rl.imports import resolve
@@ -41,7 +39,7 @@ def plain_scorer(rewards: Mapping[str, RewardConfig], expression: str | None = N
 
 
 def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
-    """Import each reward; `kwargs` are bound to a function, or passed to a class's constructor."""
+    """Import each reward; `kwargs` are bound to a reward function, or passed to the class or function that makes it."""
     terms = []
     for name, config in rewards.items():
         if config.isolate:
@@ -52,12 +50,11 @@ def make_terms(rewards: Mapping[str, RewardConfig]) -> list[RewardTerm]:
                 batch_timeout_s=config.batch_timeout,
                 memory_gib=config.memory_gib,
             )
-        elif inspect.isclass(target := resolve(config.path)):
-            target = target(**config.kwargs)
-        elif config.kwargs:
-            target = functools.partial(target, **config.kwargs)
-        if not callable(target):
-            raise ValueError(f"reward {name!r}: {config.path} is a {type(target).__name__}, not a function")
+        else:
+            try:
+                target = resolve(LOADER)(config.path, config.kwargs)
+            except ValueError as error:
+                raise ValueError(f"reward {name!r}: {error}") from error
         call_order = (reward_hook(target, "call_order") or 0.0) if config.call_order is None else config.call_order
         weight = 1.0 if config.weight is None else config.weight
         terms.append(RewardTerm(name, target, weight, call_order, config.on_none, config.on_error))
