@@ -30,7 +30,7 @@ ROWS: list[dict[str, Any]] = [
     {"prompt": "half?", "completion": "no box", "answer": "1/2", "expected": None},
 ]
 CUSTOM = """
-import time
+import sys, numpy, torch
 def moody(completions, answer, **_):
     if any(gold == "raise" for gold in answer):
         raise KeyError("moody")
@@ -39,6 +39,27 @@ def tokens(completion_ids):
     return [float(len(ids)) for ids in completion_ids]
 def by_length(completions):
     return [len(completion[0]["content"]) / 100 for completion in completions]
+def leaving(completions):
+    if any(completion[0]["content"] == "go" for completion in completions):
+        sys.exit(3)
+    return [1.0 for _ in completions]
+def array(completions):
+    return numpy.array([0.5, 1.0], dtype=numpy.float32)
+def scalars(completions):
+    return [numpy.float32(0.5), numpy.array([1])]
+def tensor(completions):
+    return torch.tensor([0.5, 1.0], dtype=torch.bfloat16, requires_grad=True)
+def tensors(completions):
+    return (torch.tensor(0.5), torch.tensor([1]))
+def flags(completions):
+    return [numpy.bool_(False), numpy.bool_(True)]
+def one(completions):
+    return numpy.array(0.5)
+def matrix(completions):
+    return numpy.array([[0.5, 1.0]] * 2)
+class Limit:
+    def __init__(self, limit):
+        self.limit = limit
 """
 
 
@@ -49,11 +70,11 @@ def write(folder: Path, rows: list[Any]) -> Path:
     return path
 
 
-def outcome(folder: Path, reward: str, rows: list[Any], *options: str) -> dict[str, Any]:
-    """What the command writes with --json."""
+def outcome(folder: Path, reward: str, rows: list[Any], *options: str, status: int = 0) -> dict[str, Any]:
+    """What the command writes with --json; it exits with `status`."""
     data = write(folder, rows)
     reward = reward if ":" in reward or reward.endswith(".yaml") else f"{folder / 'mine.py'}:{reward}"
-    assert main(["reward", "test", reward, str(data), "--json", str(folder / "out.json"), *options]) == 0
+    assert main(["reward", "test", reward, str(data), "--json", str(folder / "out.json"), *options]) == status
     return json.loads((folder / "out.json").read_text())
 
 
@@ -106,11 +127,37 @@ def test_the_rewards_of_a_recipe_are_tried_together(tmp_path: Path) -> None:
 
 def test_a_reward_that_raises_or_says_none_costs_no_other_row_its_score(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "completion": "c", "answer": answer} for answer in ("1", "raise", "none", "2")]
-    found = outcome(tmp_path, "moody", rows)
+    found = outcome(tmp_path, "moody", rows, status=1)
     assert found["scores"] == [1.0, None, None, 1.0]
     assert found["status"]["moody"] == ["ok", "error", "none", "ok"]
     assert found["calls"]["moody"]["error"] == found["calls"]["moody"]["none"] == 0.25
-    assert "moody: failed for 1 of 4: data.jsonl, row 2: KeyError: 'moody'" in found["warnings"]
+    line = f'{tmp_path}/mine.py, line 5: raise KeyError("moody")'
+    assert f"moody: failed for 1 of 4: data.jsonl, row 2: KeyError: 'moody' ({line})" in found["warnings"]
+
+
+def test_a_reward_that_exits_fails_like_any_other_and_names_its_line(tmp_path: Path) -> None:
+    found = outcome(tmp_path, "leaving", [{"prompt": "p", "completion": c} for c in ("stay", "go")], status=1)
+    assert found["scores"] == [1.0, None]
+    message = f"RuntimeError: called sys.exit(3) ({tmp_path}/mine.py, line 13: sys.exit(3))"
+    assert found["messages"]["leaving"] == ["", message]
+
+
+@pytest.mark.parametrize("reward", ["array", "scalars", "tensor", "tensors", "flags"])
+def test_arrays_and_tensors_are_scores(reward: str, tmp_path: Path) -> None:
+    found = outcome(tmp_path, reward, [{"prompt": "p", "completion": c} for c in ("a", "b")])
+    assert found["scores"] == ([0.5, 1.0] if reward != "flags" else [0.0, 1.0])
+
+
+def test_what_is_no_list_of_numbers_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path, [{"prompt": "p", "completion": "c"}] * 2)
+    mine = f"{tmp_path / 'mine.py'}:"
+    assert "returned array(0.5); it must return a list of 2 scores" in refused(tmp_path, capsys, mine + "one", data)
+    assert "returned [0.5, 1.0] for prompt" in refused(tmp_path, capsys, mine + "matrix", data)
+    assert "'Limit': " in (error := refused(tmp_path, capsys, mine + "Limit", data))
+    assert "missing a required argument: 'limit'; give it as one of the reward's `kwargs`" in error
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit('no licence')\n")
+    error = refused(tmp_path, capsys, f"{tmp_path / 'exits.py'}:reward", data)
+    assert f"SystemExit: no licence ({tmp_path}/exits.py, line 2: sys.exit('no licence'))" in error
 
 
 @pytest.mark.parametrize(
@@ -159,7 +206,7 @@ def test_parquet_is_read_as_jsonl_is(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_reward_that_hangs_is_cut_off_where_it_is_isolated(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time\ndef slow(completions):\n    time.sleep(60)\n")
-    found = outcome(tmp_path, f"{tmp_path / 'slow.py'}:slow", [ROWS[0]], "--isolate")
+    found = outcome(tmp_path, f"{tmp_path / 'slow.py'}:slow", [ROWS[0]], "--isolate", status=1)
     assert found["scores"] == [None]
     assert found["status"]["slow"] == ["timeout"]
 

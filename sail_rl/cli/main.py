@@ -16,7 +16,7 @@ GROUPS = (runs, recipes, schema, evaluate, rollouts, data, reward, model, moe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (2: a mistake of the user, explained on standard error)."""
+    """Run one command; returns its exit status, which is 2 after a mistake of the user, explained on standard error."""
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse stops collecting overrides at an option such as --fresh
@@ -26,12 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest
     _configure_logging()
     try:
-        options.command(options)
+        return options.command(options) or 0
     except ValueError as error:
         logging.getLogger("sail_rl").debug("traceback", exc_info=True)
         sys.stderr.write(f"sail-rl: {error}\n")
         return 2
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -23,7 +23,10 @@ POLL = 0.5  # seconds
 def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     reward = commands.add_parser("reward", help="try rewards on completions").add_subparsers(required=True)
-    test = reward.add_parser("test", help="score completions with a reward, and report agreement, speed and warnings")
+    test = reward.add_parser(
+        "test",
+        help="score completions with a reward, and report on it; exits with status 1 if it failed for a completion",
+    )
     test.add_argument(
         "reward", help="module:name, file.py:name, or a recipe (its first RL stage; another by RECIPE#STAGE)"
     )
@@ -45,10 +48,9 @@ def add_parsers(commands: Any) -> None:
     test.set_defaults(command=_test)
 
 
-def _test(options: argparse.Namespace) -> None:
+def _test(options: argparse.Namespace) -> int:
     if not options.watch:
-        run_test(options)
-        return
+        return int(run_test(options).failures > 0)
     from rich.console import Console
 
     console = Console()
@@ -61,9 +63,10 @@ def _test(options: argparse.Namespace) -> None:
             except (ValueError, RuntimeError) as error:  # the file is being edited
                 console.print(f"[red]{error}[/red]")
             console.print("[dim]watching; Ctrl-C ends[/dim]")
+    return 0
 
 
-def run_test(options: argparse.Namespace) -> None:
+def run_test(options: argparse.Namespace) -> RewardTrial:
     """Run the test once, print it, and write its JSON if asked to."""
     from sail_rl.config import DEFAULT_SCORER
     from sail_rl.evaluation.reward_examples import read_examples, read_expected
@@ -87,6 +90,7 @@ def run_test(options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(json.dumps(as_json(trial, examples), allow_nan=False) + "\n")
     print_test(trial, examples, show=options.show)
+    return trial
 
 
 def chosen_rewards(options: argparse.Namespace) -> tuple[dict[str, RewardConfig], str | None]:

@@ -33,6 +33,18 @@ class RewardTrial:
     seconds: float
     warnings: list[str]
 
+    @property
+    def failures(self) -> int:
+        """The number of completions for which a reward raised or timed out, and gave no score."""
+        missing = [
+            [
+                part is None and call.status in ("error", "timeout")
+                for part, call in zip(self.parts[name], made, strict=True)
+            ]
+            for name, made in self.calls.items()
+        ]
+        return sum(any(row) for row in zip(*missing, strict=True))
+
 
 def try_rewards(terms: Sequence[RewardTerm], scorer: Scorer, examples: RewardExamples) -> RewardTrial:
     """Score the examples with a lenient scorer over these terms, and collect warnings."""
