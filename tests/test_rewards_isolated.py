@@ -59,7 +59,10 @@ def test_what_hangs_crashes_or_eats_memory_hurts_only_its_own_rollout(isolated: 
 
 
 def test_a_failure_stops_the_run_by_default_with_the_sample(isolated: Isolated) -> None:
-    with pytest.raises(RuntimeError, match=r"(?s)'mine' raised RuntimeError: KeyError: 'oops'.*completion: raise"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)'mine' raised RuntimeError: KeyError: 'oops' \(.*mine.py, line 10: if .*completion: raise",
+    ):
         Composition([RewardTerm("mine", isolated)])(*batch("good", "raise", answer=["1", "2"]))
 
 

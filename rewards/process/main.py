@@ -20,7 +20,7 @@ import time
 from numbers import Real
 from typing import Any, NoReturn
 
-from sail_rl.imports import resolve
+from sail_rl.imports import described, resolve
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HEADER = 8  # bytes that hold an item's length
@@ -39,7 +39,7 @@ def main() -> None:
         if inspect.isclass(target):
             target = target(**json.loads(sys.argv[4]))
     except BaseException as error:
-        _send(answers, {"failed": f"{type(error).__name__}: {error}"[:2000]})
+        _send(answers, {"failed": described(error)[:2000]})
         raise
     child = 0
 
@@ -88,7 +88,7 @@ def _computed(target: Any, payload: bytes) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # becomes the item's result; the pool's caller counts and shows it
-        result = {"error": f"{type(error).__name__}: {error}"[:1000]}
+        result = {"error": described(error)[:1000]}
     return result | {"seconds": time.perf_counter() - start}
 
 
