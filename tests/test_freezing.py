@@ -81,6 +81,20 @@ def test_frozen_parts_don_t_change_what_the_others_learn(
             assert (tensor - runs[1][name]).abs().mean() < 1e-5
 
 
+def test_losses_of_frozen_routers_train_nothing_else(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
+    """The adapter's weights after two steps are those without router losses; their gradient was 3.4e-3 once."""
+    trained = [
+        weights_of(train(recipe_of(tmp_path, trainable=["adapter"], **coefficients), tiny_dir("qwen3_moe")))
+        for coefficients in ({"router_z_loss_coef": 1.0}, {"router_z_loss_coef": 0, "router_aux_loss_coef": 0})
+    ]
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+def test_a_load_balancing_loss_for_frozen_routers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"router_aux_loss_coef is 0\.01, but the stage freezes the routers"):
+        recipe_of(tmp_path, trainable=["adapter"], router_aux_loss_coef=0.01)
+
+
 def test_a_critic_is_never_frozen(tiny_dir: Callable[..., Path]) -> None:
     model = load_model(tiny_dir(), critic="model")
     freeze(model, ["adapter"])

@@ -16,6 +16,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate, pack
 from sail_rl.maths import balance
 from sail_rl.models import SailVLForConditionalGeneration
+from sail_rl.models.adapters import LoRA, prepare_parameters
 from sail_rl.models.loading import load_model
 from sail_rl.records.schema import is_known
 from sail_rl.trainer.balance import (
@@ -187,10 +188,31 @@ def test_each_loss_alone_reaches_every_router_through_checkpointing(
 def test_coefficients_are_the_recipe_s_or_the_model_s_and_none_for_a_dense_model(
     tiny_dir: Callable[..., Path],
 ) -> None:
-    dense, sparse = (load_model(tiny_dir(llm)).config for llm in ("qwen3", "qwen3_moe"))
+    dense, sparse = (load_model(tiny_dir(llm)) for llm in ("qwen3", "qwen3_moe"))
     assert router_coefficients(dense, aux=0.1, z=0.1) is None
     assert router_coefficients(sparse, aux=None, z=0.1) == RouterCoefficients(0.01, 0.1)
     assert router_coefficients(sparse, aux=0.0, z=0.0) == RouterCoefficients(0.0, 0.0)
+
+
+@pytest.mark.parametrize("targets", [None, ("llm", "adapter")])
+def test_frozen_routers_have_no_losses(targets: tuple[str, ...] | None, tiny_dir: Callable[..., Path]) -> None:
+    lora = LoRA(r=2, alpha=4.0, dropout=0.0, targets=targets) if targets else None
+    model = prepare_parameters(load_model(tiny_dir("qwen3_moe")), targets or ("adapter",), lora, seed=0)
+    assert router_coefficients(model, aux=0.1, z=0.1) == RouterCoefficients(0.0, 0.0)
+
+
+def test_without_coefficients_there_is_a_balance_but_neither_a_gradient_nor_a_forward_pass(
+    moe: SailVLForConditionalGeneration, encoder: Encoder
+) -> None:
+    _, batches = pack(samples_of(encoder), pack_length=60, filler=encoder.filler())
+    step = ExpertBalance(RouterCoefficients(0.0, 0.0), experts_per_token=2, tokens=100, all_sum=no_ranks)
+    forwards: list[int] = []
+    moe.register_forward_hook(lambda *_: forwards.append(1))
+    step.count_ahead(moe, batches, CPU)
+    losses = [step.loss(batch, moe(**batch.model_inputs(CPU))) for batch in batches]
+    assert len(forwards) == len(batches)
+    assert not any(loss.requires_grad or loss.item() for loss in losses)
+    assert step.metrics()["moe/aux_loss"] > 0
 
 
 # Whole steps of the trainer

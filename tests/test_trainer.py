@@ -18,7 +18,7 @@ from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, PolicyOutput, TokenLoss, cross_entropy
 from sail_rl.maths.token_fields import TokenFields
-from sail_rl.models import MODEL_DISTRIBUTION, SailVLConfig
+from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.models.loading import load_model
 from sail_rl.stages.arguments import training_arguments
 from sail_rl.trainer.balance import router_coefficients
@@ -99,15 +99,16 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         config = recipe.stages[1]
         args = training_arguments(recipe, config, tmp_path)
         args.save_strategy = "no"
+        model = load_model(tiny_dir(llm))
         trainer = Trainer(
-            load_model(tiny_dir(llm)),
+            model,
             args,
             source=source or FixedBatches(samples, Aggregation(aggregation, 16)),  # type: ignore[arg-type]
             loss=loss or PolicyLoss(),
             encoder=encoder,
             pack_length=config.pack_length,
             monitor=NonFiniteStepMonitor(tmp_path, limit=limit),
-            router=router_coefficients(SailVLConfig.from_pretrained(tiny_dir(llm)), aux=None, z=1e-3),
+            router=router_coefficients(model, aux=None, z=1e-3),
         )
         trainer.train()
         logged = trainer.state.log_history[0]

@@ -98,7 +98,7 @@ def train(
         encoder=encoder,
         pack_length=64,
         monitor=NonFiniteStepMonitor(recipe.output_dir),
-        router=router_coefficients(policy.config, aux=None, z=1e-3),
+        router=router_coefficients(policy, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return trainer

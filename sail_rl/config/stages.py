@@ -97,9 +97,10 @@ class StageConfig(AnyKind):
     """Stop after this number of consecutive optimiser steps with a non-finite gradient."""
     router_aux_loss_coef: NonNegativeFloat | None = None
     """MoE only: weight of the load-balancing loss (1 at balance) over the whole step; None: the model config's value.
-    With several micro-batches per rank it costs one more forward pass for each but the first. 0 turns it off."""
+    With several micro-batches per rank it costs one more forward pass for each but the first. 0 turns it off, and so do
+    frozen routers (with `lora`, or without llm in `trainable`)."""
     router_z_loss_coef: NonNegativeFloat = 1e-3
-    """MoE only: weight of the router z-loss (ST-MoE's value by default)."""
+    """MoE only: weight of the router z-loss (ST-MoE's value by default); 0 while the routers are frozen."""
     save_every: PositiveInt = 50
     """Optimiser steps between checkpoints."""
     metric_for_best_model: Annotated[str, Field(pattern="^eval/.+")] | None = None
@@ -136,6 +137,11 @@ class StageConfig(AnyKind):
 
     @model_validator(mode="after")
     def _parts(self) -> Self:
+        if self.router_aux_loss_coef and (self.lora or "llm" not in self.learning):
+            raise ValueError(
+                f"stage {self.name}: router_aux_loss_coef is {self.router_aux_loss_coef:g}, but the stage freezes the "
+                "routers (`lora` does, and `trainable` without llm), so the loss would move other weights; leave it out"
+            )
         if self.lora is None:
             return self
         if frozen := [part for part in self.lora.targets if part not in self.learning]:

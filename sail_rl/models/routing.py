@@ -16,7 +16,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 def make_replayable(language_model: nn.Module) -> None:
     """Make every router of a Qwen3-MoE obey `set_routed_experts`."""
-    for router in _routers(language_model):
+    for router in routers_of(language_model):
         router.routed_experts = None
         router.register_forward_hook(_replay)
 
@@ -33,7 +33,7 @@ def set_routed_experts(language_model: nn.Module, routed_experts: torch.Tensor |
     Raises:
         ValueError: if the number of layers is not that of the model.
     """
-    routers = _routers(language_model)
+    routers = routers_of(language_model)
     if routed_experts is not None and routed_experts.shape[1] != len(routers):
         raise ValueError(
             f"routed_experts has {routed_experts.shape[1]} layers, but the model has {len(routers)} MoE layers; "
@@ -43,8 +43,9 @@ def set_routed_experts(language_model: nn.Module, routed_experts: torch.Tensor |
         router.routed_experts = None if routed_experts is None else routed_experts[:, layer].long()
 
 
-def _routers(language_model: nn.Module) -> list[Any]:
-    return [module for module in language_model.modules() if isinstance(module, Qwen3MoeTopKRouter)]
+def routers_of(model: nn.Module) -> list[Any]:
+    """The routers of all layers of a Qwen3-MoE or of a model around it; none of a dense model."""
+    return [module for module in model.modules() if isinstance(module, Qwen3MoeTopKRouter)]
 
 
 def _replay(router: Any, _: Any, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

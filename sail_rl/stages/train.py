@@ -193,7 +193,7 @@ class Stage:
             encoder=encoder,
             pack_length=config.pack_length,
             monitor=NonFiniteStepMonitor(self.folder, limit=config.max_skipped_steps),
-            router=router_coefficients(model.config, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
+            router=router_coefficients(model, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,7 +19,8 @@ from sail_rl.maths.balance import (
     router_sums,
     router_z_loss,
 )
-from sail_rl.models import SailVLConfig, TokenLogprobs
+from sail_rl.models import TokenLogprobs
+from sail_rl.models.routing import routers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,16 @@ class RouterCoefficients:
     z: float
 
 
-def router_coefficients(config: SailVLConfig, *, aux: float | None, z: float) -> RouterCoefficients | None:
-    """Coefficients for a model, None for a dense one; `aux` None stands for the model's `router_aux_loss_coef`."""
+def router_coefficients(model: torch.nn.Module, *, aux: float | None, z: float) -> RouterCoefficients | None:
+    """Coefficients for a model, None for a dense one; `aux` None stands for the model's `router_aux_loss_coef`.
+
+    Both are 0 where no router trains (a frozen language model, or LoRA): the losses would move other parts instead.
+    """
+    config: Any = model.config
     if not config.is_moe:
         return None
+    if not any(weight.requires_grad for router in routers_of(model) for weight in router.parameters()):
+        return RouterCoefficients(0.0, 0.0)
     return RouterCoefficients(config.text_config.router_aux_loss_coef if aux is None else aux, z)
 
 
@@ -77,7 +85,8 @@ class ExpertBalance:
 
     def loss(self, micro_batch: MicroBatch, output: TokenLogprobs) -> torch.Tensor:
         """One micro-batch's part of both losses, weighted; the sum over micro-batches and ranks is the step's loss."""
-        sums = self._sums(micro_batch, output)
+        with torch.set_grad_enabled(bool(self.coefficients.aux or self.coefficients.z)):
+            sums = self._sums(micro_batch, output)
         self._seen = sums.detached() if self._seen is None else self._seen + sums.detached()
         loss = self.coefficients.z * router_z_loss(sums.squares, tokens=self.tokens).mean()
         if self.coefficients.aux:
