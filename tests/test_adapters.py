@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from test_engines import SAMPLING, gap
 from test_run import run
-from training import recipe_of, train, weights_of
+from training import SameBatch, recipe_of, samples_of, train, weights_of
 from transformers import AutoProcessor
 
 from rollouts.vllm_engine import VLLMEngine
 from sail_rl.data.encoding import Encoder
+from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, add_lora, describe_trainable, part_of
 from sail_rl.models.loading import load_model
 from sail_rl.plan.policy import check_lora
 from sail_rl.records.jsonl import read_jsonl
+from sail_rl.trainer.annotate import policy_without_adapters
+from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import zero3_disabled
 from sail_rl.trainer.weights import gathered_weights, save_merged
 
@@ -185,6 +188,37 @@ def test_results_don_t_depend_on_the_zero_stage(
         assert got.keys() == expected.keys()
         for name, tensor in expected.items():
             assert (tensor - got[name]).abs().mean() < 1e-6, name
+
+
+class ReferenceBeforeEachStep(SameBatch):
+    """The same batch in every step; before each step, log-probs are computed with the adapters switched off."""
+
+    reference: list[torch.Tensor]
+
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
+        for batch in super().batches(learner, start_step=start_step):
+            found = policy_without_adapters(learner, batch.samples)
+            self.reference = [output.logprobs for output in found]
+            yield batch
+
+
+@pytest.mark.parametrize(("llm", "zero_stage"), [("qwen3", 2), pytest.param("qwen3", 3, marks=slow), ("qwen3_moe", 2)])
+def test_the_policy_without_its_adapters_is_the_parent_and_training_goes_on_as_if_nothing_had_happened(
+    llm: str, zero_stage: int, tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path
+) -> None:
+    """With one part that trains fully beside the adapters."""
+    settings = {"lora": LORA | {"targets": ["llm"]}, "trainable": ["llm", "adapter"], "steps": 3}
+    recipe = recipe_of(tmp_path, zero_stage=zero_stage, optimizer={"learning_rate": 2e-2}, **settings)
+    source = ReferenceBeforeEachStep(samples_of(encoder))
+    trained = train(recipe, tiny_dir(llm), source=source)
+    parent, samples = loaded(tiny_dir(llm)), source.batch.samples
+    for sample, found in zip(samples, source.reference, strict=True):
+        expected = parent(**collate([sample], filler=encoder.filler()).model_inputs(torch.device("cpu"))).logprobs
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    own = [output.logprobs for output in trained.compute_logprobs(samples)]
+    assert max((a - b).abs().max() for a, b in zip(own, source.reference, strict=True)) > 0.1
+    plain = weights_of(train(recipe, tiny_dir(llm)))
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights_of(trained).items())
 
 
 @pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])

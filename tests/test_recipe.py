@@ -379,6 +379,21 @@ class TestAlgorithms:
         assert (stage.loss.clip_low, stage.loss.clip_high) == (0.1, 4e-4)
         assert stage.sampling.dynamic_sampling is None, "of the algorithm, not of the recipe before the override"
 
+    @pytest.mark.parametrize("algorithm", ["grpo", "dapo", "cispo"])
+    def test_cispo_has_no_lower_limit_unless_one_is_given(self, algorithm: str) -> None:
+        overrides = [f"stages.rlvr.algorithm={algorithm}", "stages.rlvr.loss.surrogate=cispo"]
+        stage = load_recipe(QUICKSTART, overrides).stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.loss.clip_low == 1
+        stage = load_recipe(QUICKSTART, [*overrides, "stages.rlvr.loss.clip_low=0.3"]).stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.loss.clip_low == 0.3
+
+    @pytest.mark.parametrize("aggregation", ["token_mean", "fixed_length"])
+    def test_gspo_is_a_mean_over_completions(self, aggregation: str) -> None:
+        with pytest.raises(ValueError, match=f"{aggregation}, but gspo has one ratio for a completion"):
+            load_recipe(QUICKSTART, ["stages.rlvr.algorithm=gspo", f"stages.rlvr.loss.aggregation={aggregation}"])
+
     @pytest.mark.parametrize("name", ALGORITHMS)
     def test_a_section_that_it_leaves_out_can_still_be_overridden_key_by_key(self, name: str) -> None:
         overrides = [f"stages.rlvr.algorithm={name}", "stages.rlvr.loss.kl.coef=0.04"]

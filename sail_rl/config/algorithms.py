@@ -15,7 +15,6 @@ SHARED: dict[str, Any] = {
     "loss": {
         "surrogate": "clip",
         "aggregation": "token_mean",
-        "clip_low": 0.2,
         "clip_high": 0.2,
         "kl": None,
         "overlong_filtering": False,
@@ -34,8 +33,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "dr_grpo": {"advantages": "dr_grpo", "loss": {"aggregation": "fixed_length"}},
     # arXiv 2507.18071, eq. 5 and section 5.1: one ratio for a whole completion, and narrow limits.
     "gspo": {"loss": {"surrogate": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-4, "clip_high": 4e-4}},
-    # arXiv 2506.13585, eq. 4 and 5: only the weight is clipped, and only from above.
-    "cispo": {"loss": {"surrogate": "cispo", "clip_low": 1.0, "clip_high": 0.28}},
+    # arXiv 2506.13585, eq. 4 and 5: only the weight is clipped.
+    "cispo": {"loss": {"surrogate": "cispo", "clip_high": 0.28}},
     # arXiv 2402.14740, eq. 2 and 6: leave-one-out baseline, KL to the reference in the reward.
     "rloo": {"advantages": "rloo", "loss": {"aggregation": "sequence_mean", "kl": REWARD_KL}},
     # arXiv 2501.03262, eq. 7: advantages normalised over the batch's tokens, each token's KL in its reward.
@@ -43,6 +42,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     # arXiv 1707.06347, eq. 7 and 9, with GAE (arXiv 1506.02438) and undiscounted rewards.
     "ppo": {"advantages": "gae", "critic": {"kind": "head", "gamma": 1.0, "lam": 0.95, "value_coef": 0.5}},
 }
+SURROGATE_DEFAULTS: dict[str, dict[str, Any]] = {"cispo": {"clip_low": 1.0}}  # arXiv 2506.13585: no lower limit
+"""Defaults of `loss` that depend on its `surrogate`."""
 assert ALGORITHMS.keys() == set(get_args(Algorithm))
 
 

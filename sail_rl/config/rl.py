@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from .algorithms import Algorithm, with_algorithm
+from .algorithms import SURROGATE_DEFAULTS, Algorithm, with_algorithm
 from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, Name, RewardConfig, Strict
 from .stages import StageConfig
 
@@ -124,7 +124,7 @@ class LossConfig(Strict):
     aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
     """How token losses become one number (see `maths.aggregation`)."""
     clip_low: Annotated[float, Field(gt=0, le=1)] = 0.20
-    """How far below 1 the ratio may fall before it is clipped."""
+    """How far below 1 the ratio may fall before it is clipped. CISPO's default is 1: no lower limit."""
     clip_high: PositiveFloat = 0.28
     """How far above 1 the ratio may rise before it is clipped."""
     kl: KLConfig | None = None
@@ -137,6 +137,23 @@ class LossConfig(Strict):
     """Weights that correct from the engine's log-probs to the trainer's."""
     overlong_filtering: bool = False
     """Exclude completions that were cut at `max_tokens` from the loss (DAPO)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_surrogate(cls, loss: Any) -> Any:
+        if not isinstance(loss, dict):
+            return loss
+        surrogate = loss.get("surrogate")
+        return SURROGATE_DEFAULTS.get(surrogate, {}) | loss if isinstance(surrogate, str) else loss
+
+    @model_validator(mode="after")
+    def _one_ratio_for_a_sequence(self) -> Self:
+        if self.surrogate in ("gspo", "gspo_token") and self.aggregation != "sequence_mean":
+            raise ValueError(
+                f"loss.aggregation is {self.aggregation}, but {self.surrogate} has one ratio for a completion, and its "
+                "objective is a mean over completions; set aggregation: sequence_mean"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -253,7 +270,7 @@ class RLStage(StageConfig):
 
     @property
     def needs_reference(self) -> bool:
-        return self.loss.kl is not None
+        return self.loss.kl is not None and self.lora is None
 
     @property
     def updates(self) -> int:

@@ -120,7 +120,7 @@ class StageConfig(AnyKind):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the stage keeps a frozen copy of its starting model as the reference."""
+        """Whether the stage keeps a frozen copy of its starting model as the reference (LoRA needs none)."""
         return False
 
     def parents(self, newest: str) -> list[str]:

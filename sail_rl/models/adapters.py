@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
@@ -101,6 +104,21 @@ def add_lora(
     if critic is not None:
         model.critic = critic
     return wrapped
+
+
+@contextmanager
+def adapters_off(model: PeftModel) -> Iterator[None]:
+    """Compute with the model as it was before training: without adapters, and with the untrained copies of parts that
+    train fully. For forward passes without gradient only."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
+    # PEFT's `disable_adapter` would also take `requires_grad` from the adapters, which DeepSpeed has registered.
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def describe_trainable(model: nn.Module) -> str:

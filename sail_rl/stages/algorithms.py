@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from sail_rl.config import KLConfig, LossConfig, Recipe, RLStage
 from sail_rl.data.order import RowStream
@@ -16,7 +15,7 @@ from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
 from sail_rl.models.loading import load_model
-from sail_rl.trainer.annotate import Annotator
+from sail_rl.trainer.annotate import Annotator, Reference, frozen_reference, policy_without_adapters
 from sail_rl.trainer.distributed import zero3_disabled
 from sail_rl.trainer.estimators import (
     AdvantageEstimator,
@@ -93,7 +92,7 @@ def make_ledger(config: RLStage, stream: RowStream) -> PromptLedger:
 
 
 def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent: Path) -> RolloutBatches:
-    """Make the stage's batch source. Loads the reference model if the stage has a KL penalty."""
+    """Make the stage's batch source. Loads a reference model if the stage has a KL penalty and no adapters."""
     loss = config.loss
     return RolloutBatches(
         sampler=sampler,
@@ -101,7 +100,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
             recompute=loss.old_logprobs == "trainer",
             importance=ImportanceCorrection(**loss.importance.model_dump()) if loss.importance else None,
             values=config.critic is not None,
-            reference=_reference(recipe, parent) if loss.kl else None,
+            reference=_reference(config, recipe, parent) if loss.kl else None,
         ),
         estimator=make_estimator(config),
         aggregation=Aggregation(loss.aggregation, config.sampling.max_tokens),
@@ -117,9 +116,11 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
     )
 
 
-def _reference(recipe: Recipe, parent: Path) -> nn.Module:
-    """Load the stage's starting model, frozen and unpartitioned on every rank."""
+def _reference(config: RLStage, recipe: Recipe, parent: Path) -> Reference:
+    """The stage's starting model: the policy without its adapters, or a frozen, unpartitioned copy on every rank."""
+    if config.lora:
+        return policy_without_adapters
     with zero3_disabled():
         model = load_model(parent, dtype=getattr(torch, recipe.model.dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.requires_grad_(False).eval().to(device)
+    return frozen_reference(model.requires_grad_(False).eval().to(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,22 @@ from torch import nn
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.token_fields import present
+from sail_rl.models import TokenLogprobs
 
 from .batches import Learner
+
+Reference = Callable[[Learner, Sequence[Sample]], list[TokenLogprobs]]
+"""Log-probs of the samples under the stage's starting model (collective)."""
+
+
+def frozen_reference(model: nn.Module) -> Reference:
+    """The reference is another model, a copy of the starting one."""
+    return lambda learner, samples: learner.compute_logprobs(samples, model=model)
+
+
+def policy_without_adapters(learner: Learner, samples: Sequence[Sample]) -> list[TokenLogprobs]:
+    """The reference is the policy with its LoRA switched off, which is the starting model."""
+    return learner.compute_logprobs(samples, adapters=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +37,13 @@ class Annotator:
         recompute: set `old_logprobs`, the trainer's own; otherwise the engine's log-probs take their role.
         importance: set `importance_weights` from the trainer's and the engine's log-probs; requires `recompute`.
         values: set `old_values`; requires a model with a critic.
-        reference: set `reference_logprobs`, the log-probs under this frozen model.
+        reference: set `reference_logprobs` by this function, one of the two below.
     """
 
     recompute: bool = False
     importance: ImportanceCorrection | None = None
     values: bool = False
-    reference: nn.Module | None = None
+    reference: Reference | None = None
 
     def __call__(self, learner: Learner, samples: Sequence[Sample]) -> None:
         """Set the fields of this rank's samples, of which there may be none (collective)."""
@@ -48,5 +62,5 @@ class Annotator:
                     present(fields.old_logprobs), present(fields.rollout_logprobs), one_segment
                 )
         if self.reference is not None:
-            for sample, output in zip(samples, learner.compute_logprobs(samples, model=self.reference), strict=True):
+            for sample, output in zip(samples, self.reference(learner, samples), strict=True):
                 sample.token_fields.reference_logprobs = output.logprobs

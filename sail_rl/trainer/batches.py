@@ -37,9 +37,15 @@ class Learner(Protocol):
         ...
 
     def compute_logprobs(
-        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None
+        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None, adapters: bool = True
     ) -> list[TokenLogprobs]:
-        """Log-probs of each sample's completion under the policy or another model, on the CPU (collective)."""
+        """Log-probs of each sample's completion, on the CPU (collective).
+
+        Args:
+            samples: this rank's samples.
+            model: another model than the policy.
+            adapters: False switches the policy's LoRA off.
+        """
         ...
 
     def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:

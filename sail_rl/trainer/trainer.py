@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from sail_rl.data.packing import MicroBatch, collate, pack
 from sail_rl.maths.losses import LossFunction
 from sail_rl.maths.token_fields import present
 from sail_rl.models import SailVLForConditionalGeneration, TokenLogprobs
+from sail_rl.models.adapters import adapters_off
 
 from .balance import ExpertBalance, RouterCoefficients
 from .batches import BatchSource, StepBatch, StepTotals, summed_metrics
@@ -188,20 +190,21 @@ class Trainer(transformers.Trainer):
 
     @torch.no_grad()
     def compute_logprobs(
-        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None
+        self, samples: Sequence[Sample], *, model: torch.nn.Module | None = None, adapters: bool = True
     ) -> list[TokenLogprobs]:
-        """Log-probs of each sample's completion under the policy or another model, on the CPU (collective)."""
+        """Log-probs of each sample's completion, on the CPU, see `Learner` (collective)."""
+        layout, packed = pack(samples, pack_length=self.pack_length, filler=self._filler)
+        if model or not adapters:  # another model chooses its own experts
+            packed = [replace(micro_batch, routed_experts=None) for micro_batch in packed]
         model = model or self.model_wrapped
         model.eval()
-        layout, packed = pack(samples, pack_length=self.pack_length, filler=self._filler)
-        if model is not self.model_wrapped:  # another model chooses its own experts
-            packed = [replace(micro_batch, routed_experts=None) for micro_batch in packed]
         found: dict[int, TokenLogprobs] = {}
-        for number, micro_batch in enumerate(self._padded(packed)):
-            output = self._forward(model, micro_batch)
-            if number < len(layout):
-                lengths = [samples[index].completion_length for index in layout[number]]
-                found |= dict(zip(layout[number], output.split(lengths), strict=True))
+        with nullcontext() if adapters else adapters_off(self.model):
+            for number, micro_batch in enumerate(self._padded(packed)):
+                output = self._forward(model, micro_batch)
+                if number < len(layout):
+                    lengths = [samples[index].completion_length for index in layout[number]]
+                    found |= dict(zip(layout[number], output.split(lengths), strict=True))
         return [found[index] for index in range(len(samples))]
 
     def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
