@@ -144,22 +144,6 @@ def test_value_loss_by_hand(value: float, old: float, target: float, error: floa
     assert loss.values.item() == pytest.approx(error)
 
 
-def test_during_the_critic_s_warm_up_the_policy_gets_no_gradient() -> None:
-    logprobs, values = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
-    fields = on_policy(
-        torch.ones(1),
-        old_values=torch.zeros(1),
-        returns=torch.ones(1),
-        actor=torch.zeros(1),
-    )
-    loss = ActorCriticLoss(PolicyLoss())(scored(logprobs, values), fields, one_segment(logprobs))
-    loss.values.sum().backward()
-    assert logprobs.grad is not None
-    assert values.grad is not None
-    assert logprobs.grad.item() == 0
-    assert values.grad.item() != 0
-
-
 # Parity with TRL
 
 MAX_LENGTH = 9

@@ -389,6 +389,16 @@ def test_overlong_filtering_leaves_cut_completions_out_of_sum_and_denominator() 
     assert batch.loss_denominator == 2
 
 
+def test_the_critic_s_warm_up_ends_with_its_last_step_even_within_a_batch_of_rollouts() -> None:
+    groups, learner = [group([1.0, 0.0])], trainer()
+    samples = drawn(groups)
+    CompletionAdvantages("grpo")(groups, samples)
+    source, seen = batches(critic_warmup=3, epochs=4), []
+    for learner.step in range(5):  # the same samples in every epoch
+        seen.append(source._step_batch(learner, groups, samples).critic_only)
+    assert seen == [True, True, True, False, False]
+
+
 def test_mini_batches_are_the_same_groups_however_many_came() -> None:
     assert batches(mini_batches=2)._parts(8) == [range(4), range(4, 8)]
     assert batches(mini_batches=4)._parts(6) == [range(1), range(1, 3), range(3, 4), range(4, 6)]

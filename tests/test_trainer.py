@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,17 @@ from conftest import picture, question
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
+from sail_rl.data.packing import collate
 from sail_rl.maths.aggregation import Aggregation
-from sail_rl.maths.losses import ClippedSurrogate, LossFunction, PolicyLoss, PolicyOutput, TokenLoss, cross_entropy
+from sail_rl.maths.losses import (
+    ActorCriticLoss,
+    ClippedSurrogate,
+    LossFunction,
+    PolicyLoss,
+    PolicyOutput,
+    TokenLoss,
+    cross_entropy,
+)
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models import MODEL_DISTRIBUTION
 from sail_rl.models.loading import load_model
@@ -85,6 +94,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         steps: int = STEPS,
         llm: str = "qwen3",
         limit: int = 3,
+        critic: str | None = None,
     ) -> Trained:
         join_process_group()
         recipe = load_recipe(
@@ -99,7 +109,8 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         config = recipe.stages[1]
         args = training_arguments(recipe, config, tmp_path)
         args.save_strategy = "no"
-        model = load_model(tiny_dir(llm))
+        torch.manual_seed(0)  # of the value head
+        model = load_model(tiny_dir(llm), critic=critic)
         trainer = Trainer(
             model,
             args,
@@ -112,7 +123,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         )
         trainer.train()
         logged = trainer.state.log_history[0]
-        weights = {name: tensor.clone() for name, tensor in gathered_weights(trainer.model)}
+        weights = {name: tensor.clone() for name, tensor in gathered_weights(trainer.model, critic=True)}
         return Trained(weights, logged["loss"], logged.get("grad_norm"), trainer.state.log_history)
 
     return run
@@ -233,6 +244,69 @@ def test_steps_without_a_signal_change_neither_weights_nor_optimiser_nor_schedul
     assert rates == pytest.approx([1e-3, 0.8e-3, 0.8e-3, 0.8e-3, 0.6e-3])
     assert [entry["train/empty_step"] for entry in trained.log if "loss" in entry] == [0, 1, 1, 0, 1]
     assert all(entry["grad_norm"] == 0 for entry in trained.log if entry.get("train/empty_step"))
+
+
+# The critic's warm-up
+
+
+class WarmUp(FixedBatches):
+    """The same samples in every step; the first `steps` train the critic alone."""
+
+    def __init__(self, samples: list[Sample], steps: int) -> None:
+        for sample in samples:
+            sample.token_fields.old_values = torch.zeros(sample.completion_length)
+            sample.token_fields.returns = torch.ones(sample.completion_length)
+        super().__init__(samples, Aggregation("token_mean"))
+        self.steps = steps
+
+    def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
+        for step in count(start_step):
+            yield replace(self.batch, critic_only=step < self.steps)
+
+
+@pytest.mark.parametrize(
+    ("llm", "critic", "zero_stage"),
+    [
+        ("qwen3", "head", 0),
+        ("qwen3", "head", 2),
+        ("qwen3_moe", "head", 2),
+        pytest.param("qwen3", "head", 3, marks=pytest.mark.slow),
+        pytest.param("qwen3", "model", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_the_critic_s_warm_up_leaves_every_weight_of_the_policy_as_it_was(
+    llm: str, critic: str, zero_stage: int, train: Callable[..., Trained], samples: list[Sample], tiny_dir: Any
+) -> None:
+    """Even with weight decay, an entropy bonus and router losses; the next step trains the policy."""
+    settings = {
+        "loss": ActorCriticLoss(PolicyLoss(entropy_coef=0.1)),
+        "llm": llm,
+        "critic": critic,
+        "overrides": (f"deepspeed.zero_stage={zero_stage}", "stages.rlvr.optimizer.weight_decay=0.1"),
+    }
+    before = dict(load_model(tiny_dir(llm)).named_parameters())
+    for steps, trains in ((2, False), (3, True)):
+        trained = train(samples, WarmUp(samples, 2), steps=steps, **settings).weights
+        policy = [name for name in trained if not name.startswith("critic.")]
+        assert any(not torch.equal(before[name], trained[name]) for name in policy) == trains
+        assert trained["critic.value_head.weight"].abs().max() > 0
+
+
+def test_in_the_warm_up_the_value_loss_reaches_the_value_head_alone(
+    tiny_dir: Callable[..., Path], samples: list[Sample], encoder: Encoder
+) -> None:
+    """The gradient of the trunk had a norm of 74.4 once."""
+    model = load_model(tiny_dir(), critic="head")
+    torch.nn.init.normal_(model.critic.value_head.weight)
+    inputs = collate(samples, filler=encoder.filler()).model_inputs(torch.device("cpu"))
+    plain = model(**inputs)
+    output = model(**inputs, critic_only=True)
+    assert torch.equal(output.logprobs, plain.logprobs)
+    assert torch.equal(output.values, plain.values)
+    (output.values.square().sum() + output.logprobs.sum() + output.entropies.sum()).backward()
+    moved = [name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()]
+    assert moved == ["critic.value_head.weight"]
+    assert all(weight.grad is not None for weight in model.parameters()), "ZeRO needs all gradients"
 
 
 # Bad steps

@@ -71,7 +71,7 @@ class CriticConfig(Strict):
     value_coef: PositiveFloat = 0.5
     value_clip: PositiveFloat = 0.2
     warmup_steps: NonNegativeInt = 0
-    """Optimiser steps at the start that train the critic alone."""
+    """Optimiser steps at the start that train the critic alone. A value head then doesn't train the policy's layers."""
 
 
 class SamplingConfig(Strict):

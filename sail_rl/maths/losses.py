@@ -132,8 +132,7 @@ class ActorCriticLoss:
 
     value_coef · max((V - R)², (clip(V, V_old - value_clip, V_old + value_clip) - R)²) / 2, the clipping as in PPO2.
 
-    Needs the fields of `PolicyLoss`, `returns` R and `old_values` V_old. Where `actor` is set it multiplies the policy
-    loss: it is 0 during the critic's warm-up, when the policy is not trained.
+    Needs the fields of `PolicyLoss`, `returns` R and `old_values` V_old.
 
     Args:
         policy: the actor's loss.
@@ -151,14 +150,13 @@ class ActorCriticLoss:
         returns, old = present(fields.returns), present(fields.old_values)
         clipped = old + (output.values - old).clamp(-self.value_clip, self.value_clip)
         error = torch.maximum((output.values - returns).square(), (clipped - returns).square()) / 2
-        actor = loss.values if fields.actor is None else loss.values * fields.actor
         metrics = {
             "value/loss": error.detach(),
             "value/mean": output.values.detach(),
             "value/return": returns,
             "value/clip_fraction": ((output.values - old).abs() > self.value_clip).float(),
         }
-        return TokenLoss(actor + self.value_coef * error, loss.metrics | metrics)
+        return TokenLoss(loss.values + self.value_coef * error, loss.metrics | metrics)
 
 
 @torch.no_grad()

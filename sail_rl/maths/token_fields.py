@@ -28,7 +28,6 @@ class TokenFields:
         old_values: the critic's estimates before the step's first update.
         reference_logprobs: log-probs (nats) under the frozen reference model.
         advantages: advantage of each token; `returns`: the critic's regression target.
-        actor: 0 where the policy is not trained, during the critic's warm-up.
     """
 
     weights: Tensor | None = None
@@ -39,7 +38,6 @@ class TokenFields:
     reference_logprobs: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
-    actor: Tensor | None = None
 
     @property
     def ratio_logprobs(self) -> Tensor:

@@ -26,3 +26,8 @@ class Critic(nn.Module):
         if self.model is not None:
             hidden = self.model(**inputs).last_hidden_state
         return self.value_head(hidden[0, labelled]).squeeze(-1).float()
+
+
+def zero_gradient(values: torch.Tensor) -> torch.Tensor:
+    """The same values with a gradient of 0, which ZeRO needs of every parameter; `detach` would leave none."""
+    return values.detach() + 0.0 * (values - values.detach())

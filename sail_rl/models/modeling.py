@@ -16,7 +16,7 @@ from transformers.models.internvl.modeling_internvl import InternVLModel, Intern
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from .configuration import SailVLConfig
-from .critic import Critic
+from .critic import Critic, zero_gradient
 from .packed_attention import PACKED_ATTENTION
 from .published import to_published
 from .routing import make_replayable, set_routed_experts
@@ -187,6 +187,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         targets: torch.LongTensor | None = None,
         distribution: Distribution = MODEL_DISTRIBUTION,
         routed_experts: torch.Tensor | None = None,
+        critic_only: bool = False,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast | TokenLogprobs:
@@ -199,6 +200,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
                 -100: unlabelled). Pass `cu_seq_lens_q` and `position_ids` with it.
             distribution: the distribution whose log-probs are returned.
             routed_experts: [T, layers, k] experts to replay in an MoE, see `routing`.
+            critic_only: with `targets`: only the critic's own weights get a gradient other than 0.
             logits_to_keep: number of last positions to compute logits for (0: all), or their indices.
         """
         kwargs.setdefault("output_router_logits", self.config.is_moe and (labels is not None or targets is not None))
@@ -208,7 +210,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             kwargs.pop("output_router_logits")
         if targets is not None:
             images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
-            return self._token_logprobs(input_ids, targets, distribution, **images, **kwargs)
+            return self._token_logprobs(input_ids, targets, distribution, critic_only, **images, **kwargs)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -254,7 +256,12 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         return input_ids, model_kwargs | {name: value for name, value in images.items() if value is not None}
 
     def _token_logprobs(
-        self, input_ids: torch.LongTensor | None, targets: torch.LongTensor, distribution: Distribution, **kwargs: Any
+        self,
+        input_ids: torch.LongTensor | None,
+        targets: torch.LongTensor,
+        distribution: Distribution,
+        critic_only: bool,
+        **kwargs: Any,
     ) -> TokenLogprobs:
         """Log-probs of the labelled tokens of one micro-batch."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
@@ -263,10 +270,12 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         inputs = {"input_ids": input_ids, "use_cache": False, **kwargs}
         outputs = self.model(**inputs)
         labelled = targets[0] != -100
-        values = self.critic(labelled, outputs.last_hidden_state, inputs) if self.config.critic else None
-        logprobs, entropies = self.lm_head(
-            outputs.last_hidden_state[0, labelled], targets[0, labelled], distribution=distribution
-        )
+        hidden, values = outputs.last_hidden_state, None
+        if self.config.critic:
+            values = self.critic(labelled, hidden.detach() if critic_only else hidden, inputs)
+        logprobs, entropies = self.lm_head(hidden[0, labelled], targets[0, labelled], distribution=distribution)
+        if critic_only:
+            logprobs, entropies = zero_gradient(logprobs), zero_gradient(entropies)
         return TokenLogprobs(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)
 
     def _load_balancing_loss(

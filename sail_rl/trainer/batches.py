@@ -68,11 +68,13 @@ class StepBatch:
         samples: samples with the token field `weights`. Samples without a gradient may be left out.
         loss_denominator: this rank's part of the denominator, left-out samples included.
         layout: sample indices of each micro-batch; None: first-fit packing.
+        critic_only: train the critic alone (its warm-up); no other weight changes.
     """
 
     samples: list[Sample]
     loss_denominator: float
     layout: list[list[int]] | None = None
+    critic_only: bool = False
 
     @classmethod
     def token_mean(cls, samples: list[Sample], *, layout: list[list[int]] | None = None) -> StepBatch:

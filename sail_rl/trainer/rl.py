@@ -121,7 +121,6 @@ class RolloutBatches:
                 continue
             loss_denominator += self.aggregation.denominator(tokens)
             fields.weights = torch.full((tokens,), self.aggregation.token_weight(tokens))
-            fields.actor = torch.zeros(tokens) if learner.step < self.critic_warmup else None
             if not (self.skip_zero_advantage and bool((present(fields.advantages) == 0).all())):
                 samples.append(each.sample)
-        return StepBatch(samples, loss_denominator)
+        return StepBatch(samples, loss_denominator, critic_only=learner.step < self.critic_warmup)

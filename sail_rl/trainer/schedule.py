@@ -1,9 +1,12 @@
-"""The learning rate's schedule, which counts updates of the weights."""
+"""The learning rate's schedule, which counts updates of the weights; and updates without weight decay."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -16,3 +19,16 @@ class UpdateSchedule(LambdaLR):
         """Advance to the next update, if there was one."""
         if self.updated:
             super().step(*args, **kwargs)
+
+
+@contextmanager
+def without_weight_decay(optimizer: Optimizer) -> Iterator[None]:
+    """Make updates without weight decay, so that weights whose gradient has always been 0 stay as they are."""
+    saved = [group["weight_decay"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    try:
+        yield
+    finally:
+        for group, decay in zip(optimizer.param_groups, saved, strict=True):
+            group["weight_decay"] = decay

@@ -28,7 +28,7 @@ from .batches import BatchSource, StepBatch, StepTotals, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
 from .nonfinite import NonFiniteStepMonitor
-from .schedule import UpdateSchedule
+from .schedule import UpdateSchedule, without_weight_decay
 from .stopwatch import Stopwatch
 from .weights import gathered_weights
 
@@ -100,13 +100,14 @@ class Trainer(transformers.Trainer):
             logger.warning("step %d: no sample carries a signal, so weights and optimiser stay", self.step + 1)
             self.record({"grad_norm": 0.0, "train/micro_batches": 0})
             return torch.zeros((), device=self.args.device)
-        with self.stopwatch.measure("time/train"):
-            balance = self._balance(model, micro_batches, totals)
+        no_decay = without_weight_decay(self.optimizer) if batch.critic_only else nullcontext()
+        with self.stopwatch.measure("time/train"), no_decay:
+            balance = self._balance(model, micro_batches, totals, trained=not batch.critic_only)
             total = torch.zeros((), device=self.args.device)
             sums: dict[str, torch.Tensor] = {}
             for index, micro_batch in enumerate(micro_batches):
                 self.accelerator.gradient_state._set_sync_gradients(index == len(micro_batches) - 1)
-                output = self._forward(model, micro_batch)
+                output = self._forward(model, micro_batch, critic_only=batch.critic_only)
                 loss = self._policy_loss(micro_batch, output, sums, totals) / totals.loss_denominator
                 if balance:
                     loss = loss + balance.loss(micro_batch, output)
@@ -119,10 +120,9 @@ class Trainer(transformers.Trainer):
         self.lr_scheduler.updated = self.monitor.in_a_row == 0
         return total
 
-    def _forward(self, model: torch.nn.Module, micro_batch: MicroBatch) -> TokenLogprobs:
-        output: TokenLogprobs = model(
-            **micro_batch.model_inputs(self.args.device), distribution=self.source.distribution
-        )
+    def _forward(self, model: torch.nn.Module, micro_batch: MicroBatch, *, critic_only: bool = False) -> TokenLogprobs:
+        inputs = micro_batch.model_inputs(self.args.device)
+        output: TokenLogprobs = model(**inputs, distribution=self.source.distribution, critic_only=critic_only)
         return output
 
     def _policy_loss(
@@ -153,13 +153,13 @@ class Trainer(transformers.Trainer):
         return micro_batches + [collate([self._filler], filler=self._filler)] * (most - len(micro_batches))
 
     def _balance(
-        self, model: torch.nn.Module, micro_batches: list[MicroBatch], totals: StepTotals
+        self, model: torch.nn.Module, micro_batches: list[MicroBatch], totals: StepTotals, *, trained: bool
     ) -> ExpertBalance | None:
         """The step's expert balance, with all micro-batches but the first already counted; None for a dense model."""
         if self.router is None:
             return None
         balance = ExpertBalance(
-            self.router,
+            self.router if trained else RouterCoefficients(0.0, 0.0),
             experts_per_token=self.model.config.text_config.num_experts_per_tok,
             tokens=totals.positions,
             all_sum=lambda values: self.accelerator.reduce(values, "sum"),
