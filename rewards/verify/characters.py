@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
 _SUPERSCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
@@ -19,7 +20,7 @@ def plain_characters(text: str) -> str:
     Apply it to the raw answer: later steps drop `\,` and `\!`, which set digit groups apart from a list of numbers.
     """
     if not text.isascii():
-        text = _UNUSUAL.sub(_in_ascii, superscripts(text))
+        text = _UNUSUAL.sub(lambda match: _in_ascii(match[0]), superscripts(text))
     return _GROUPED.sub(_digits, text)
 
 
@@ -32,8 +33,8 @@ def _digits(match: re.Match[str]) -> str:
     return "".join(character for character in match[0] if character in "0123456789")
 
 
-def _in_ascii(match: re.Match[str]) -> str:
-    character = match[0]
+@lru_cache(maxsize=4096)
+def _in_ascii(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)

@@ -7,11 +7,12 @@ import re
 from .characters import plain_characters
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{|[{}]")
+_UPRIGHT_UNIT = re.compile(r"(?<=[0-9A-Za-z}])(?=\\(?:text|textrm|mathrm|mbox)\s*{\s*[A-Za-z])")  # 2m may be a product
 _SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
 _SPACE = re.compile(r"(?<!\\)\\ ")  # not the second backslash that ends a matrix row
 _REPLACED = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
-    "{,}": ",", "\\%": "%", "\\$": "", "$": "", "\\(": "", "\\)": "", "−": "-", "–": "-",
+    "{,}": ",", "\\%": "%", "\\$": "＄", "$": "", "＄": "$", "\\(": "", "\\)": "", "−": "-", "–": "-",
     "\\,": " ", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "^\\circ", "°": "^\\circ", "^{\\circ}": "^\\circ",
     "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*", "√": "\\sqrt",
@@ -25,13 +26,17 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
 def normalise(answer: str) -> str:
-    r"""Remove what doesn't change an answer: dollars, `\text{}`, spacing, a final period and the case of words."""
-    text = unwrapped(plain_characters(answer))
+    r"""Remove what doesn't change an answer: math dollars, `\text{}`, spaces, a last period, the case of words."""
+    text = plain_characters(answer)
+    if text.count("$") == 1:  # money; a formula has two
+        text = text.replace("\\$", "$").replace("$", "\\$")
+    text = unwrapped(_UPRIGHT_UNIT.sub(" ", text))
     text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))
     for old, new in _REPLACED.items():
         text = text.replace(old, new)
     text = _MATRICES.sub(r"\\\1{matrix}", text)
-    text = " ".join(text.split()).rstrip(".").strip()
+    text = " ".join(text.split())
+    text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
     return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
 
 

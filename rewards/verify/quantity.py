@@ -1,107 +1,97 @@
-"""Numbers with units, compared with a relative tolerance: percent, degrees, money, metric and Chinese units."""
+"""Numbers with units: exact values of literals, English and Chinese number words, scale words and units."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from . import chinese
+from . import chinese, english
 from .latex import normalise
+from .numerals import literal
+from .unit_reader import unit as read_unit
+from .units import NAMESAKES, NONE, PERCENT, UNITS, Unit
 
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2})?|[+-]?\d+ ?/ ?\d+", re.ASCII | re.IGNORECASE)
-_FRACTION = re.compile(r"([+-]?)\\frac(?:{([+-]?\d+)}{(\d+)}|(\d)(\d))", re.ASCII)
-_SCIENTIFIC = re.compile(r"([+-]?\d+\.?\d*) ?(?:\\times|\*|x) ?10\^(?:{([+-]?\d{1,2})}|(\d))", re.ASCII)
-_LEADING = re.compile(
-    rf"({_SCIENTIFIC.pattern}|{_FRACTION.pattern}|[+-]?\d+/\d+|{_THOUSANDS.pattern}|[+-]?(?:\d+\.?\d*|\.\d+))\s*(.*)",
-    re.ASCII | re.DOTALL,
-)
-_CHINESE_LEADING = re.compile(r"([负零〇一二两三四五六七八九十百千万亿点]+)(.*)")
-_SIZES: dict[str, tuple[str, Fraction]] = {}
-for _dimension, _units in {
-    "length": {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000", "inch": "0.0254", "ft": "0.3048"},
-    "area": {"mm^2": "1/1000000", "cm^2": "1/10000", "dm^2": "1/100", "m^2": "1", "km^2": "1000000"},
-    "volume": {"mL": "1/1000", "L": "1", "cm^3": "1/1000", "dm^3": "1", "m^3": "1000"},
-    "mass": {"mg": "1/1000000", "g": "1/1000", "kg": "1", "t": "1000"},
-    "time": {"ms": "1/1000", "s": "1", "min": "60", "h": "3600", "day": "86400"},
-    "speed": {"m/s": "1", "km/h": "5/18"},
-    "share": {"%": "1/100"},
-    "angle": {"degree": "1"},
-    "dollars": {"dollar": "1", "cent": "1/100"},
-    "yuan": {"yuan": "1"},
-}.items():
-    _SIZES |= {unit: (_dimension, Fraction(size)) for unit, size in _units.items()}
-_NAMES = {
-    "percent": "%", "^\\circ": "degree", "degrees": "degree", "deg": "degree", "度": "degree", "dollars": "dollar",
-    "cents": "cent", "usd": "dollar", "元": "yuan", "rmb": "yuan", "meter": "m", "metre": "m", "meters": "m",
-    "metres": "m", "centimeters": "cm", "centimetres": "cm", "kilometers": "km", "kilometres": "km", "inches": "inch",
-    "in": "inch", "feet": "ft", "foot": "ft", "ml": "mL", "l": "L", "liters": "L", "litres": "L", "liter": "L",
-    "grams": "g", "gram": "g", "kilograms": "kg", "seconds": "s", "second": "s", "sec": "s", "minutes": "min",
-    "minute": "min", "hours": "h", "hour": "h", "hr": "h", "hrs": "h", "days": "day", "km/hr": "km/h", "kmh": "km/h",
-    "square meters": "m^2", "square centimeters": "cm^2", "cubic meters": "m^3", "cubic centimeters": "cm^3",
-    "sq m": "m^2", "sq cm": "cm^2", **chinese.UNITS,
+MAX_LENGTH = 400  # characters; longer numbers are left to other rules
+_CANONICAL = {
+    "\\%": "%", "\\$": "$", "\\cdot": "*", "\\mu": "μ", "\\Omega": "Ω", "\\degree": "°", "\\,": " ", "\\;": " ",
+    "\\:": " ", "\\ ": " ", "~": " ", "\\!": "", "µ": "μ", "Ω": "Ω", "⋅": "*", "·": "*", "−": "-", "–": "-", "％": "%",
+    "￥": "¥", "{,}": ",", "\\mathrm": " ", "\\rm": " ",
 }  # fmt: skip
-Quantity = tuple[Fraction, str]
+_REWRITTEN = re.compile(
+    r"\^ ?(?:{ ?\\circ ?}|\\circ) ?|\\(?:text|mathrm|textrm|mbox|rm) ?{([^{}]*(?:{[^{}]*}[^{}]*)*)}"
+    r"|\\mu(?![a-zA-Z]) ?|\\[a-zA-Z]+|\\[%$,;:! ]|\{,\}"
+    "|[~µΩ⋅·−–％￥]"
+)
+_MONEY = re.compile(r"([+-]?) ?(?:US ?)?([$¥€£₹₩]) ?([+-]?)(?=[\d.])")
+_OF_A = re.compile(r" (?:of )?an? (?=[a-z])")
+_LABEL = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}(?:_\{?\w{1,10}\}?)? ?(?:=|:|\\approx|≈) ?(?=[^=≈:]*$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """An exact number with its unit (None for none); `decimals` counts the digits behind its decimal point."""
+
+    value: Fraction
+    unit: Unit | None = None
+    decimals: int | None = None
 
 
 def as_number(normalised: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal, `1e-3`, `2 \times 10^5`, `a/b`, `\frac{a}{b}` or 三十五, or None.
+    r"""The exact value of a text that is one number and nothing else; None for any other text.
 
-    The number must fill the text, with or without thousands separators: `1\frac{1}{2}` and `1 2` give None.
+    Read are the literals of `numerals`, number words of `english` and `chinese`, and scale words behind them:
+    `1,234`, `2\frac{1}{2}`, `0.\overline{3}`, "twenty-one", "5 million", 三分之一, 2.5亿. A percentage has a unit.
     """
-    text = normalised
-    if len(text) > 60:
-        return None
-    if digits := chinese.numeral(text) if chinese.is_chinese(text) else None:
-        text = digits
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    if match := _SCIENTIFIC.fullmatch(text):
-        return Fraction(match[1]) * Fraction(10) ** int(match[2] or match[3])
-    if match := _FRACTION.fullmatch(text):
-        sign, *parts = match.groups()
-        text = sign + "/".join(part for part in parts if part is not None)
-        text = text.replace("--", "").replace("+-", "-")
-    if not _NUMBER.fullmatch(text):
-        return None
-    try:
-        return Fraction(text.replace(" ", ""))
-    except ZeroDivisionError:
-        return None
+    quantity = as_quantity(normalised)
+    return quantity.value if quantity and quantity.unit is None else None
 
 
 def as_quantity(normalised: str) -> Quantity | None:
-    """A number and its unit ("" if it has none, a noun if it counts things), or None."""
-    text = chinese.unframed(normalised)
-    if text[:1] in ("¥", "€", "£"):
-        value = as_number(text[1:].strip())
-        return None if value is None else (value, "yuan" if text[0] == "¥" else text[0])
-    match = _LEADING.fullmatch(text)
-    number, unit = (match[1], match[match.lastindex or 1]) if match else ("", "")
-    if not match and (han := _CHINESE_LEADING.fullmatch(text)):
-        number, unit = han[1], han[2]
-    value = as_number(number.strip()) if number else None
-    unit = _unit(unit.strip())
-    return None if value is None or unit is None else (value, unit)
+    """The number and the unit that make up the whole text; None for any other text.
 
-
-def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fraction = 0) -> bool:
-    """Whether two quantities are equal within `tolerance`, relative to the gold one.
-
-    A unit that only one of them has is ignored (both 50 and 0.5 equal 50 %). Units of one dimension are converted, and
-    other units must be the same word.
+    The vocabulary of `units` is closed. Other words may count things if they look like nouns; see `same_quantity`.
     """
-    (right, unit), (value, other) = gold, given
-    candidates = [value]
-    if unit and other and unit != other:
-        if unit not in _SIZES or other not in _SIZES or _SIZES[unit][0] != _SIZES[other][0]:
-            return False
-        candidates = [value * _SIZES[other][1] / _SIZES[unit][1]]
-    elif (unit == "%") != (other == "%"):
-        candidates.append(value * 100 if unit == "%" else value / 100)
-    return any(abs(right - candidate) <= Fraction(tolerance) * abs(right) for candidate in candidates)
+    if not normalised or len(normalised) > MAX_LENGTH:
+        return None
+    if normalised[0].isdigit() and (whole := literal(normalised)) and whole.end == len(normalised):
+        return Quantity(whole.value, None, whole.decimals)
+    text = _canonical(normalised)
+    if money := _MONEY.match(text):
+        amount = None if money[1] and money[3] else _read(money[1] + money[3] + text[money.end() :])
+        symbol = UNITS[money[2]]
+        return replace(amount, unit=symbol) if amount and amount.unit in (None, symbol) else None
+    if text.startswith(("百分之", "负百分之")):
+        text = text.replace("百分之", "", 1) + "%"
+    return _read(text)
+
+
+def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fraction = 0) -> bool | None:
+    """Whether two quantities are equal within `tolerance`, relative to the gold one; None if it can't be told.
+
+    - Units of one dimension are converted exactly; other units differ, and so do different nouns.
+    - A unit or a noun that only one of the two has is ignored, except a doubtful one (`2m`, "5 blorps"): None.
+    - 50 % is 0.5. A gold 50 % may also be answered by 50, without its sign, if the number is above 1. A percent sign in
+      the answer alone changes the value: 0.5 % isn't 0.5, and 50 % isn't 50.
+    """
+    left, right = gold.unit, given.unit
+    if left is None or right is None:
+        if PERCENT in (left, right):
+            return _same_share(gold, given, tolerance)
+        one = left or right
+        return None if one and one.doubtful else _close(gold.value, given.value, tolerance)
+    if left.dimension != right.dimension:
+        return _close(gold.value, given.value, tolerance) if _alike(left, right) else _different(left, right)
+    if left.size != right.size and left.doubtful and right.doubtful:
+        return None
+    return _close(gold.value * left.size, given.value * right.size, tolerance)
+
+
+def uncounted(quantity: Quantity) -> Quantity:
+    """The quantity without its noun, for questions whose answers are no products of variables."""
+    return replace(quantity, unit=None) if quantity.unit and quantity.unit.noun else quantity
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
@@ -111,25 +101,98 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
-    """1 for the same quantity within the row's relative `tolerance` (1e-4 by default), else 0."""
-    right, answer = as_quantity(normalise(str(gold))), as_quantity(normalise(given).rpartition("=")[2].strip())
+    """1 for the same quantity within the row's relative `tolerance` (1e-4 by default), else 0.
+
+    One label may stand before the answer, as in "x = 5" and "area: 5 cm^2".
+    """
+    right, answer = as_quantity(normalise(str(gold))), as_quantity(_unlabelled(normalise(given)))
     assert right is not None, "checked when the data was loaded"
+    if answer is None:
+        return 0.0
+    if answer.unit is None or right.unit is None:
+        right, answer = uncounted(right), uncounted(answer)
     tolerance = row.get("tolerance")
-    return float(
-        answer is not None and same_quantity(right, answer, tolerance=1e-4 if tolerance is None else tolerance)
-    )
+    return float(bool(same_quantity(right, answer, tolerance=1e-4 if tolerance is None else tolerance)))
 
 
-def _unit(text: str) -> str | None:
-    """The standard name of a unit, or a noun in the singular; None for any other text."""
-    bare = text.strip("() ").replace("^{2}", "^2").replace("^{3}", "^3")
-    for name in (bare, bare.lower()):
-        if name in _SIZES or name == "":
-            return name
-        if name in _NAMES:
-            return _NAMES[name]
-    if len(bare) == 1 and bare in chinese.COUNTERS:
-        return ""
-    if re.fullmatch(r"[A-Za-z]{2,}(?: [A-Za-z]+)*(?:\^[23])?|[\u4e00-\u9fff]+", bare):
-        return bare.lower().removesuffix("s")
-    return None
+def _unlabelled(text: str) -> str:
+    match = _LABEL.match(text) if len(text) <= MAX_LENGTH else None
+    return text[match.end() :] if match else text
+
+
+def _canonical(text: str) -> str:
+    text = " ".join(_REWRITTEN.sub(_rewrite, text).split())
+    text = chinese.unframed(text.replace("° C", "°C").replace("° F", "°F"))
+    if text.count("$") == 2 and text[0] == text[-1] == "$":
+        text = text[1:-1]
+    return text.removesuffix(".").strip()
+
+
+def _rewrite(match: re.Match[str]) -> str:
+    if match[1] is not None:
+        return f" {_REWRITTEN.sub(_rewrite, match[1])} "
+    return "°" if match[0].startswith("^") else _CANONICAL.get(match[0].rstrip() or " ", match[0])
+
+
+def _read(text: str) -> Quantity | None:
+    """The number at the start of a text, its scale words, and a unit that fills the rest."""
+    start = _number(text)
+    if start is None:
+        return None
+    value, decimals, end = start
+    if end == len(text):
+        return Quantity(value, None, decimals)
+    if (more := english.part(text[end:])) and value.denominator == 1 and value > 0:  # 2 and a half
+        value, end = value + more[0], end + more[1]
+    scale, length = (english if text[end : end + 1].isascii() else chinese).scale(text[end:])
+    value, end = value * scale, end + length
+    if scale > 1:
+        decimals = None
+    if value.denominator > 1 and (words := _OF_A.match(text, end)):  # half an hour
+        end = words.end() - 1
+    rest = text[end:]
+    if not rest.strip():
+        return Quantity(value, None, decimals)
+    unit = read_unit(rest, attached=rest[0] != " ", one=abs(value) == 1)
+    return None if unit is None else Quantity(value, unit if unit != NONE else None, decimals)
+
+
+def _number(text: str) -> tuple[Fraction, int | None, int] | None:
+    """The number at the start of a text, its decimals, and where it ends."""
+    if text[:1].isascii():
+        if text[:1].isalpha():
+            words = english.number_words(text)
+            return (words[0], None, words[1]) if words else None
+        if not text.isascii() and (mixed := chinese.with_digits(text)):
+            return Fraction(mixed[0]), None, mixed[1]
+        digits = literal(text)
+        return (digits.value, digits.decimals, digits.end) if digits else None
+    numeral = chinese.numeral(text)
+    return (numeral[0], None, numeral[1]) if numeral else None
+
+
+def _same_share(gold: Quantity, given: Quantity, tolerance: float | Fraction) -> bool:
+    if given.unit == PERCENT:
+        return _close(gold.value, given.value / 100, tolerance)
+    bare = abs(given.value) > 1 and _close(gold.value, given.value, tolerance)
+    return bare or _close(gold.value / 100, given.value, tolerance)
+
+
+def _alike(left: Unit, right: Unit) -> bool:
+    """Whether two units are written alike (£ and pounds), or one noun is the other without its adjectives."""
+    if left.noun and right.noun:
+        names = f" {left.noun}", f" {right.noun}"
+        return not (left.doubtful or right.doubtful) and (names[0].endswith(names[1]) or names[1].endswith(names[0]))
+    return {left, right} in NAMESAKES
+
+
+def _different(left: Unit, right: Unit) -> bool | None:
+    """False for units that differ; None for words that are the same product of letters, such as "2 abs" and "2 bas"."""
+    if left.noun and right.noun:
+        letters = sorted(left.noun), sorted(right.noun)
+        return None if letters[0] == letters[1] and left.doubtful else False
+    return None if left.doubtful and right.doubtful else False
+
+
+def _close(gold: Fraction, given: Fraction, tolerance: float | Fraction) -> bool:
+    return abs(gold - given) <= Fraction(tolerance) * abs(gold) if tolerance else gold == given

@@ -7,21 +7,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import chinese
+from .english import UNITS
 from .latex import normalise
-from .quantity import as_quantity
+from .quantity import Quantity, as_number, as_quantity, same_quantity, uncounted
+from .units import PERCENT
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s.\-]|(?<!\d)\.|\.(?!\d)")
-NUMBER_WORDS = {
-    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
-    "eight": "8", "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14",
-    "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20",
-}  # fmt: skip
+NUMBER_WORDS = {"none": "0", **{word: str(value) for word, value in UNITS.items()}, "twenty": "20"}
 
 
 def plain(text: str) -> str:
-    """VQA's normal form: lower case, digits for number words, no articles and no punctuation."""
-    words = _PUNCTUATION.sub(" ", _ARTICLES.sub(" ", chinese.unframed(normalise(text)).casefold())).split()
+    """VQA's normal form: lower case, digits for number words, no articles and no punctuation.
+
+    A text that is one number in words, such as "two hundred and five", becomes its digits.
+    """
+    bare = chinese.unframed(normalise(text)).casefold()
+    value = as_number(bare) if not any(character.isdigit() for character in bare) else None
+    if value is not None and value.denominator == 1:
+        return str(value)
+    words = _PUNCTUATION.sub(" ", _ARTICLES.sub(" ", bare)).split()
     return " ".join(NUMBER_WORDS.get(word, word) for word in words)
 
 
@@ -45,17 +50,24 @@ def check_count(gold: Any, row: Mapping[str, Any]) -> None:
 
 def score_count(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     """1 for the same whole number, in digits or in words, with or without a noun; else 0."""
-    return float(count(given) == count(str(gold)))
+    right, answer = _counted(str(gold)), _counted(given)
+    return float(right is not None and answer is not None and bool(same_quantity(right, answer)))
 
 
 def count(text: str) -> int | None:
-    """The whole number in a text such as "3", "three", "3 apples" or "三个"; None if it has none, or several."""
-    bare = chinese.unframed(normalise(text)).casefold()
-    first = bare.split()[0] if bare else ""
-    quantity = as_quantity(bare.replace(first, NUMBER_WORDS.get(first, first), 1))
-    return int(quantity[0]) if quantity and quantity[0].denominator == 1 else None
+    """The whole number in a text such as "3", "three", "3 apples", "none" or "三个"; None if it isn't exactly one."""
+    quantity = _counted(text)
+    return int(quantity.value) if quantity else None
 
 
 def accepted(gold: Any) -> list[str]:
     """The gold answers as texts: one, or a list of them."""
     return [str(text) for text in gold] if isinstance(gold, list | tuple) else [str(gold)]
+
+
+def _counted(text: str) -> Quantity | None:
+    normalised = normalise(text)
+    quantity = as_quantity("0" if normalised.casefold() == "none" else normalised)
+    if quantity is None or quantity.value.denominator != 1 or quantity.unit == PERCENT:
+        return None
+    return uncounted(quantity)
