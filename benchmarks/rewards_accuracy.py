@@ -9,7 +9,7 @@ with tests/answers_open.jsonl.
 A false positive is a wrong answer (expected 0) that gets a score; a false negative is a right answer that doesn't get
 its expected score. Both are shares of the wrong and of the right answers. None, which TRL and math-verify return for a
 gold answer that they can't read, is in neither and has its own column. TRL and math-verify get the gold answer between
-dollars, and see no `answer_type`, options or tolerance.
+dollars, and see no `answer_type`, options or tolerance. They score 0 where they take longer than 5 s.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,13 @@ from math_verify import parse, verify
 from trl.rewards import accuracy_reward
 
 from rewards.answer import Answer
+from rewards.process.handle import Target
+from rewards.process.pool import WorkerPool
 
 TABLES = [Path("tests/answers.jsonl"), Path("tests/answers_open.jsonl")]
 COLUMNS = ("answer_type", "options", "tolerance", "iou_threshold")
+LIMIT_S = 5.0
+MEMORY_BYTES = 64 * 1024**3  # of address space: TRL imports torch
 
 
 @dataclass
@@ -84,20 +88,39 @@ def ours(rows: list[dict[str, Any]]) -> list[float]:
         reward.close()
 
 
-def math_verify(row: dict[str, Any]) -> float | None:
-    gold = parse(_gold_in_dollars(row))
-    return float(verify(gold, parse(row["completion"]))) if gold else None
+def theirs(rows: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Return the scores of math-verify and of TRL, from killable processes; 0 where one takes too long."""
+    pool = WorkerPool(
+        Target(f"{__file__}:score_by"),
+        timeout_s=LIMIT_S,
+        batch_timeout_s=3600.0,
+        workers=os.cpu_count() or 2,
+        memory_bytes=MEMORY_BYTES,
+    )
+    try:
+        results = pool.run([(judge, _gold_in_dollars(row), row["completion"]) for judge in JUDGES for row in rows])
+    finally:
+        pool.close()
+    scores = [result.value if result.status == "ok" else 0.0 for result in results]
+    return {judge: scores[place * len(rows) : (place + 1) * len(rows)] for place, judge in enumerate(JUDGES)}
 
 
-def trl(row: dict[str, Any]) -> float | None:
-    message = [{"role": "assistant", "content": row["completion"]}]
-    return accuracy_reward([message], [_gold_in_dollars(row)])[0]
-
-
-def others(row: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Return the scores of math-verify and TRL."""
+def score_by(judge: str, gold: str, completion: str) -> float | None:
+    """Return the score of one judge; this runs in the worker processes."""
     logging.disable(logging.WARNING)
-    return math_verify(row), trl(row)
+    return JUDGES[judge](gold, completion)
+
+
+def math_verify(gold: str, completion: str) -> float | None:
+    parsed = parse(gold)
+    return float(verify(parsed, parse(completion))) if parsed else None
+
+
+def trl(gold: str, completion: str) -> float | None:
+    return accuracy_reward([[{"role": "assistant", "content": completion}]], [gold])[0]
+
+
+JUDGES = {"math-verify": math_verify, "TRL": trl}
 
 
 def _gold_in_dollars(row: dict[str, Any]) -> str:
@@ -143,8 +166,7 @@ def main() -> None:
     if arguments.failures:
         lines = failures(rows, scores["ours"])
     else:
-        with ProcessPoolExecutor(2) as processes:
-            scores["math-verify"], scores["TRL"] = zip(*processes.map(others, rows, chunksize=20), strict=True)
+        scores |= theirs(rows)
         lines = table(rows, scores)
     for line in lines:
         print(line)
