@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sail_rl.messages import text_of
 
 THINK_START, THINK_END = "<think>", "</think>"
+BOXES = "\\boxed", "\\fbox"
 _TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.` is an escaped character
 
 
@@ -71,25 +72,38 @@ def box_spans(text: str) -> list[tuple[int, int, str]]:
     Braces are matched, and `\{` and `\}` don't count. A box that is never closed hides none after it. The text is read
     once, as rollouts can be long and full of open braces.
     """
+    return [(start.start(), end.end(), text[start.end() : end.start()].strip()) for start, end in _boxes(text)]
+
+
+def _boxes(text: str) -> list[tuple[re.Match[str], re.Match[str]]]:
+    """The opening and the closing of every complete, outermost box in order."""
     opened: list[re.Match[str]] = []
     found: list[tuple[re.Match[str], re.Match[str]]] = []
-    for token in _TOKEN.finditer(text):
+    for token in _tokens(text):
         if token["box"] or token["brace"] == "{":
             opened.append(token)
         elif token["brace"] and opened and (opening := opened.pop())["box"]:
             while found and found[-1][0].start() > opening.start():
                 found.pop()  # this box was inside the one that ends here
             found.append((opening, token))
-    return [(start.start(), end.end(), text[start.end() : end.start()].strip()) for start, end in found]
+    return found
+
+
+def _tokens(text: str) -> Iterator[re.Match[str]]:
+    """Boxes, braces and escaped characters from the first box on, as no brace before it matters."""
+    first = min((start for name in BOXES if (start := text.find(name)) >= 0), default=len(text))
+    while first and text[first - 1] == "\\":
+        first -= 1
+    return _TOKEN.finditer(text, first)
 
 
 def box_count(text: str) -> int:
     r"""The number of `\boxed{` in the text, whether closed or not."""
-    return sum(bool(token["box"]) for token in _TOKEN.finditer(text))
+    return sum(bool(token["box"]) for token in _tokens(text))
 
 
 def final_answer(text: str, *, prefilled: bool = False) -> str | None:
     r"""The content of the last `\boxed{…}` after the thought, or None."""
     answer = split_thought(text, prefilled=prefilled).answer
-    found = boxes(answer) if answer else []
-    return found[-1] if found else None
+    found = _boxes(answer) if answer else []
+    return answer[found[-1][0].end() : found[-1][1].start()].strip() if answer and found else None

@@ -58,8 +58,9 @@ class ResultCache:
         if not self._size or result.status == "error" or not result.final:
             return
         lifetime = RETRY_AFTER_SECONDS if result.status == "timeout" else float("inf")
-        self._kept[_key(payload)] = (result, timeout_s, time.monotonic() + lifetime)
-        self._kept.move_to_end(_key(payload))
+        key = _key(payload)
+        self._kept[key] = (result, timeout_s, time.monotonic() + lifetime)
+        self._kept.move_to_end(key)
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 

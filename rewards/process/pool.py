@@ -87,9 +87,10 @@ class WorkerPool:
         payloads = [pickle.dumps(item) for item in items]
         with self.lock:
             self._leave_to_parent()
-            known = {payload: self._cache.get(payload, limit) for payload in dict.fromkeys(payloads)}
+            unique = dict.fromkeys(payloads)
+            known = {payload: result for payload in unique if (result := self._cache.get(payload, limit))}
             batch = Batch(
-                [payload for payload, result in known.items() if result is None],
+                [payload for payload in unique if payload not in known],
                 timeout_s=limit,
                 batch_timeout_s=self.batch_timeout_s if batch_timeout_s is None else batch_timeout_s,
                 together=together,
@@ -103,12 +104,14 @@ class WorkerPool:
             fresh = {payload: batch.results[number] for number, payload in enumerate(batch.payloads)}
             for payload, result in fresh.items():
                 self._cache.put(payload, result, limit)
-        again = {
-            payload: replace(result, cached=True, seconds=0.0)
-            for payload, result in (known | fresh).items()
-            if result is not None
-        }
-        return [fresh.pop(payload, again[payload]) for payload in payloads]
+        results = []
+        for payload in payloads:
+            if payload in fresh:
+                known[payload] = fresh.pop(payload)
+                results.append(known[payload])
+            else:
+                results.append(replace(known[payload], cached=True, seconds=0.0))
+        return results
 
     def close(self) -> None:
         """Stop all workers; the pool starts new ones when it is used again."""
