@@ -1,13 +1,15 @@
 """Compares completions verified per second by our reward and TRL's accuracy_reward, on the same two cores.
 
     python benchmarks/rewards_speed.py [--completions 10000] [--trl-sample 1000] [--trl-pathological 12]
+                                        [--rounds 1]
 
 The first batch has 10,000 completions of 6,000 characters, a fifth of them duplicates, with answers as in mathematics
 datasets (whole numbers, decimals, fractions, roots, expressions, tuples), about half of them right. The second batch
-replaces 5 % of them by pathological answers. Our reward scores all completions, with a cold cache and with workers that
-have started. TRL scores a sample of the ordinary and of the pathological ones; its total is extrapolated, since it has
-no cache. On a shared machine, trust the CPU time (including the start of workers) of the ordinary batch, and the wall
-time of the other, whose time limits are in wall time. Prints a Markdown table.
+replaces 5 % of them by pathological answers, the third 5 % by the repeated tokens of hostile.py. Our reward scores all
+completions, with a cold cache and with workers that have started. TRL scores a sample of the ordinary and of the
+pathological ones; its total is extrapolated, since it has no cache. On a shared machine, trust the CPU time (of this
+process, and of the workers with their start) where nothing times out, and the wall time of the second batch, whose time
+limits are in wall time. Prints a Markdown table; `time` is the wall time relative to the ordinary batch of the round.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import logging
 import random
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from hostile import Case, attack
 from trl.rewards import accuracy_reward
 
 from rewards.answer import Answer
@@ -27,7 +31,6 @@ from rewards.answer import Answer
 CHARACTERS = 6000
 DUPLICATES, PATHOLOGICAL = 0.2, 0.05
 SENTENCE = "We look at the figure and note that the angle at $B_{%d}$ is $%d$ degrees, so that $x^2 + %d = y$ holds. "
-Case = tuple[str, str]  # gold answer, completion
 
 
 def ordinary(rng: random.Random) -> tuple[str, str]:
@@ -102,36 +105,61 @@ def children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def measure(batch: list[Case], number: int) -> tuple[float, float, float, Counter[str]]:
+    """Wall-clock seconds, CPU seconds of this process and of its workers, and failures, with a cold cache."""
+    before = children()
+    reward = Answer(memory_gib=1 + number / 1024)  # a pool of its own
+    reward([r"\boxed{x}", r"\boxed{y}"], [r"\int x dx", r"\int y dx"])  # now both workers run
+    wall, cpu = spent(reward, batch)
+    reward.close()
+    return wall, cpu, children() - before, reward.failures
+
+
+def trl_seconds(easy: list[Case], hard: list[Case], samples: tuple[int, int]) -> list[list[float]]:
+    """Wall-clock and CPU seconds that TRL needs for an ordinary and for a pathological completion."""
+    found = []
+    for batch, size in zip((easy, hard), samples, strict=True):
+        spent(trl_reward, easy[:5])
+        found.append([value / size for value in spent(trl_reward, random.Random(3).sample(batch, size))])
+        print(f"TRL: {found[-1][0]:.4f} s each, CPU {found[-1][1]:.4f} s ({size} measured)")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--completions", type=int, default=10_000)
-    parser.add_argument("--trl-sample", type=int, default=1000)
+    parser.add_argument("--trl-sample", type=int, default=1000, help="0 leaves TRL out")
     parser.add_argument("--trl-pathological", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=1, help="how often each batch is scored, in turn")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     count = options.completions
     bad = round(count * PATHOLOGICAL)
     easy, hard = cases(count, ordinary, seed=1), cases(bad, pathological, seed=2)
-    trl = {}
-    for name, batch, size in (("ordinary", easy, options.trl_sample), ("bad", hard, options.trl_pathological)):
-        spent(trl_reward, easy[:5])
-        trl[name] = [value / size for value in spent(trl_reward, random.Random(3).sample(batch, size))]
-        print(f"TRL, {name}: {trl[name][0]:.4f} s each, CPU {trl[name][1]:.4f} s ({size} measured)")
-    mixed = easy[: count - bad] + hard
-    random.Random(4).shuffle(mixed)
-    print("\n| batch | ours, s (CPU) | ours, /s | timed out | TRL, s (CPU) | TRL, /s | ratio | ratio of CPU |")
+    samples = options.trl_sample, options.trl_pathological
+    each = trl_seconds(easy, hard, samples) if options.trl_sample else None
+    batches = {
+        "ordinary": easy,
+        "5 % pathological": easy[: count - bad] + hard,
+        "5 % repeated tokens": easy[: count - bad] + attack(bad, seed=5),
+    }
+    for batch in batches.values():
+        random.Random(4).shuffle(batch)
+    print("\n| batch | wall, s | time | CPU of the trainer, s | CPU of workers, s | /s | failures | TRL, s (CPU) |")
     print("|---" * 8 + "|")
-    for name, batch, share in (("ordinary", easy, 0.0), ("5 % pathological", mixed, PATHOLOGICAL)):
-        before = children()
-        reward = Answer()
-        reward.verification.ask([("symbolic", "x", "y"), ("symbolic", "2x", "y")])  # wait until both workers run
-        wall, cpu = spent(reward, batch)
-        reward.close()
-        cpu += children() - before  # includes the start of the workers
-        theirs = [count * ((1 - share) * trl["ordinary"][kind] + share * trl["bad"][kind]) for kind in (0, 1)]
-        own = f"{wall:.1f} ({cpu:.1f}) | {count / wall:.0f} | {reward.failures['timeout']}"
-        other = f"{theirs[0]:.0f} ({theirs[1]:.0f}) | {count / theirs[0]:.1f}"
-        print(f"| {name} | {own} | {other} | {theirs[0] / wall:.1f}x | {theirs[1] / cpu:.1f}x |")
+    for number in range(options.rounds):
+        clean = 0.0
+        for name, batch in batches.items():
+            wall, cpu, workers, failures = measure(batch, number * len(batches) + list(batches).index(name))
+            clean = clean or wall
+            failed = ", ".join(f"{times} {status}" for status, times in failures.items()) or "none"
+            theirs = "-"
+            if each and name != "5 % repeated tokens":
+                share = PATHOLOGICAL * (name != "ordinary")
+                wall_and_cpu = (count * ((1 - share) * each[0][kind] + share * each[1][kind]) for kind in (0, 1))
+                theirs = "{:.0f} ({:.0f})".format(*wall_and_cpu)
+            speed = f"{wall:.2f} | {wall / clean:.2f}x | {cpu:.2f} | {workers:.2f} | {count / wall:.0f}"
+            print(f"| {name} | {speed} | {failed} | {theirs} |", flush=True)
 
 
 def trl_reward(completions: list[Any], golds: list[str]) -> list[float | None]:

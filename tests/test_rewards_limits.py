@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,11 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.hostile import LENGTHS, PLACES, TOKENS, repeated
 from rewards.answer import Answer
+from rewards.guards import GUARDS
 from rewards.process import verification
 from rewards.process.handle import Target
-from rewards.verify.latex import unwrapped
+from rewards.verify.latex import impossible, unwrapped
 from rewards.verify.verifiers import VERIFIERS, Verifier, longest_answer
+from sail_rl.completion import boxes, final_answer
 
 SLOW_RULES = r"""
 import re, time
@@ -97,6 +102,109 @@ class TestLengths:
         assert longest_answer("17", {}) == 1020
         assert longest_answer(["a", "b"], {}) == 1000 + 10 * len("['a', 'b']")
         assert longest_answer("B", {"options": ["x" * 98, "y"]}) == 1010 + 10 * len(str(["x" * 98, "y"]))
+
+    def test_math_verify_reads_only_short_answers_and_only_latex(self) -> None:
+        with closing(Answer()) as reward:
+            scores = reward([boxed("x|" * 106), boxed("x" + "^y" * 20), boxed("(" * 50 + ")" * 50)], ["7", "x", "x"])
+        assert scores == [0.0] * 3
+        assert reward.failures == {"too_long": 1}
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("x^2", False), ("2^{3^{4^5}}", False), ("x_1^2", False), ("x^2^3^4", True), ("x_1_2_3", True)],
+    )
+    def test_scripts_on_end_are_no_latex(self, text: str, expected: bool) -> None:
+        assert impossible(text) is expected
+
+    def test_guards_give_none_for_texts_that_are_too_long(self) -> None:
+        texts = [
+            rf"<think>\boxed{{{first}}}</think>\boxed{{{last}}}"
+            for first, last in [("7" * 2000, "8"), ("7" * 2000,) * 2]
+        ]
+        found = GUARDS["guard_thought_disagrees"](texts, prefilled=[False] * 2)
+        assert [getattr(score, "status", None) for score in found] == ["too_long", "ok"]
+        assert found[1] == 0.0
+
+
+class TestAttack:
+    """The tokens of benchmarks/hostile.py, in this process's own time; the benchmark measures whole batches."""
+
+    @pytest.fixture(scope="class")
+    def reward(self) -> Iterator[Answer]:
+        with closing(Answer()) as reward:
+            reward([boxed("x"), boxed("y")], ["2x", "2y"])
+            yield reward
+
+    @pytest.mark.parametrize("kind", TOKENS)
+    def test_repeated_tokens_cost_the_trainer_nothing(self, reward: Answer, kind: str) -> None:
+        for length, place in ((length, place) for length in LENGTHS for place in PLACES):
+            gold, completion = repeated(kind, length, place, gold="7")
+            start = time.process_time()
+            score = reward([completion], [gold])[0]
+            assert time.process_time() - start < 0.1 + len(completion) / 2**22
+            assert score in (0.0, 1.0) if kind == "reversed items" else score == 0.0
+
+    def test_the_answer_that_rules_read_may_be_hostile_too(self, reward: Answer) -> None:
+        reward.failures.clear()
+        texts = [boxed((token * 1000)[:1000]) for token in TOKENS.values() if token]
+        assert reward(texts, ["7"] * len(texts)) == [0.0] * len(texts)
+        assert set(reward.failures) <= {"too_long"}
+
+
+MEMORY = r"""
+import resource
+from benchmarks.hostile import TOKENS, PLACES, repeated
+from rewards.answer import Answer
+
+def peak(who):
+    return resource.getrusage(who).ru_maxrss / 1024
+
+reward = Answer(memory_gib=0.5)
+reward([r"\boxed{x}"], ["2x"])
+before = peak(resource.RUSAGE_SELF)
+for kind in TOKENS:
+    for place in PLACES:
+        gold, completion = repeated(kind, 16384, place, "7")
+        reward([completion], [gold])
+texts = [r"\boxed{" + (token * 1000)[:1000] + "}" for token in TOKENS.values()]
+reward(texts, ["7"] * len(texts))
+after = peak(resource.RUSAGE_SELF)
+reward.close()
+print(after - before, peak(resource.RUSAGE_CHILDREN))
+"""
+
+
+@pytest.mark.slow
+def test_hostile_texts_take_little_memory_here_and_no_more_than_the_cap_in_workers() -> None:
+    command = [sys.executable, "-c", MEMORY]
+    output = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    ).stdout
+    grown, worker = map(float, output.split())
+    assert grown < 64, "MiB; the longest text has 0.25 MiB"
+    assert worker < 512
+
+
+BOX = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)
+
+
+@given(
+    st.lists(st.sampled_from(["\\boxed{", "\\fbox {", "\\boxed", "{", "}", "\\", "a", " ", "\\{"]), max_size=20).map(
+        "".join
+    )
+)
+def test_boxes_are_those_of_the_whole_text(text: str) -> None:
+    """The parser starts at the first box; this one starts at the first character."""
+    opened: list[re.Match[str]] = []
+    found: list[tuple[int, int]] = []
+    for token in BOX.finditer(text):
+        if token["box"] or token["brace"] == "{":
+            opened.append(token)
+        elif token["brace"] and opened and (opening := opened.pop())["box"]:
+            found = [box for box in found if box[0] < opening.end()] + [(opening.end(), token.start())]
+    expected = [text[start:end].strip() for start, end in found]
+    assert boxes(text) == expected
+    assert final_answer(text) == (expected[-1] if expected else None)
 
 
 PIECES = ["\\text{", "\\mathrm {", "\\boxed{", "\\frac{", "{", "}", "}", "\\{", "\\}", "\\\\", "a", "1", " ", "\n"]

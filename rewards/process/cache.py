@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 RETRY_AFTER_SECONDS = 600.0  # after which an item that timed out may be tried again
-Status = Literal["ok", "timeout", "error"]
+Status = Literal["ok", "timeout", "error", "too_long"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from rewards.verify.verifiers import longest_symbolic_answer
+
 from .cache import Result
 from .handle import Target
 from .pool import GIBIBYTE, WorkerPool
@@ -57,15 +59,24 @@ class Verification:
     def scores(self, answers: Sequence[tuple[Any, ...]]) -> list[Result]:
         """The scores of answers (kind, gold answer, given answer, columns) as results.
 
-        The rules come first, many answers at a time. Those that no rule decides go to math-verify one by one.
+        The rules come first, many answers at a time. Those that no rule decides go to math-verify one by one, the
+        shortest first: if the batch's time runs out, it is at the expense of the longest.
         """
         with self.pool.lock:
             end = time.monotonic() + self._batch_timeout_s
             results = self.ask([("rules", *answer) for answer in answers])
-            undecided = [n for n, result in enumerate(results) if result.status == "ok" and result.value is None]
-            questions = [("symbolic", str(answers[n][1]).strip(), answers[n][2]) for n in undecided]
-            verdicts = self._run(questions, max(0.0, end - time.monotonic()), together=1)
-        for number, verdict in zip(undecided, verdicts, strict=True):
+            asked: dict[int, tuple[str, str, str]] = {}
+            for number in sorted(range(len(answers)), key=lambda number: len(answers[number][2])):
+                result, gold, given = results[number], str(answers[number][1]).strip(), answers[number][2]
+                if result.status != "ok" or result.value is not None:
+                    continue
+                if len(given) > longest_symbolic_answer(gold):
+                    message = "no rule decides it, and it is too long for math-verify"
+                    results[number] = replace(result, value=0.0, status="too_long", message=message)
+                else:
+                    asked[number] = "symbolic", gold, given
+            verdicts = self._run(list(asked.values()), max(0.0, end - time.monotonic()), together=1)
+        for number, verdict in zip(asked, verdicts, strict=True):
             results[number] = replace(verdict, value=float(bool(verdict.value)))
         return results
 

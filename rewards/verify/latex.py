@@ -22,6 +22,8 @@ _REPLACED = {
 }  # fmt: skip
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}  # digits and letters
 _MATRICES = re.compile(r"\\(begin|end){[pbvBV]?matrix}")
+_SCRIPTS = re.compile(r"(?:[\^_]\s*[^\s{\\]\s*){3}")
+MAX_NESTING = 40
 WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
@@ -58,6 +60,18 @@ def unwrapped(text: str) -> str:
             kept = len(pieces)
         pieces.append(match[0])
     return "".join([*pieces, text[end:]])
+
+
+def impossible(text: str) -> bool:
+    """Whether brackets are nested deeper than MAX_NESTING, or scripts follow each other, as LaTeX forbids (`x^x^x^x`).
+
+    math-verify needs exponential time to find out.
+    """
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest > MAX_NESTING or bool(_SCRIPTS.search(text))
 
 
 def split_at(text: str, separators: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .choice import letters, options_of
 from .equality import SymbolicEquality, quick_equal
-from .latex import normalise
+from .latex import impossible, normalise
 from .verifiers import VERIFIERS, Row
 
 
@@ -28,8 +28,8 @@ class Questions:
         return VERIFIERS[kind].score(gold, given, row)
 
     def symbolic(self, gold: str, given: str | None) -> bool:
-        """math-verify's verdict; see `SymbolicEquality`."""
-        return self._symbolic(gold, given)
+        """math-verify's verdict, see `SymbolicEquality`; False for an answer that no LaTeX reader can take."""
+        return not (given and impossible(given)) and self._symbolic(gold, given)
 
     def differ(self, left: str, right: str) -> bool:
         """Whether a rule is certain that two answers differ."""

@@ -11,7 +11,8 @@ from sail_rl.completion import completion_text
 from . import choice, equality, grounding, lists, ocr, quantity, words
 
 Row = Mapping[str, Any]
-SPARE_LENGTH, LENGTH_FACTOR = 1000, 10
+SPARE_LENGTH, SPARE_SYMBOLIC_LENGTH = 1000, 200  # characters
+LENGTH_FACTOR = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +69,8 @@ def longest_answer(gold: Any, row: Row) -> int:
     """
     options = row.get("options") or row.get("prompts") or ""
     return SPARE_LENGTH + LENGTH_FACTOR * (len(str(gold)) + len(str(options)))
+
+
+def longest_symbolic_answer(gold: str) -> int:
+    """The length in characters above which math-verify, whose time grows fast, isn't asked: 200 + 10 x the gold one."""
+    return SPARE_SYMBOLIC_LENGTH + LENGTH_FACTOR * len(gold)
