@@ -313,7 +313,7 @@ def test_a_run_with_lora_in_both_stages_leaves_adapters_and_merged_models(tmp_pa
     ]
     run(folder, *overrides)
     records = [record for record in read_jsonl(folder / "metrics.jsonl") if record["stage"] == "rlvr"]
-    assert all(record["rollout/logprob_diff_max"] < 1e-4 for record in records if record["step"])
+    assert all(record["mismatch/max"] < 1e-4 for record in records if record["step"])
     assert records[-1]["kl/reference"] > 0
     parent = folder / "base"
     for stage in ("longcot_sft", "rlvr"):

@@ -20,7 +20,7 @@ HEALTHY = {
     "groups/zero_variance": [0.3] * 8,
     "rollout/truncated": [0.02] * 8,
     "entropy": [0.5, 0.5, 0.45, 0.4, 0.4, 0.4, 0.35, 0.3],
-    "rollout/logprob_diff_max": [1e-6] * 8,
+    "mismatch/p99": [1e-6] * 8,
     "ratio/effective_share": [0.99] * 8,
     "rollout/length_mean": [100.0] * 8,
     "reward/answer/std": [0.4] * 8,
@@ -67,7 +67,7 @@ def test_a_healthy_run_has_nothing() -> None:
         ({"rollout__truncated": [0.0] * 4 + [0.4] * 4}, "40% of the completions are cut"),
         ({"entropy": [0.5] * 4 + [0.01] * 4}, "entropy fell from 0.5 to 0.01 nats"),
         ({"entropy": [0.5] * 4 + [4.0] * 4}, "entropy rose from 0.5 to 4 nats"),
-        ({"rollout__logprob_diff_max": [1e-6] * 7 + [0.5]}, "engine and trainer differ by up to 0.5 nats"),
+        ({"mismatch__p99": [1e-6] * 7 + [0.5]}, "engine and trainer differ by more than 0.5 nats"),
         ({"ratio__effective_share": [0.3] * 8}, "effective sample size 30%"),
         (
             {"eval__heldout__accuracy": [0.6, None, 0.6, None, None, 0.58, None, 0.56]},

@@ -18,6 +18,7 @@ from sail_rl.maths.advantages import (
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection, effective_sample_share
 from sail_rl.maths.kl import kl_estimate
+from sail_rl.maths.mismatch import Mismatch, MismatchLimits
 from sail_rl.maths.segments import segment_means, segment_sums
 from sail_rl.trainer.groups import Group
 
@@ -189,3 +190,37 @@ def test_effective_sample_share_is_one_for_equal_weights_and_small_for_a_few_hea
     assert effective_sample_share(1.0, 1.0) == 1
     weights = torch.tensor([4.0, 0.0, 0.0, 0.0])
     assert effective_sample_share(weights.mean().item(), weights.square().mean().item()) == pytest.approx(1 / 4)
+
+
+# The training–inference mismatch
+
+LIMITS = MismatchLimits(mean=0.03, p99=0.2, kl=5.0)
+
+
+def test_mismatch_by_hand() -> None:
+    found = Mismatch.of(torch.tensor([0.0] * 98 + [-math.log(2), math.log(2)]), completions=4)
+    assert found.mean == pytest.approx(2 * math.log(2) / 100)
+    assert found.p99 == found.max == pytest.approx(math.log(2))
+    # k3 of trainer / engine = r: r - 1 - log r is log 2 - 1/2 for r = 1/2, and 1 - log 2 for r = 2
+    assert found.kl == pytest.approx((math.log(2) - 0.5 + 1 - math.log(2)) / 4)
+    assert found.beyond(MismatchLimits(mean=0.02, p99=0.6, kl=0.1)) == ["p99", "kl"]
+    assert found.beyond(MismatchLimits(mean=0.01, p99=0.7, kl=0.2)) == ["mean"]
+
+
+def test_the_gate_does_not_depend_on_the_number_of_tokens_as_the_maximum_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.03 * torch.randn(40_000, generator=generator) * torch.rand(40_000, generator=generator).sqrt()
+    few, many = Mismatch.of(noise[:100], completions=1), Mismatch.of(noise, completions=400)
+    assert many.max > 1.5 * few.max
+    assert many.mean == pytest.approx(few.mean, rel=0.2)
+    assert many.p99 == pytest.approx(few.p99, rel=0.5)
+    assert few.beyond(LIMITS) == many.beyond(LIMITS) == []
+    outliers = noise.clone()
+    outliers[:8] = -3.0  # tokens of an MoE whose experts changed
+    assert Mismatch.of(outliers, completions=400).beyond(LIMITS) == []
+
+
+@pytest.mark.parametrize("wrong", [0.04, -0.12, float("nan"), float("-inf")])
+def test_wrong_weights_are_found(wrong: float) -> None:
+    noise = 0.01 * torch.randn(4_000, generator=torch.Generator().manual_seed(0))
+    assert "mean" in Mismatch.of(noise + wrong, completions=40).beyond(LIMITS)

@@ -139,7 +139,7 @@ def test_a_run_may_go_on_with_another_setting_only_where_results_don_t_depend_on
     def tree(*overrides: str) -> dict[str, Any]:
         return result_settings(yaml.safe_load(dump_recipe(load_recipe(QUICKSTART, ["output_dir=run", *overrides]))))
 
-    harmless = ["stages.rlvr.save_every=20", "engine.max_mismatch=1", "logging.traces_per_step=9"]
+    harmless = ["stages.rlvr.save_every=20", "engine.mismatch.mean=1", "logging.traces_per_step=9"]
     assert tree(*harmless) == tree()
     for change in ("seed=1", "stages.rlvr.optimizer.learning_rate=1", "stages.rlvr.rewards.answer.weight=0.1"):
         assert tree(change) != tree()

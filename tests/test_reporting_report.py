@@ -43,7 +43,7 @@ def write_metrics(run_dir: Path, *, experts: bool = False) -> None:
                 metrics["eval/heldout/accuracy"] = (offset + step) / 25
             if step and offset:
                 metrics |= {"reward/total/mean": 0.5, "reward/answer/mean": 0.5, "rollout/length_mean": 30.0}
-                metrics |= {"rollout/logprob_diff_max": 1e-5 * (step - 1)}
+                metrics |= {"mismatch/max": 1e-5 * (step - 1)}
             if step and experts:
                 metrics |= {f"moe/load/{layer}/{expert}": 0.25 for layer in range(2) for expert in range(4)}
                 metrics |= {f"moe/entropy/{layer}": 1.3 for layer in range(2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
 from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.mismatch import MismatchLimits
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator
@@ -35,6 +37,7 @@ from sail_rl.trainer.estimators import (
     RolloutSample,
 )
 from sail_rl.trainer.groups import Group, PartialGroup
+from sail_rl.trainer.mismatch import LogprobMismatchError, check_mismatch
 from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
 from sail_rl.trainer.sampling import GroupSampler
@@ -324,6 +327,24 @@ def test_a_resumed_sampler_gives_the_groups_of_an_uninterrupted_one(engine: HFEn
         assert resumed.collect(trainer()) == straight.collect(trainer())
 
 
+# The mismatch of engine and trainer
+
+
+def test_the_mismatch_is_recorded_and_beyond_a_limit_the_run_stops() -> None:
+    learner = trainer()
+    differences = [torch.tensor([0.0, 0.1]), torch.tensor([-0.2])]
+    check_mismatch(learner, differences, MismatchLimits(mean=0.11, p99=0.21, kl=0.1))
+    assert learner.metrics == {
+        "mismatch/mean": pytest.approx(0.1),
+        "mismatch/p99": pytest.approx(0.2),
+        "mismatch/max": pytest.approx(0.2),
+        "mismatch/kl": pytest.approx((math.expm1(0.1) - 0.1 + math.expm1(-0.2) + 0.2) / 2),
+    }
+    with pytest.raises(LogprobMismatchError, match=r"step 0: .* mean 0\.1 \(limit 0\.05\) nats"):
+        check_mismatch(learner, differences, MismatchLimits(mean=0.05, p99=1.0, kl=1.0))
+    check_mismatch(learner, [], MismatchLimits(mean=0.05, p99=1.0, kl=1.0))  # all rollouts were sampled ahead
+
+
 # What counts in the loss
 
 
@@ -339,7 +360,7 @@ def batches(**settings: Any) -> RolloutBatches:
         "overlong_filtering": False,
         "critic_warmup": 0,
         "probe_rollouts": 1,
-        "max_mismatch": 1.0,
+        "mismatch_limits": MismatchLimits(1.0, 1.0, 1.0),
     }
     return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
 

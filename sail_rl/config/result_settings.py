@@ -10,7 +10,7 @@ from sail_rl.imports import code_file
 
 RESULT_NEUTRAL = (
     ("logging",),
-    ("engine", "max_mismatch"),
+    ("engine", "mismatch"),
     ("engine", "probe_rollouts"),
     ("evaluation", "every"),
     ("deepspeed", "timeout_minutes"),

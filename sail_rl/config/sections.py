@@ -82,6 +82,17 @@ class SourceConfig(Strict):
         return self
 
 
+class MismatchConfig(Strict):
+    """Limits of the training–inference mismatch in nats (see `maths.mismatch`). The defaults are for float32."""
+
+    mean: PositiveFloat = 1e-4
+    """Largest mean |difference| of a token's log-probs."""
+    p99: PositiveFloat = 1e-3
+    """Largest 99th percentile of the tokens' |differences|."""
+    kl: PositiveFloat = 1e-2
+    """Largest KL divergence of a completion between engine and trainer, k3 estimate, mean over completions."""
+
+
 class EngineConfig(Strict):
     """The rollout engine: `path(model_dir, max_model_len=…, dtype=…, **kwargs)`."""
 
@@ -91,8 +102,8 @@ class EngineConfig(Strict):
     """Further keyword arguments of the class."""
     probe_rollouts: PositiveInt = 8
     """Rollouts whose log-probs the trainer recomputes after each weight push."""
-    max_mismatch: PositiveFloat = 1e-3
-    """Largest allowed training–inference mismatch of a token (nats). Float32: below 1e-4; bfloat16: about 0.05."""
+    mismatch: MismatchConfig = MismatchConfig()
+    """Limits of the training–inference mismatch; beyond any of them the run stops."""
 
 
 class RewardConfig(Strict):

@@ -17,7 +17,7 @@ SHOWN = {
     "loss": "loss",
     "reward/total/mean": "reward",
     "rollout/length_mean": "length",
-    "rollout/logprob_diff_max": "mismatch",
+    "mismatch/mean": "mismatch",
 }
 """The metrics beside the bar, with their short names; held-out accuracies are shown, too."""
 

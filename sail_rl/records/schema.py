@@ -55,12 +55,10 @@ METRICS = (
     Metric("rollout/truncated", "share", "completions cut at the token limit", "truncation"),
     Metric("rollout/thinking", "share", "completions with a finished thought", "length"),
     Metric("entropy", "nats", "mean entropy of the scored distribution over the labelled tokens", "entropy"),
-    Metric(
-        "rollout/logprob_diff_max", "nats", "largest |trainer - engine| log-prob of a token, same weights", "logprobs"
-    ),
-    Metric(
-        "rollout/logprob_diff_mean", "nats", "mean |trainer - engine| log-prob of a token, same weights", "logprobs"
-    ),
+    Metric("mismatch/mean", "nats", "mean |trainer - engine| log-prob of a token, same weights", "logprobs"),
+    Metric("mismatch/p99", "nats", "99th percentile of the tokens' |trainer - engine| log-probs", "logprobs"),
+    Metric("mismatch/kl", "nats", "divergence of a completion, engine to trainer, k3 estimate, mean", "logprobs"),
+    Metric("mismatch/max", "nats", "largest |trainer - engine| log-prob of a token; grows with N", "logprobs"),
     Metric("rollout/weights_version", "pushes", "oldest weight push that sampled a rollout of the step", "logprobs"),
     Metric("rollout/staleness", "pushes", "weight pushes since a rollout of the step was sampled, mean", "logprobs"),
     Metric("kl/rollout", "nats", "divergence of trainer and sampling policy, k3 estimate", "logprobs"),

@@ -50,7 +50,7 @@ COMPARISONS = (
     Comparison("entropy", "Token entropy", "nats", ("entropy",)),
     Comparison("truncation", "Completions cut at the limit", "share", ("rollout/truncated",), share=True),
     Comparison("signal", "Groups without a signal", "share", ("groups/zero_variance",), share=True),
-    Comparison("mismatch", "Training–inference mismatch", "nats", ("rollout/logprob_diff_max",)),
+    Comparison("mismatch", "Training–inference mismatch", "nats", ("mismatch/mean",)),
     Comparison("experts", "Busiest expert over its share, minus 1", "", ("moe/load_max_violation",)),
 )
 

@@ -105,10 +105,11 @@ def _entropy(stage: StageMetrics) -> Iterator[tuple[str, str]]:
 
 
 def _gap(stage: StageMetrics) -> Iterator[tuple[str, str]]:
-    gaps = stage.values("rollout/logprob_diff_max")
+    gaps = stage.values("mismatch/p99")
     if gaps and max(gaps) > 0.1:
         yield (
-            f"engine and trainer differ by up to {max(gaps):.3g} nats on a token, with the same weights",
+            f"engine and trainer differ by more than {max(gaps):.3g} nats on a hundredth of the tokens, with the same "
+            "weights",
             "in bfloat16 a difference is normal: set `importance`, and `routing_replay` for an MoE; in float32 the "
             "engine has other weights or code",
         )

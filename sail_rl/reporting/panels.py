@@ -168,11 +168,11 @@ def _router_losses(axes: Axes, data: dict[str, Series]) -> None:
 
 def _logprobs(axes: Axes, data: dict[str, Series]) -> None:
     """Draw points on a logarithmic axis, without exact zeros."""
-    for (name, series), colour in zip(data.items(), (PALETTE[4], PALETTE[0]), strict=False):
+    for (name, series), colour in zip(data.items(), (PALETTE[4], PALETTE[0], PALETTE[2]), strict=False):
         above = series.values > 0
         if above.any():
             axes.plot(series.steps[above], series.values[above], ".", markersize=3.5, color=colour,
-                      label=name.rsplit("_", 1)[1])  # fmt: skip
+                      label=name.rsplit("/", 1)[1])  # fmt: skip
     axes.set_yscale("log")
 
 
@@ -262,7 +262,7 @@ PANELS = (
     Panel("sources", "Held-out accuracy by source", "right answers", r"eval/[^/]+/accuracy/[^/]+", _by_source),
     Panel("truncation", "Completions cut at the token limit", "share", r"rollout/truncated", _single),
     Panel("entropy", "Token entropy", "nats", r"entropy", _single),
-    Panel("logprobs", "Training–inference mismatch", "nats", r"rollout/logprob_diff_(max|mean)", _logprobs),
+    Panel("logprobs", "Training–inference mismatch", "nats", r"mismatch/(max|mean|p99)", _logprobs),
     Panel("loss", "Loss (RL: near 0 by design)", "loss", r"loss", _single),
     Panel("time", "Seconds of a step", "s", rf"time/(step|{'|'.join(PARTS_OF_A_STEP)})", _seconds),
     Panel("experts", "Expert load (1× = equal share)", "", r"moe/load/\d+/\d+", _experts, wide=True),

@@ -14,6 +14,7 @@ from sail_rl.imports import resolve
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection
 from sail_rl.maths.losses import ActorCriticLoss, CispoSurrogate, ClippedSurrogate, LossFunction, PolicyLoss, Surrogate
+from sail_rl.maths.mismatch import MismatchLimits
 from sail_rl.models.loading import load_model
 from sail_rl.trainer.annotate import Annotator, Reference, frozen_reference, policy_without_adapters
 from sail_rl.trainer.distributed import zero3_disabled
@@ -112,7 +113,7 @@ def make_batches(config: RLStage, recipe: Recipe, sampler: GroupSampler, parent:
         overlong_filtering=loss.overlong_filtering,
         critic_warmup=config.critic.warmup_steps if config.critic else 0,
         probe_rollouts=recipe.engine.probe_rollouts,
-        max_mismatch=recipe.engine.max_mismatch,
+        mismatch_limits=MismatchLimits(**recipe.engine.mismatch.model_dump()),
     )
 
 

@@ -48,10 +48,6 @@ class Learner(Protocol):
         """
         ...
 
-    def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
-        """Stop the run if any |trainer - engine| log-prob exceeds `limit` nats (collective)."""
-        ...
-
     def record(self, metrics: dict[str, float]) -> None:
         """Add metrics to the current step's log entry."""
         ...

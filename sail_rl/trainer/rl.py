@@ -12,6 +12,7 @@ import torch
 from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
+from sail_rl.maths.mismatch import MismatchLimits
 from sail_rl.maths.token_fields import present
 from sail_rl.models import Distribution
 
@@ -20,6 +21,7 @@ from .batches import Learner, StepBatch
 from .distributed import gather_objects, rank, world_size
 from .estimators import AdvantageEstimator, RolloutSample
 from .groups import Group
+from .mismatch import check_mismatch
 from .sampling import GroupSampler
 
 
@@ -38,7 +40,7 @@ class RolloutBatches:
         overlong_filtering: exclude truncated completions from the loss (DAPO, arXiv 2503.14476, section 3.4).
         critic_warmup: number of first optimiser steps that train only the critic.
         probe_rollouts: number of rollouts whose log-probs are compared after each weight push.
-        max_mismatch: largest allowed |trainer - engine| log-prob, in nats.
+        mismatch_limits: largest allowed difference of engine and trainer.
     """
 
     sampler: GroupSampler
@@ -51,7 +53,7 @@ class RolloutBatches:
     overlong_filtering: bool
     critic_warmup: int
     probe_rollouts: int
-    max_mismatch: float
+    mismatch_limits: MismatchLimits
 
     @property
     def distribution(self) -> Distribution:
@@ -104,8 +106,8 @@ class RolloutBatches:
             else:
                 trainer = [output.logprobs for output in learner.compute_logprobs(fresh)]
             engine = [present(sample.token_fields.rollout_logprobs) for sample in fresh]
-            differences = [(ours - theirs).abs() for ours, theirs in zip(trainer, engine, strict=True)]
-            learner.check_mismatch(torch.cat([*differences, torch.zeros(0)]), limit=self.max_mismatch)
+            differences = [ours - theirs for ours, theirs in zip(trainer, engine, strict=True)]
+            check_mismatch(learner, differences, self.mismatch_limits)
 
     def _record(self, learner: Learner, samples: Sequence[RolloutSample]) -> None:
         means = gather_objects([present(each.sample.token_fields.advantages).mean().item() for each in samples])

@@ -35,10 +35,6 @@ from .weights import gathered_weights
 logger = logging.getLogger(__name__)
 
 
-class LogprobMismatchError(RuntimeError):
-    """The training–inference mismatch is too large: gradients would be dominated by noise."""
-
-
 class Trainer(transformers.Trainer):
     """A `transformers.Trainer` under DeepSpeed whose step packs samples and divides by one global denominator.
 
@@ -206,31 +202,6 @@ class Trainer(transformers.Trainer):
                     lengths = [samples[index].completion_length for index in layout[number]]
                     found |= dict(zip(layout[number], output.split(lengths), strict=True))
         return [found[index] for index in range(len(samples))]
-
-    def check_mismatch(self, differences: torch.Tensor, *, limit: float) -> None:
-        """Record the training–inference mismatch and stop the run if it is too large (collective).
-
-        Args:
-            differences: [N] |trainer - engine| log-probs (nats) of this rank's tokens that the current weights sampled.
-            limit: largest allowed difference, in nats.
-
-        Raises:
-            LogprobMismatchError: if any rank has a token whose log-probs differ by more than `limit`.
-        """
-        largest = differences.max() if len(differences) else 0.0
-        own = torch.tensor([[largest, differences.sum(), len(differences)]], device=self.args.device)
-        found = self.accelerator.gather(own).cpu()
-        if not found[:, 2].any():  # all rollouts were sampled ahead, with older weights
-            return
-        worst, mean = found[:, 0].max().item(), (found[:, 1].sum() / found[:, 2].sum()).item()
-        self.record({"rollout/logprob_diff_max": worst, "rollout/logprob_diff_mean": mean})
-        if not worst <= limit:  # also true for NaN
-            raise LogprobMismatchError(
-                f"step {self.step}: log-probs of the rollout engine and of the trainer differ by up to {worst:.3g} "
-                f"nats (mean {mean:.3g}), limit {limit:.3g}. The engine's weights, dtype or model code are not the "
-                "trainer's. Raise engine.max_mismatch only if the dtype explains the difference (bfloat16: about 0.05 "
-                "for a dense model, more for single tokens of an MoE)."
-            )
 
     def record(self, metrics: dict[str, float]) -> None:
         """Add metrics to what the current step logs."""
