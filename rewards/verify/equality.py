@@ -51,7 +51,7 @@ def _decide(left: str, right: str) -> bool | None:
     if quantities[0] and quantities[1]:
         return same_quantity(quantities[0], quantities[1])
     if choice.is_letters(left.upper()):
-        return choice.letters(right, {}) == choice.as_letters(left.upper())
+        return choice.letters(right, {}) == {left.upper()}
     if WORDS.fullmatch(left) and (len(left) > 1 or WORDS.fullmatch(right)):
         return left.casefold() == right.casefold()
     if chinese.is_chinese(left) and as_quantity(left) is None:

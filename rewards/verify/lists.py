@@ -45,13 +45,13 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 def score_ordered(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     """1 if both have the same items in the same order, else 0."""
     right = items(gold)
-    return float(any(all(map(_same, right, answer)) for answer in _answers(given, len(right))))
+    return float(any(all(map(same_item, right, answer)) for answer in _answers(given, len(right))))
 
 
 def score_set(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     """1 if both have the same items in any order and equally often, else 0."""
     right = items(gold)
-    return float(any(matched(right, answer, _same, _key) is True for answer in _answers(given, len(right))))
+    return float(any(matched(right, answer, same_item, _key) is True for answer in _answers(given, len(right))))
 
 
 def _answers(given: str, count: int) -> Iterator[list[str]]:
@@ -116,7 +116,7 @@ def _unbracketed(text: str) -> str:
     return text
 
 
-def _same(left: str, right: str) -> bool | None:
+def same_item(left: str, right: str) -> bool | None:
     """Whether two items are equal as mathematics, or as texts in VQA's normal form."""
     if _is_prose(left) and _is_prose(right) and plain(left) == plain(right):
         return True

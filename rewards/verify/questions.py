@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .choice import letters, options_of
 from .equality import SymbolicEquality, quick_equal
 from .latex import impossible, normalise
+from .options import chosen, options_of
 from .verifiers import VERIFIERS, Row
 
 
@@ -42,5 +42,5 @@ class Questions:
             return None
         text = normalise(answer).casefold()
         named = sum(bool(option) and option.casefold() in text for option in options.values())
-        right = len(letters(gold, options)) if gold is not None else 1
-        return max(named, len(letters(answer, options))) > max(1, right)
+        right = len(chosen(gold, options)) if gold is not None else 1
+        return max(named, len(chosen(answer, options))) > max(1, right)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sail_rl.completion import completion_text
 
-from . import choice, equality, grounding, lists, ocr, quantity, words
+from . import equality, grounding, lists, ocr, options, quantity, words
 
 Row = Mapping[str, Any]
 SPARE_LENGTH, SPARE_SYMBOLIC_LENGTH = 1000, 200  # characters
@@ -30,7 +30,7 @@ class Verifier:
 
 VERIFIERS = {
     "math": Verifier(equality.check, equality.score),
-    "choice": Verifier(choice.check, choice.score, ("options", "prompts")),
+    "choice": Verifier(options.check, options.score, ("options", "prompts")),
     "number": Verifier(quantity.check, quantity.score, ("tolerance",)),
     "count": Verifier(words.check_count, words.score_count),
     "text": Verifier(words.check, words.score),
