@@ -52,6 +52,8 @@ def test_no_answer_is_right_where_the_gold_is_unusable(gold: Any, answer: str) -
         ("B", "选B", COLOURS, 1),
         ("B", "答案是B。", COLOURS, 1),
         ("B", "故选：B", COLOURS, 1),
+        ("B", "选项B", COLOURS, 1),
+        ("B", "正确答案是B", COLOURS, 1),
         ("B", "A", COLOURS, 0),
         ("B", "E", COLOURS, 0),
         # hedges
