@@ -43,6 +43,8 @@ def is_constant(expression: Expression) -> bool | None:
     field = Field(Arithmetic(Meter()))
     try:
         value = canonical(field, expression)
+        if field.units_changed:
+            value = canonical(field, expression)
     except Undecided:
         return None
     if field.is_constant(value):
@@ -52,6 +54,8 @@ def is_constant(expression: Expression) -> bool | None:
 
 def _equal_quotients(field: Field, left: Expression, right: Expression) -> bool | None:
     first, second = canonical(field, left), canonical(field, right)
+    if field.units_changed:
+        first, second = canonical(field, left), canonical(field, right)
     difference = field.ring.multiply(first.top, second.bottom)
     negative = field.ring.multiply(second.top, first.bottom)
     difference = field.ring.add(difference, {monomial: -value for monomial, value in negative.items()})

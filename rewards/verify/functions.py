@@ -6,10 +6,12 @@ import math
 from fractions import Fraction
 
 from .logarithms import logarithm
-from .polynomial import ONE, PI, content, scaled, sign
+from .parts import absolute_value, certain_floor
+from .polynomial import ONE, PI
 from .powers import power, rational_power
 from .quotient import Field, Quotient
-from .rational import Undecided, absolute, plain
+from .rational import Undecided, plain
+from .roots import imaginary_unit
 from .tree import CONSTANTS, Call, Expression, Number, Symbol
 from .trigonometry import arccosine, arcsine, arctangent, cosine_and_sine
 
@@ -22,6 +24,8 @@ def canonical(field: Field, expression: Expression) -> Quotient:
         return field.number(plain(expression.value))
     if isinstance(expression, Symbol):
         name = expression.name
+        if name == "i":
+            return imaginary_unit(field)
         return field.generator((name,) if name in CONSTANTS else ("variable", name))
     known = field.arithmetic.rational(expression)
     if known is not None:
@@ -65,9 +69,10 @@ def _operate(field: Field, call: Call, values: list[Quotient]) -> Quotient:
         case "binomial":
             return _binomial(field, first, values[1])
         case "abs":
-            return _absolute(field, first)
+            return absolute_value(field, first, call.arguments[0])
         case "floor" | "ceil":
-            return _opaque(field, call.name, first)
+            known = certain_floor(field, call)
+            return _opaque(field, call.name, first) if known is None else field.number(known)
     return _transcendental(field, call.name, first, call.arguments[0])
 
 
@@ -140,23 +145,6 @@ def _binomial(field: Field, above: Quotient, below: Quotient) -> Quotient:
     for step in range(int(count)):
         result = field.multiply(result, field.add(above, field.number(-step)))
     return result
-
-
-def _absolute(field: Field, value: Quotient) -> Quotient:
-    """|c u| = c |u| = c |-u| for c > 0; a positive constant leaves the bars."""
-    if not value.top:
-        return value
-    if value.bottom != ONE:
-        return _opaque(field, "abs", value)
-    factor = content(value.top) * sign(value.top)
-    rest = scaled(value.top, plain(1 / Fraction(factor)))
-    if len(rest) > 1:
-        return field.multiply(field.number(absolute(factor)), _opaque(field, "abs", Quotient(rest, ONE)))
-    ((monomial, _),) = rest.items()
-    positive = [item for item in monomial if field.is_positive(item[0])]
-    others = [item for item in monomial if not field.is_positive(item[0])]
-    result = Quotient({tuple(positive): absolute(factor)}, ONE)
-    return field.multiply(result, _opaque(field, "abs", Quotient({tuple(others): 1}, ONE))) if others else result
 
 
 def _hyperbolic(field: Field, name: str, value: Quotient) -> Quotient:

@@ -119,9 +119,9 @@ def whole_power(base: Interval, exponent: int, precision: int) -> Interval:
     """base^exponent for exponent >= 0, by repeated squaring."""
     if not exponent % 2:
         base = absolute(base)
-    elif not sign(base):  # odd powers grow with their base
-        low, high = ((end, end) for end in base)
-        return whole_power(low, exponent, precision)[0], whole_power(high, exponent, precision)[1]
+    elif libmp.mpf_sign(base[0]) < 0 < libmp.mpf_sign(base[1]):  # odd powers grow with their base
+        low = whole_power((libmp.fzero, libmp.mpf_neg(base[0])), exponent, precision)[1]
+        return libmp.mpf_neg(low), whole_power((libmp.fzero, base[1]), exponent, precision)[1]
     result = ONE
     for digit in bin(exponent)[2:]:
         result = multiply(result, result, precision)

@@ -50,4 +50,6 @@ def _of_generator(field: Field, generator: int, only_odd: bool) -> Polynomial | 
         return field.ring.multiply(_of_name(field, key[2]), {key[3]: 1})  # type: ignore[dict-item]
     if field.is_positive(generator):
         return _of_name(field, key[-1])
-    return field.generator(("ln", key)).top if key[0] == "variable" and only_odd else None
+    if key[0] == "variable" and only_odd:
+        return _opaque(field, field.ring.power_of(generator))
+    return None

@@ -157,6 +157,8 @@ class Ring:
             if times:
                 exponents[generator] = power - times * relation[0]
                 number = as_rational(relation[1])
+                if number is None and times < 0:
+                    raise Undecided
                 if number is None:
                     factors.append(self.power(relation[1], times))
                 else:

@@ -14,7 +14,7 @@ from .polynomial import IMAGINARY, ONE, PI, Monomial, Polynomial
 from .quotient import Field, Quotient
 from .rational import MAX_BITS, Rational, Undecided, absolute, bits
 from .roots import factors, root
-from .tree import Expression
+from .tree import Expression, Symbol
 from .trigonometry import circle
 
 MAX_EXPANDED = 100  # terms of the power of a sum; longer ones aren't expanded
@@ -91,7 +91,7 @@ def _symbolic_power(field: Field, base: Quotient, exponent: Quotient, expression
     rest = dict(exponent.top)
     fixed = rest.pop((), 0)
     bases = _bases(field, base)
-    if exponent.bottom != ONE or (fixed.denominator > 1 and bases[0][0] == -1):
+    if exponent.bottom != ONE or (fixed.denominator > 1 and (-1, 1) in bases):
         return field.generator(("power", "quotient", field.key(base), field.key(exponent)))
     result = rational_power(field, base, fixed, expression) if fixed else field.number(1)
     for monomial, coefficient in rest.items():
@@ -101,16 +101,35 @@ def _symbolic_power(field: Field, base: Quotient, exponent: Quotient, expression
 
 
 def _bases(field: Field, base: Quotient) -> list[tuple[Hashable, Rational]]:
-    """The base as a product of powers: -1, primes, pi and e; or the base itself."""
+    """The base as a product of powers: -1, primes, pi, e and variables; or the base itself."""
     if base.bottom != ONE or len(base.top) > 1:
         return [(("sum", field.key(base)), 1)]
     ((monomial, coefficient),) = base.top.items()
     names = {generator: field.ring.keys[generator] for generator, _ in monomial}
-    if not all(key[0] in ("prime", "pi", "e") for key in names.values()):
+    if not all(key[0] in ("prime", "pi", "e", "variable") for key in names.values()):
         return [(("sum", field.key(base)), 1)]
     negative: list[tuple[Hashable, Rational]] = [(-1, 1)] if coefficient < 0 else []
-    radicals = [(names[generator][-1], exponent) for generator, exponent in monomial]
+    radicals: list[tuple[Hashable, Rational]] = [
+        (key if key[0] == "variable" else key[-1], exponent)
+        for key, exponent in ((names[generator], exponent) for generator, exponent in monomial)
+    ]
     return [*negative, *factored(absolute(coefficient)), *radicals]
+
+
+def _without_logarithm(field: Field, base: Hashable, monomial: Monomial) -> tuple[Quotient, Monomial] | None:
+    """(u, m) with base^monomial = u^m, where the monomial has the logarithm of u to this base as a factor."""
+    keys = {item: field.ring.keys[item[0]] for item in monomial}
+    divisor = [item for item in monomial if item[1] == -1 and keys[item] == ("ln", str(base))]
+    if base != "e" and not divisor:
+        return None
+    for item in monomial:
+        if item[1] == 1 and keys[item][0] == "ln":
+            rest = tuple(other for other in monomial if other not in (item, *divisor))
+            name = keys[item][1]
+            if isinstance(name, str):
+                return field.number(int(name)) if name.isdigit() else field.generator((name,)), rest
+            return field.unfrozen[name], rest
+    return None
 
 
 def _generator_power(field: Field, base: Hashable, monomial: Monomial, coefficient: Rational) -> Quotient:
@@ -118,6 +137,9 @@ def _generator_power(field: Field, base: Hashable, monomial: Monomial, coefficie
     if base == "e" and monomial == ((IMAGINARY, 1), (PI, 1)):
         cosine, sine = circle(field, Fraction(coefficient))
         return field.add(cosine, field.multiply(sine, field.generator(("i",))))
+    shorter = _without_logarithm(field, base, monomial)
+    if shorter is not None:
+        return power(field, shorter[0], Quotient({shorter[1]: coefficient}, ONE), Symbol("e"))
     kinds = {field.ring.keys[generator][0] for generator, _ in monomial}
     real = base != -1 and not isinstance(base, tuple) and kinds <= REAL
     return field.generator(("power", "real" if real else "complex", base, monomial), coefficient)

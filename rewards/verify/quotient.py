@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +10,7 @@ from fractions import Fraction
 from .polynomial import (
     ONE,
     Key,
+    Monomial,
     Polynomial,
     Ring,
     as_rational,
@@ -22,6 +24,8 @@ from .polynomial import (
 from .rational import Arithmetic, Rational, Undecided
 from .tree import Expression
 
+MAX_CONJUGATES = 4
+MAX_DIVISOR = 12
 CONSTANTS = frozenset({"i", "pi", "e", "prime", "huge"})  # kinds of generators
 PROVEN_INDEPENDENT = frozenset({"i", "variable", "prime"})  # kinds of generators; also one of pi and e
 
@@ -46,6 +50,10 @@ class Field:
         self.arithmetic = arithmetic
         self.ring = Ring(arithmetic.meter)
         self.assumptions: list[Expression] = []
+        self.unfrozen: dict[Hashable, Quotient] = {}
+        self._units: dict[Monomial, int] = {}
+        self.units_changed = False  # so that forms made before should be made again
+        self.is_real = True  # whether no imaginary unit was seen
 
     def number(self, value: Rational) -> Quotient:
         """A rational number."""
@@ -91,6 +99,8 @@ class Field:
 
     def divided(self, top: Polynomial, bottom: Polynomial) -> Quotient:
         """top / bottom in the form that `key` relies on: proportional polynomials cancel, `bottom` is primitive."""
+        if len(bottom) > 1:
+            top, bottom = self._rationalised(top, bottom)
         inverse, bottom = self.ring.split(bottom)
         top = self.ring.multiply(top, inverse)
         if bottom is ONE or not top:
@@ -104,9 +114,27 @@ class Field:
                 return self.number(ratio)
         return Quotient(top, bottom)
 
+    def _rationalised(self, top: Polynomial, bottom: Polynomial) -> tuple[Polynomial, Polynomial]:
+        """The quotient without i and up to MAX_CONJUGATES square roots of primes in a constant denominator."""
+        if self.kinds(bottom) - {"i", "prime"}:
+            return top, bottom
+        for _ in range(MAX_CONJUGATES):
+            powers = {item for monomial in bottom for item in monomial}
+            if not powers or any(power != 1 and power != Fraction(1, 2) for _, power in powers):
+                break
+            last = max(generator for generator, _ in powers)
+            conjugate = {
+                monomial: -coefficient if any(generator == last for generator, _ in monomial) else coefficient
+                for monomial, coefficient in bottom.items()
+            }
+            top, bottom = self.ring.multiply(top, conjugate), self.ring.multiply(bottom, conjugate)
+        return top, bottom
+
     def key(self, value: Quotient) -> Hashable:
         """A key that is shared by equal quotients only."""
-        return freeze(value.top), freeze(value.bottom)
+        key = freeze(value.top), freeze(value.bottom)
+        self.unfrozen[key] = value
+        return key
 
     def assume_not_zero(self, value: Quotient, expression: Expression) -> None:
         """Record that an expression must not be zero, where that isn't proven; raises Undecided where it is zero."""
@@ -114,6 +142,15 @@ class Field:
             raise Undecided
         if not self.is_independent(value.top):
             self.assumptions.append(expression)
+
+    def unit(self, monomial: Monomial, denominator: int) -> int:
+        """The divisor d of the unit angle monomial / d, of which angles are multiples; it grows with what was seen."""
+        known = self._units.setdefault(monomial, denominator)
+        common = math.lcm(known, denominator)
+        if common != known and common <= MAX_DIVISOR:
+            self._units[monomial] = common
+            self.units_changed = True
+        return known if known % denominator == 0 else denominator
 
     def is_constant(self, value: Quotient) -> bool:
         """Whether all generators are constants; opaque generators may hold variables."""

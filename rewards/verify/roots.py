@@ -6,15 +6,17 @@ the root that isn't negative, and i\sqrt{|x|} for n = 2 and a negative constant.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import lru_cache
 
-from .polynomial import ONE, Monomial, Polynomial, constant, content, scaled, sign
+from .polynomial import ONE, Monomial, Polynomial, as_rational, constant, content, scaled, sign
 from .quotient import Field, Quotient
 from .rational import Rational, Undecided, plain
 
 MAX_DEGREE = 1_000  # of a root
 MAX_ROOT_BITS = 512  # of a factor without small primes that may be a perfect power
+_HALF = Fraction(1, 2)
 TRIAL_DIVISORS = 2_000
 
 
@@ -45,9 +47,14 @@ def root(field: Field, value: Quotient, degree: int) -> Quotient:
     factor = content(value.top)
     rest = scaled(value.top, plain(1 / Fraction(factor)))
     result = _root_of_rational(field, factor, degree)
-    if sign(rest) < 0 and (degree % 2 or (degree == 2 and _is_positive(field, scaled(rest, -1)))):
-        rest = scaled(rest, -1)
-        result = field.negative(result) if degree % 2 else field.multiply(result, field.generator(("i",)))
+    if sign(rest) < 0:
+        opposite = scaled(rest, -1)
+        if degree % 2 and (field.is_real or _is_positive(field, opposite)):
+            rest, result = opposite, field.negative(result)
+        elif degree == 2 and _is_positive(field, opposite):
+            rest, result = opposite, field.multiply(result, imaginary_unit(field))
+    if degree == 2 and len(rest) == 2 and (square_root := _denested(field, rest)):
+        return field.multiply(result, square_root)
     if len(rest) > 1 or sign(rest) < 0:
         return field.multiply(result, opaque_root(field, Quotient(rest, ONE), degree))
     return field.multiply(result, _root_of_monomial(field, min(rest), degree))
@@ -57,7 +64,7 @@ def _root_of_monomial(field: Field, monomial: Monomial, degree: int) -> Quotient
     r"""\sqrt{x^3} is x^{3/2}, since both need x \ge 0; \sqrt{x^2} isn't x, and \sqrt{xy} isn't \sqrt{x}\sqrt{y}."""
     result, kept = ONE, []
     for generator, exponent in monomial:
-        real = field.ring.keys[generator][0] == "variable" and (degree % 2 or len(monomial) == 1)
+        real = field.ring.keys[generator][0] == "variable" and (len(monomial) == 1 or (degree % 2 and field.is_real))
         if field.is_positive(generator) or (real and (degree % 2 or exponent.numerator % 2)):
             result = field.ring.multiply(result, field.ring.power_of(generator, Fraction(exponent) / degree))
         else:
@@ -65,6 +72,28 @@ def _root_of_monomial(field: Field, monomial: Monomial, degree: int) -> Quotient
     if not kept:
         return Quotient(result, ONE)
     return field.multiply(Quotient(result, ONE), opaque_root(field, Quotient({tuple(kept): 1}, ONE), degree))
+
+
+def _denested(field: Field, radicand: Polynomial) -> Quotient | None:
+    r"""\sqrt{a + b\sqrt{m}} as the sum or difference of the roots of (a + t)/2 and (a - t)/2 with t^2 = a^2 - m b^2."""
+    whole = radicand.get((), 0)
+    if whole <= 0:
+        return None
+    ((monomial, coefficient),) = [item for item in radicand.items() if item[0]]
+    if any(power != _HALF or field.ring.keys[number][0] != "prime" for number, power in monomial):
+        return None
+    square = whole**2 - (as_rational(field.ring.power({monomial: coefficient}, 2)) or 0)
+    if square < 0 or square.denominator != 1 or math.isqrt(int(square)) ** 2 != square:
+        return None
+    first = _root_of_rational(field, Fraction(whole + math.isqrt(int(square))) / 2, 2)
+    second = _root_of_rational(field, Fraction(whole - math.isqrt(int(square))) / 2, 2)
+    return field.add(first, second if coefficient > 0 else field.negative(second))
+
+
+def imaginary_unit(field: Field) -> Quotient:
+    """i."""
+    field.is_real = False
+    return field.generator(("i",))
 
 
 def _is_positive(field: Field, polynomial: Polynomial) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .polynomial import ONE, PI, Polynomial, constant, scaled, sign
+from .polynomial import ONE, PI, Monomial, Polynomial, constant, scaled, sign
 from .quotient import Field, Quotient
-from .rational import Rational
+from .rational import Rational, absolute
 from .roots import root
 
 _Pairs = tuple[tuple[Rational, int], ...]
 _PI_ONLY = ((PI, 1),)
+MAX_SUMMANDS, MAX_MULTIPLE = 4, 8  # of an angle that the formulas are applied to
 _HALF = Fraction(1, 2)
 # cos(q pi) for q in [0, 1/2] is the sum of c \sqrt{r} over these pairs (c, r), or in the second table its square root.
 _COSINES: dict[Fraction, _Pairs] = {
@@ -71,26 +72,43 @@ def _angle(turns: Rational) -> Quotient:
 
 
 def cosine_and_sine(field: Field, angle: Quotient) -> tuple[Quotient, Quotient]:
-    """The cosine and the sine of an angle in radians."""
-    if angle.bottom != ONE:
+    """The cosine and the sine of an angle in radians, by the sum and multiple angle formulas."""
+    if angle.bottom != ONE or len(angle.top) > MAX_SUMMANDS:
         return _opaque(field, angle)
     rest = dict(angle.top)
-    turns = Fraction(rest.pop(_PI_ONLY, 0))
-    if not rest:
-        return circle(field, turns)
-    if sign(rest) < 0:
-        cosine, sine = cosine_and_sine(field, field.negative(angle))
-        return cosine, field.negative(sine)
-    quarters = turns // _HALF
-    shifted = field.add(angle, _angle(-quarters * _HALF))
-    cosine, sine = _opaque(field, shifted)
-    for _ in range(quarters % 4):
-        cosine, sine = field.negative(sine), cosine
+    cosine, sine = circle(field, Fraction(rest.pop(_PI_ONLY, 0)))
+    for monomial, coefficient in rest.items():
+        cosine, sine = _sum_of_angles(field, (cosine, sine), _multiple(field, monomial, coefficient))
     return cosine, sine
+
+
+def _multiple(field: Field, monomial: Monomial, coefficient: Rational) -> tuple[Quotient, Quotient]:
+    """The cosine and the sine of a multiple of the unit angle that `field` keeps for a monomial."""
+    divisor = field.unit(monomial, coefficient.denominator)
+    times = absolute(coefficient * divisor)
+    if times > MAX_MULTIPLE:
+        cosine, sine = _opaque(field, Quotient({monomial: absolute(coefficient)}, ONE))
+    else:
+        single = _opaque(field, Quotient({monomial: Fraction(1, divisor)}, ONE))
+        cosine, sine = single
+        for _ in range(int(times) - 1):
+            cosine, sine = _sum_of_angles(field, (cosine, sine), single)
+    return cosine, sine if coefficient > 0 else field.negative(sine)
+
+
+def _sum_of_angles(
+    field: Field, left: tuple[Quotient, Quotient], right: tuple[Quotient, Quotient]
+) -> tuple[Quotient, Quotient]:
+    cosines, sines = field.multiply(left[0], right[0]), field.multiply(left[1], right[1])
+    first, second = field.multiply(left[1], right[0]), field.multiply(left[0], right[1])
+    return field.add(cosines, field.negative(sines)), field.add(first, second)
 
 
 def _opaque(field: Field, angle: Quotient) -> tuple[Quotient, Quotient]:
     """Two generators with sin^2 = 1 - cos^2."""
+    if sign(angle.top) < 0:
+        cosine, sine = _opaque(field, field.negative(angle))
+        return cosine, field.negative(sine)
     key = field.key(angle)
     cosine = field.generator(("cos", key))
     square = field.ring.multiply(cosine.top, cosine.top)
@@ -99,13 +117,14 @@ def _opaque(field: Field, angle: Quotient) -> tuple[Quotient, Quotient]:
 
 def arccosine(field: Field, value: Quotient) -> Quotient:
     """The angle in [0, pi]."""
-    for turns in _COSINES | _SQUARED_COSINES:
+    usual = _COSINES | _SQUARED_COSINES if field.kinds(value.top) <= {"prime", "root"} else {}
+    for turns in usual:
         cosine = _cosine(field, turns)
         if value == cosine:
             return _angle(turns)
         if value == field.negative(cosine):
             return _angle(1 - turns)
-    if sign(value.top) < 0:
+    if value.top and sign(value.top) < 0:
         return field.add(_angle(1), field.negative(arccosine(field, field.negative(value))))
     return field.generator(("arccos", field.key(value)))
 
