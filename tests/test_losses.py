@@ -98,6 +98,19 @@ def test_gspo_token_has_gspo_s_gradient_when_a_completion_s_advantages_are_equal
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_bfloat16_noise_of_the_engine_makes_gspo_clip_before_any_update() -> None:
+    """So a recipe must take the trainer's old log-probs."""
+    completions, tokens = 400, 200
+    segments = torch.arange(completions).repeat_interleave(tokens)
+    noise = 0.02 * torch.randn(completions * tokens, generator=torch.Generator().manual_seed(0))
+    clip = ClippedSurrogate(3e-4, 4e-4, "sequence")
+    negative = -torch.ones(completions * tokens)
+    engine = clip(noise, negative, noise, segments).metrics["ratio/clip_low_fraction"].mean()
+    trainer = clip(torch.zeros_like(noise), negative, noise, segments).metrics["ratio/clip_low_fraction"].mean()
+    assert 0.35 < engine.item() < 0.75
+    assert trainer.item() == 0
+
+
 def test_cispo_never_cuts_a_token_s_gradient() -> None:
     logprobs = torch.tensor([1.5, 0.5]).log().requires_grad_()
     result = PolicyLoss(CispoSurrogate(clip_low=1.0, clip_high=0.28))(

@@ -371,6 +371,35 @@ def test_mistakes_are_explained_in_a_recipe_s_own_words(text: str, message: str,
         load_recipe(path)
 
 
+OLDER = ["stages.rlvr.loss.old_logprobs=trainer", "stages.rlvr.sampling.dynamic_sampling=null"]
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("stages.rlvr.sampling.staleness=1", "staleness 1"),
+        ("stages.rlvr.sampling.partial_tokens=4", "partial_tokens"),
+        ("stages.rlvr.sampling.dynamic_sampling={max_rounds: 2}", r"dynamic_sampling \(its surplus\)"),
+    ],
+)
+def test_older_rollouts_need_a_correction(override: str, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"stage rlvr: with {named}, older weights sample .* add loss\.importance"):
+        load_recipe(QUICKSTART, [*OLDER, override])
+    load_recipe(QUICKSTART, [*OLDER, override, "stages.rlvr.loss.importance={}"])
+    load_recipe(QUICKSTART, [*OLDER, override, "stages.rlvr.loss.old_logprobs=rollout"])
+    load_recipe(QUICKSTART, [*OLDER, "stages.rlvr.sampling.dynamic_sampling={max_rounds: 1}"])
+
+
+@pytest.mark.parametrize("surrogate", ["gspo", "gspo_token"])
+def test_gspo_with_the_engine_s_logprobs_needs_a_mismatch_below_its_clip(surrogate: str) -> None:
+    gspo = ["stages.rlvr.algorithm=gspo", f"stages.rlvr.loss.surrogate={surrogate}"]
+    bfloat16 = [*gspo, "engine.mismatch.mean=0.03"]
+    with pytest.raises(ValueError, match=rf"{surrogate} clips at 0\.0003, but engine\.mismatch\.mean allows .* 0\.03"):
+        load_recipe(QUICKSTART, [*bfloat16])
+    for fine in (gspo, [*bfloat16, *OLDER], [*bfloat16, "stages.rlvr.loss={clip_low: 0.05, clip_high: 0.05}"]):
+        load_recipe(QUICKSTART, fine)
+
+
 class TestAlgorithms:
     def test_an_algorithm_is_its_papers_defaults_under_the_stage_s_own_keys(self) -> None:
         stage = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=gspo", "stages.rlvr.loss.clip_low=0.1"]).stages[1]

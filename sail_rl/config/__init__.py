@@ -4,8 +4,9 @@ Paths in a recipe are relative to the working directory. Code is named by `modul
 """
 
 from .data import DataConfig
+from .loss import ImportanceConfig, KLConfig, LossConfig
 from .recipe import Recipe
-from .rl import CriticConfig, DynamicSamplingConfig, ImportanceConfig, KLConfig, LossConfig, RLStage, SamplingConfig
+from .rl import CriticConfig, DynamicSamplingConfig, RLStage, SamplingConfig
 from .sections import (
     DEFAULT_GUARDS,
     DEFAULT_SCORER,

@@ -118,6 +118,22 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _clip_is_wider_than_mismatch(self) -> Self:
+        """With the engine's log-probs, GSPO's ratio differs from 1 by the mean mismatch before any update."""
+        for stage in self.rl_stages:
+            loss, allowed = stage.loss, self.engine.mismatch.mean
+            narrowest = min(loss.clip_low, loss.clip_high)
+            sequence_ratio = loss.surrogate in ("gspo", "gspo_token") and loss.old_logprobs == "rollout"
+            if sequence_ratio and allowed > narrowest:
+                raise ValueError(
+                    f"stage {stage.name}: {loss.surrogate} clips at {narrowest:g}, but engine.mismatch.mean allows the "
+                    f"engine's log-probs to differ by {allowed:g} nats, so unchanged completions would be clipped; set "
+                    "loss.old_logprobs: trainer, or sampling.routing_replay and an engine.mismatch.mean of at most "
+                    f"{narrowest:g}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _micro_batches_hold_samples(self) -> Self:
         for stage in self.sft_stages:
             if stage.packing and stage.pack_length < self.model.max_length:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     Discriminator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -15,43 +14,16 @@ from pydantic import (
     model_validator,
 )
 
-from .algorithms import SURROGATE_DEFAULTS, Algorithm, with_algorithm
+from .algorithms import Algorithm, with_algorithm
+from .loss import CodePath, LossConfig, how_named
 from .sections import DEFAULT_GUARDS, DEFAULT_SCORER, Name, RewardConfig, Strict
 from .stages import StageConfig
 
-
-def _how_named(value: Any) -> str:
-    return "path" if isinstance(value, str) and ":" in value else "name"
-
-
-CodePath = Annotated[str, Field(pattern=r"^.+:\w+$"), Tag("path")]
-"""`file.py:name` or `module:name`."""
 Advantages = Annotated[
     Annotated[Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gae"], Tag("name")]
     | CodePath,
-    Discriminator(_how_named),
+    Discriminator(how_named),
 ]
-SurrogateName = Annotated[
-    Annotated[Literal["clip", "gspo", "gspo_token", "cispo"], Tag("name")] | CodePath, Discriminator(_how_named)
-]
-
-
-class KLConfig(Strict):
-    """A penalty on the distance from the stage's starting model."""
-
-    coef: PositiveFloat
-    kind: Literal["k1", "k2", "k3"] = "k3"
-    """Estimate of the divergence in the loss (see `maths.kl`); in the reward it is always k1."""
-    place: Literal["loss", "reward"] = "loss"
-
-
-class ImportanceConfig(Strict):
-    """Correction for rollouts that another policy sampled (see `maths.importance`)."""
-
-    mode: Literal["truncate", "mask"] = "truncate"
-    level: Literal["token", "sequence"] = "token"
-    high: PositiveFloat = 2.0
-    low: NonNegativeFloat = 0.0
 
 
 class DynamicSamplingConfig(Strict):
@@ -90,7 +62,8 @@ class SamplingConfig(Strict):
     """Number of finished groups that are scored in one call. Larger values suit rewards that call a service."""
     staleness: Literal[0, 1] = 0
     """1: sample the next batch of rollouts while this one trains, except across checkpoints and evaluations. The ratio
-    corrects for the older weights. The engine must run out of process."""
+    corrects for the older weights, or `loss.importance` does with `old_logprobs: trainer`. The engine must run out of
+    process."""
     oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
     """With `partial_tokens`: the number of prompts in flight, as a multiple of `prompts_per_step`."""
     partial_tokens: PositiveInt | None = None
@@ -98,6 +71,16 @@ class SamplingConfig(Strict):
     complete; the next batch continues the others with newer weights. Requires VLLMEngine or WorkerEngine."""
     routing_replay: bool = False
     """MoE: compute log-probs and gradients with the experts that the sampler used (R3, see `models.routing`)."""
+
+    @property
+    def sources_of_older_rollouts(self) -> list[str]:
+        """The settings by which a batch may hold rollouts that older weights sampled."""
+        found = {
+            "staleness 1": self.staleness,
+            "partial_tokens": self.partial_tokens,
+            "dynamic_sampling (its surplus)": self.dynamic_sampling and self.dynamic_sampling.max_rounds > 1,
+        }
+        return [name for name, given in found.items() if given]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -110,61 +93,6 @@ class SamplingConfig(Strict):
             raise ValueError(
                 f"oversample {self.oversample:g} without partial_tokens would train on whichever completions finish "
                 "first, which are the short ones; set partial_tokens too, or leave oversample out"
-            )
-        return self
-
-
-class LossConfig(Strict):
-    """The loss. Its defaults are DAPO's token-level clipped loss."""
-
-    function: CodePath | None = None
-    """Path of a `maths.losses.LossFunction` that replaces the surrogate, the entropy bonus and the KL penalty."""
-    surrogate: SurrogateName = "clip"
-    """Policy objective (see `maths.losses`), or the path of another `maths.losses.Surrogate`."""
-    aggregation: Literal["token_mean", "sequence_mean", "fixed_length"] = "token_mean"
-    """How token losses become one number (see `maths.aggregation`)."""
-    clip_low: Annotated[float, Field(gt=0, le=1)] = 0.20
-    """How far below 1 the ratio may fall before it is clipped. CISPO's default is 1: no lower limit."""
-    clip_high: PositiveFloat = 0.28
-    """How far above 1 the ratio may rise before it is clipped."""
-    kl: KLConfig | None = None
-    """Penalty on the KL divergence from the stage's starting model."""
-    entropy_coef: NonNegativeFloat = 0.0
-    """Factor of the entropy bonus."""
-    old_logprobs: Literal["rollout", "trainer"] = "rollout"
-    """The log-probs that the ratio divides by: the engine's, or the trainer's, recomputed before the first update."""
-    importance: ImportanceConfig | None = None
-    """Weights that correct from the engine's log-probs to the trainer's."""
-    overlong_filtering: bool = False
-    """Exclude completions that were cut at `max_tokens` from the loss (DAPO)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_of_surrogate(cls, loss: Any) -> Any:
-        if not isinstance(loss, dict):
-            return loss
-        surrogate = loss.get("surrogate")
-        return SURROGATE_DEFAULTS.get(surrogate, {}) | loss if isinstance(surrogate, str) else loss
-
-    @model_validator(mode="after")
-    def _one_ratio_for_a_sequence(self) -> Self:
-        if self.surrogate in ("gspo", "gspo_token") and self.aggregation != "sequence_mean":
-            raise ValueError(
-                f"loss.aggregation is {self.aggregation}, but {self.surrogate} has one ratio for a completion, and its "
-                "objective is a mean over completions; set aggregation: sequence_mean"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.importance and self.old_logprobs != "trainer":
-            raise ValueError(
-                "importance corrects from the engine's to the trainer's log-probs; set old_logprobs: trainer"
-            )
-        if self.function and (self.entropy_coef or (self.kl and self.kl.place == "loss")):
-            raise ValueError(
-                f"{self.function} is the whole loss, so entropy_coef and a KL penalty in the loss would not be read; "
-                "leave them out, or set kl.place: reward"
             )
         return self
 
@@ -219,6 +147,18 @@ class RLStage(StageConfig):
             raise ValueError(
                 f"stage {self.name}: dynamic_sampling compares the samples of a prompt; give samples_per_prompt 2 or "
                 "more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_for_older_weights(self) -> Self:
+        """Old log-probs of the newest weights make the ratio start at 1, whatever weights sampled the rollouts."""
+        loss, older = self.loss, self.sampling.sources_of_older_rollouts
+        if loss.old_logprobs == "trainer" and not loss.importance and not loss.function and older:
+            raise ValueError(
+                f"stage {self.name}: with {', '.join(older)}, older weights sample a part of the rollouts, and with "
+                "loss.old_logprobs: trainer the ratio wouldn't correct for them; add loss.importance: {} (or set "
+                "old_logprobs: rollout)"
             )
         return self
 
