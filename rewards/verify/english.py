@@ -63,6 +63,17 @@ def part(text: str) -> tuple[Fraction, int] | None:
     return None if value is None else (value, ends[len(words) - 1])
 
 
+def parts(text: str, count: int) -> tuple[int, int]:
+    """The denominator in words behind a whole number, as in "7 eighths", and where it ends; (1, 0) for none.
+
+    "3 quarters" may be coins, so quarters aren't read.
+    """
+    match = _WORD.match(text)
+    word = match[2].lower() if match else ""
+    size = (_PARTS if abs(count) == 1 else _SEVERAL_PARTS).get(word, 1)
+    return (1, 0) if match is None or size == 1 or word.startswith("quarter") else (size, match.end())
+
+
 def _run(text: str) -> tuple[list[str], list[int]]:
     """The number words at the start of a text, and where each of them ends."""
     words: list[str] = []

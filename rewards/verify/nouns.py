@@ -30,7 +30,7 @@ _COMMON = """
     pea peach pear pen pencil penguin pentagon person petal phone photo piano picture pie piece pig pile pin pineapple
     pizza plane planet plant plate player point polygon pot potato prime prize problem puppy purchase pyramid
     quadrilateral question rabbit rectangle region ribbon ring river road robot rod room root rope rose rotation round
-    row rule sandwich scarf school score seat seed segment sequence series set shape sheep shelf shell shirt shoe shop
+    row rule sandwich scarf school seat seed segment sequence series set shape sheep shelf shell shirt shoe shop
     side sign sister skirt slice snail snake sock sofa solution son song spider spoon square stamp star state step
     stick sticker stone store story strawberry student subset suitcase sum surfer symmetry table tail teacher team
     tent term test ticket tie tile toe tomato tooth toothbrush toy train tree triangle trip truck tulip turtle
@@ -61,26 +61,27 @@ _COUNTERS = (
 )
 _CHINESE = re.compile(rf"[{_COUNTERS}]?([\u4e00-\u9fff]{{0,8}})")
 _CHINESE_NEVER = re.compile(
-    "[零〇一二两三四五六七八九十百千万亿几半或和与及加减乘除到至多余左右上下内外以约不比少剩又再还另且每共负点之折成]"
+    "[零〇一二两三四五六七八九十百千万亿几半或和与及加减乘除到至多余左右上下内外以约不比少剩又再还另且每共负点之折成方]"
 )
 
 
 def noun(text: str, *, one: bool) -> tuple[str, bool] | None:
-    """The noun, in the singular, behind a number, and whether it is in the vocabulary; None if it is none.
+    """The noun, in the singular, behind a number, and whether it certainly counts things; None if it is no noun.
 
-    A noun outside the vocabulary has three letters or more and a plural's form, unless the number is one (`one`).
+    A certain one is in the vocabulary, and in the plural unless the number is one (`one`): "5 square" may mean 25. A
+    noun outside the vocabulary has three letters or more and a plural's form.
     """
     if not _PHRASE.fullmatch(text):
         return None
     words = re.split("[ -]", text.lower())
     if not _NEVER.isdisjoint(words):
         return None
-    last = _singular(words[-1])
-    known = last in NOUNS and all(word in _ADJECTIVES or _singular(word) in NOUNS for word in words[:-1])
+    last = singular(words[-1])
+    known = last in NOUNS and all(word in _ADJECTIVES or singular(word) in NOUNS for word in words[:-1])
     plural = words[-1] in _IRREGULAR or (words[-1].endswith("s") and words[-1][-2:] not in ("ss", "us", "is"))
     if not known and not (len(last) > 2 and (one or plural)):
         return None
-    return " ".join([*words[:-1], last]), known
+    return " ".join([*words[:-1], last]), known and (one or plural)
 
 
 def chinese_noun(text: str) -> str | None:
@@ -91,7 +92,8 @@ def chinese_noun(text: str) -> str | None:
     return match[1] if match[1] != text else None
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
+    """A noun's singular."""
     if word in _IRREGULAR or word in NOUNS:
         return _IRREGULAR.get(word, word)
     if word.endswith("ies") and len(word) > 4:

@@ -26,7 +26,13 @@ _REWRITTEN = re.compile(
     "|[~µΩ⋅·−–％￥]"
 )
 _MONEY = re.compile(r"([+-]?) ?(?:US ?)?([$¥€£₹₩]) ?([+-]?)(?=[\d.])")
+_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _OF_A = re.compile(r" (?:of )?an? (?=[a-z])")
+_INTRODUCTION = re.compile(
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|result|total)(?: is| are|:| =)+ ?"
+    r"|there (?:are|is|were|was) |(?:it|they) (?:is|are) |(?:=|\\approx|≈|approximately|approx\.|about|exactly) ?",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}(?:_\{?\w{1,10}\}?)? ?(?:=|:|\\approx|≈) ?(?=[^=≈:]*$)")
 
 
@@ -63,6 +69,8 @@ def as_quantity(normalised: str) -> Quantity | None:
         amount = None if money[1] and money[3] else _read(money[1] + money[3] + text[money.end() :])
         symbol = UNITS[money[2]]
         return replace(amount, unit=symbol) if amount and amount.unit in (None, symbol) else None
+    if text[:1] == "负" and text[1:2] in tuple("0123456789$¥"):
+        text = "-" + text[1:]
     if text.startswith(("百分之", "负百分之")):
         text = text.replace("百分之", "", 1) + "%"
     return _read(text)
@@ -89,6 +97,23 @@ def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fractio
     return _close(gold.value * left.size, given.value * right.size, tolerance)
 
 
+def measured(normalised: str) -> tuple[str, Unit] | None:
+    r"""A text such as `2\sqrt{3} cm`, split into what stands before its unit and the unit; None without a unit.
+
+    Only units of the vocabulary that stand behind a space and can't be variables are split off, from constants only.
+    """
+    if len(normalised) > MAX_LENGTH:
+        return None
+    text = _canonical(normalised)
+    starts = [position for position, character in enumerate(text) if character == " "][-6:]
+    for position in starts:
+        found = read_unit(text[position:], attached=False, one=False) if position else None
+        if found and found != NONE and not found.doubtful and not found.noun:
+            constant = text[position - 1] in "})" or text[position - 1].isalnum()
+            return (text[:position], found) if constant and not _VARIABLE.search(text, 0, position) else None
+    return None
+
+
 def uncounted(quantity: Quantity) -> Quantity:
     """The quantity without its noun, for questions whose answers are no products of variables."""
     return replace(quantity, unit=None) if quantity.unit and quantity.unit.noun else quantity
@@ -103,9 +128,9 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     """1 for the same quantity within the row's relative `tolerance` (1e-4 by default), else 0.
 
-    One label may stand before the answer, as in "x = 5" and "area: 5 cm^2".
+    See `unlabelled` for what may stand before the answer.
     """
-    right, answer = as_quantity(normalise(str(gold))), as_quantity(_unlabelled(normalise(given)))
+    right, answer = as_quantity(normalise(str(gold))), as_quantity(unlabelled(normalise(given)))
     assert right is not None, "checked when the data was loaded"
     if answer is None:
         return 0.0
@@ -115,9 +140,15 @@ def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     return float(bool(same_quantity(right, answer, tolerance=1e-4 if tolerance is None else tolerance)))
 
 
-def _unlabelled(text: str) -> str:
-    match = _LABEL.match(text) if len(text) <= MAX_LENGTH else None
-    return text[match.end() :] if match else text
+def unlabelled(normalised: str) -> str:
+    """The answer without one label ("x = 5", "area: 5 cm^2") and without introductions ("there are 5", "about 5")."""
+    if len(normalised) > MAX_LENGTH:
+        return normalised
+    text = normalised
+    for pattern in (_INTRODUCTION, _LABEL, _INTRODUCTION):
+        if match := pattern.match(text):
+            text = text[match.end() :]
+    return text
 
 
 def _canonical(text: str) -> str:
@@ -144,6 +175,9 @@ def _read(text: str) -> Quantity | None:
         return Quantity(value, None, decimals)
     if (more := english.part(text[end:])) and value.denominator == 1 and value > 0:  # 2 and a half
         value, end = value + more[0], end + more[1]
+    if value.denominator == 1:
+        below, length = english.parts(text[end:], int(value))
+        value, end = value / below, end + length
     scale, length = (english if text[end : end + 1].isascii() else chinese).scale(text[end:])
     value, end = value * scale, end + length
     if scale > 1:
@@ -153,7 +187,8 @@ def _read(text: str) -> Quantity | None:
     rest = text[end:]
     if not rest.strip():
         return Quantity(value, None, decimals)
-    unit = read_unit(rest, attached=rest[0] != " ", one=abs(value) == 1)
+    attached = rest[0] != " " or text[0] == "\\" or text[1:2] == "\\"  # spaces mean nothing in `\frac12 mg`
+    unit = read_unit(rest, attached=attached, one=abs(value) == 1)
     return None if unit is None else Quantity(value, unit if unit != NONE else None, decimals)
 
 
@@ -165,6 +200,8 @@ def _number(text: str) -> tuple[Fraction, int | None, int] | None:
             return (words[0], None, words[1]) if words else None
         if not text.isascii() and (mixed := chinese.with_digits(text)):
             return Fraction(mixed[0]), None, mixed[1]
+        if text[:1] == "-" and (numeral := chinese.numeral(text[1:])):
+            return -numeral[0], None, numeral[1] + 1
         digits = literal(text)
         return (digits.value, digits.decimals, digits.end) if digits else None
     numeral = chinese.numeral(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from .nouns import chinese_noun, noun
 from .units import NONE, UNITS, Unit, dimension_of
@@ -16,19 +17,23 @@ _TOKEN = re.compile(
 _FRACTION = re.compile(r"\\frac ?{([^{}]*)} ?{([^{}]*)}")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CHINESE_POWERS = {"平方": 2, "立方": 3}
-_SYMBOLS = "cm mm km kg mg mL ml Hz kW kJ kN eV ft GB MB KB TB kB dB lb hr"
-_CERTAIN = frozenset(_SYMBOLS.split())  # units even right behind a number; `2m` and `3mi` may be products of variables
-_RATES = frozenset(["m/s", "m/s^2", "m/s^{2}"])
+_PAIRS = "cm mm km kg mL ml Hz kW kJ kN eV ft GB MB KB TB kB dB cm^2 cm^3 mm^2 mm^3 km^2 ft^2 ft^3"
+_RATES = "m/s m/s^2 m*s^-1 m*s^-2"
+_SINGLE = "m^2 m^3 s^-1 N*m N/m N/C N/m^2 J/s J/K V/m C/s W/m^2 g/L A/m"
+_CERTAIN = frozenset(f"{_PAIRS} {_RATES}".split())  # units even right behind a number; `2mg` may be a weight
+_CERTAIN_APART = _CERTAIN | frozenset(_SINGLE.split())  # units behind a space; `g t^2` may be a distance
+_AMBIGUOUS = frozenset(["K", "T"])  # thousand, trillion
 _DIFFERENCES = {"celsius": (1, 1), "fahrenheit": (5, 9)}  # in compounds, a degree counts as a difference in kelvins
 
 
+@lru_cache(maxsize=4096)
 def unit(text: str, *, attached: bool, one: bool) -> Unit | None:
     """The unit that a whole text names; None if it isn't one.
 
     Args:
         text: the text behind the number.
         attached: whether the text follows the number without a space. Then letters may be variables, and the unit is
-            doubtful, unless it has a name or a symbol that nobody takes for a product.
+            doubtful unless it has a name or a symbol that nobody takes for a product.
         one: whether the number is 1, so that a noun may be in the singular.
     """
     bare = text.strip()
@@ -37,19 +42,23 @@ def unit(text: str, *, attached: bool, one: bool) -> Unit | None:
     if bare[:1] == "(" and bare[-1:] == ")" and "(" not in bare[1:]:
         bare, attached = bare[1:-1].strip(), False
     if (known := _named(bare)) or (known := _compound(bare)):
-        return replace(known, doubtful=True) if attached and _letters_only(bare) else known
+        return replace(known, doubtful=_may_be_a_product(bare, attached=attached))
     if (counted := chinese_noun(bare)) is not None:
         return _noun_unit(counted, known=True) if counted else NONE
     found = None if attached else noun(bare, one=one)
     return _noun_unit(found[0], known=found[1]) if found else None
 
 
-def _letters_only(text: str) -> bool:
-    """Whether a unit may be a product of variables: `m`, `ms`, `kg/s`, but not `cm`, `m/s`, `min`, `°` or `米`."""
-    if not text.isascii() or not text[:1].isalpha() or text in _RATES:
+def _may_be_a_product(text: str, *, attached: bool) -> bool:
+    """Whether a unit may be a product of variables: `m` and `mg` right behind a number, `g t^2` also behind a space."""
+    if not text.isascii() or not text[:1].isalpha():
         return False
     words = re.findall("[A-Za-z]+", text)
-    return all(len(word) < 3 and word not in _CERTAIN for word in words)
+    plain = re.sub(" ?([*/]) ?", r"\1", text.replace("{", "").replace("}", "")).replace(" ", "*")
+    if attached:
+        return plain not in _CERTAIN and all(len(word) < 3 for word in words)
+    single = all(len(word) == 1 for word in words)
+    return text in _AMBIGUOUS or (single and len(plain) > 1 and plain not in _CERTAIN_APART)
 
 
 def _noun_unit(name: str, *, known: bool) -> Unit:
@@ -116,7 +125,7 @@ class _Compound:
             if word.startswith(prefix) and power == 1:
                 word, power = word.removeprefix(prefix), exponent
         found = _named(word) if word else None
-        if found is None and len(word) > 2 and (counted := noun(word, one=True)) and counted[1]:
+        if found is None and len(self.tokens) > 1 and (counted := noun(word, one=True)) and counted[1]:
             found = _noun_unit(counted[0], known=True)
         if found is None:
             return None

@@ -9,7 +9,7 @@ from typing import Any
 from . import chinese
 from .english import UNITS
 from .latex import normalise
-from .quantity import Quantity, as_number, as_quantity, same_quantity, uncounted
+from .quantity import Quantity, as_number, as_quantity, same_quantity, uncounted, unlabelled
 from .units import PERCENT
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -66,7 +66,7 @@ def accepted(gold: Any) -> list[str]:
 
 
 def _counted(text: str) -> Quantity | None:
-    normalised = normalise(text)
+    normalised = unlabelled(normalise(text))
     quantity = as_quantity("0" if normalised.casefold() == "none" else normalised)
     if quantity is None or quantity.value.denominator != 1 or quantity.unit == PERCENT:
         return None
