@@ -162,6 +162,28 @@ class TestDeaths:
         assert [verdict.status for verdict in verdicts] == ["error", "ok"]
         assert "died twice" in verdicts[0].message
 
+    def test_an_item_that_kills_the_child_costs_no_new_start(self, tmp_path: Path) -> None:
+        path = tmp_path / "deadly.py"
+        path.write_text("import os\ndef half(number):\n    return os._exit(1) if number == 13 else number / 2\n")
+        with closing(WorkerPool(Target(f"{path}:half"), workers=1)) as pool:
+            pool.run([(0,)])
+            keeper = pool._workers[0].process.pid
+            results = pool.run([(number,) for number in range(20)], together=8)
+            assert [result.value for result in results] == [None if n == 13 else n / 2 for n in range(20)]
+            assert results[13].message == "its worker died twice"
+            assert pool._workers[0].process.pid == keeper
+
+    def test_an_idle_child_killed_from_outside_costs_no_item_its_result(self, pool: WorkerPool) -> None:
+        for number in range(3):
+            pool.run([(f"x+{number}", "y"), (f"y+{number}", "x")])
+            for worker in pool._workers:
+                children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children").read_text().split()
+                for child in children:
+                    os.kill(int(child), signal.SIGKILL)
+            pairs = [(f"{n + 10 * number}z", f"z+{n - 1 + 10 * number}z" if n % 2 else "z") for n in range(2, 8)]
+            results = pool.run(pairs)
+            assert [(result.value, result.status) for result in results] == [(n % 2 == 1, "ok") for n in range(2, 8)]
+
     def test_workers_that_never_start_stop_the_run(self) -> None:
         with (
             closing(WorkerPool(EQUALITY, workers=1, memory_bytes=1024**2)) as pool,

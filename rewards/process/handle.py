@@ -53,6 +53,7 @@ class Worker:
         os.set_blocking(self.input, False)
         self.ready = False
         self.job: tuple[int, ...] | None = None
+        self.serial = 0  # of the job; its answer has the same
         self.started = time.monotonic()
         self.deadline = self.started + STARTUP_SECONDS
         self._buffer = b""
@@ -61,8 +62,9 @@ class Worker:
         """Send the pickled items of a job; False if the process has ended, or doesn't read them within `timeout_s`."""
         self.job, self.started = job, time.monotonic()
         self.deadline = self.started + timeout_s
+        self.serial += 1
         payload = pickle.dumps(payloads)
-        data = memoryview(len(payload).to_bytes(HEADER, "big") + payload)
+        data = memoryview(HEADER.pack(self.serial, len(payload)) + payload)
         while data:
             if not select.select([], [self.input], [], max(0.0, self.deadline - time.monotonic()))[1]:
                 return False
@@ -91,12 +93,16 @@ class Worker:
 
     def revive(self) -> bool:
         """Kill the child that computes the job, and let the process fork another; False if it must be replaced."""
-        unread = int.from_bytes(fcntl.ioctl(self.input, termios.FIONREAD, bytes(4)), sys.byteorder)
-        if unread or self._buffer or self.process.poll() is not None:
+        if not self.in_step():
             return False
         self.process.send_signal(signal.SIGUSR1)
         self.await_child()
         return True
+
+    def in_step(self) -> bool:
+        """Whether the process lives, and neither side has half a message, so that another child can go on."""
+        unread = int.from_bytes(fcntl.ioctl(self.input, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return not unread and not self._buffer and self.process.poll() is None
 
     def await_child(self) -> None:
         """Forget the job and wait until the process has forked its next child."""

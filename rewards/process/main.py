@@ -1,6 +1,6 @@
 """The worker process: imports its target once, then forks a child that computes jobs, and a new one after a kill.
 
-A job is a list of pickled items; its answer is one line of JSON.
+A job is a serial number and pickled items; its answer is one line of JSON with the same number.
 
 The pool enforces the time limits, because no signal handler can interrupt sympy's big-integer arithmetic. A forked
 child has everything imported already, so replacing it takes milliseconds.
@@ -15,6 +15,7 @@ import os
 import pickle
 import resource
 import signal
+import struct
 import sys
 import time
 from numbers import Real
@@ -23,7 +24,7 @@ from typing import Any, NoReturn
 from sail_rl.imports import described, resolve
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-HEADER = 8  # bytes that hold an item's length
+HEADER = struct.Struct("!QQ")  # a job's serial number, and its size in bytes
 
 
 def main() -> None:
@@ -64,16 +65,17 @@ def main() -> None:
 
 def _serve(target: Any, answers: int) -> NoReturn:
     """Compute jobs until the pool closes the pipe; exit after a MemoryError, so that a fresh child takes over."""
-    while header := _read(HEADER):
+    while header := _read(HEADER.size):
+        serial, size = HEADER.unpack(header)
         start = time.perf_counter()
         try:
-            payloads = pickle.loads(_read(int.from_bytes(header, "big")))
-            message: dict[str, Any] = {"results": [_computed(target, payload) for payload in payloads]}
-        except MemoryError:
-            error = {"error": "MemoryError: above the worker's memory limit", "seconds": time.perf_counter() - start}
-            message = {"results": [error], "leaving": True}  # the pool tries the items of a longer job alone
-        _send(answers, message)
-        if "leaving" in message:
+            payloads = pickle.loads(_read(size))
+            results, leaving = [_computed(target, payload) for payload in payloads], False
+        except MemoryError:  # the pool tries the items of a longer job alone
+            error = "MemoryError: above the worker's memory limit"
+            results, leaving = [{"error": error, "seconds": time.perf_counter() - start}], True
+        _send(answers, {"serial": serial, "results": results, "leaving": leaving})
+        if leaving:
             os._exit(1)
     os._exit(0)
 

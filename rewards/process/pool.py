@@ -178,6 +178,7 @@ class WorkerPool:
         try:
             message = worker.receive()
         except EOFError:
+            self._discard(worker)
             self._died(worker, batch)
             return
         if message is None:
@@ -185,12 +186,13 @@ class WorkerPool:
         if "failed" in message:
             raise RuntimeError(f"a worker can't use {self._target.path}: {message['failed']}")
         if "ready" in message:
-            if worker.job is None:
-                worker.ready = True
-            else:  # the job killed the child, and the process forked another
+            if worker.job is not None:  # the job killed the child, and the process forked another
+                if not worker.in_step():
+                    self._discard(worker)
                 self._died(worker, batch)
+            worker.ready = True
             return
-        if worker.job is None:  # the answer arrived just after the time-out
+        if worker.job is None or message["serial"] != worker.serial:  # the answer arrived just after the time-out
             return
         self._failed_starts = 0
         batch.take(worker.job, message["results"])
@@ -208,11 +210,11 @@ class WorkerPool:
             batch.late(job, time.monotonic() - worker.started)
 
     def _died(self, worker: Worker, batch: Batch) -> None:
-        self._discard(worker)
-        if worker.job is None:
+        job, worker.job = worker.job, None
+        if job is None:
             self._start_failed(f"status {worker.process.returncode}")
         else:
-            batch.died(worker.job, time.monotonic() - worker.started)
+            batch.died(job, time.monotonic() - worker.started)
 
     def _start_failed(self, reason: str) -> None:
         self._failed_starts += 1
