@@ -11,7 +11,10 @@ from sail_rl.messages import text_of
 
 THINK_START, THINK_END = "<think>", "</think>"
 BOXES = "\\boxed", "\\fbox"
-_TOKEN = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<brace>[{}])", re.DOTALL)  # `\\.` is an escaped character
+_TOKEN = re.compile(  # `\\.` is an escaped character
+    r"(?P<box>\\(?:boxed|fbox)\s*{)|\\.|(?P<opening>{)|(?P<closing>})", re.DOTALL
+)
+_BOX = re.compile(r"(?<!\\)(?:\\\\)*\\(?:boxed|fbox)\s*{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,10 @@ def _boxes(text: str) -> list[tuple[re.Match[str], re.Match[str]]]:
     opened: list[re.Match[str]] = []
     found: list[tuple[re.Match[str], re.Match[str]]] = []
     for token in _tokens(text):
-        if token["box"] or token["brace"] == "{":
+        kind = token.lastgroup
+        if kind in ("box", "opening"):
             opened.append(token)
-        elif token["brace"] and opened and (opening := opened.pop())["box"]:
+        elif kind == "closing" and opened and (opening := opened.pop()).lastgroup == "box":
             while found and found[-1][0].start() > opening.start():
                 found.pop()  # this box was inside the one that ends here
             found.append((opening, token))
@@ -99,7 +103,7 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
 
 def box_count(text: str) -> int:
     r"""The number of `\boxed{` in the text, whether closed or not."""
-    return sum(bool(token["box"]) for token in _tokens(text))
+    return sum(1 for _ in _BOX.finditer(text))
 
 
 def final_answer(text: str, *, prefilled: bool = False) -> str | None:

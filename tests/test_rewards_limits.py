@@ -22,7 +22,8 @@ from rewards.process import verification
 from rewards.process.handle import Target
 from rewards.verify.latex import impossible, unwrapped
 from rewards.verify.verifiers import VERIFIERS, Verifier, longest_answer
-from sail_rl.completion import boxes, final_answer
+from sail_rl.completion import box_count, boxes, final_answer
+from sail_rl.contracts import reward_hook
 
 SLOW_RULES = r"""
 import re, time
@@ -46,6 +47,10 @@ VERIFIERS["slow"] = Verifier(lambda gold, row: None, score)
 
 def boxed(answer: str) -> str:
     return f"<think>because</think>\\boxed{{{answer}}}"
+
+
+def processes(reward: Answer) -> list[int]:
+    return [worker.process.pid for worker in reward.verification.pool._workers]
 
 
 @pytest.fixture
@@ -88,6 +93,33 @@ class TestRulesThatMisbehave:
         with closing(Answer("slow", timeout_s=20.0, batch_timeout_s=0.5)) as impatient:
             impatient([boxed("wait"), boxed("2")], ["1", "2"])
             assert impatient([boxed("2")], ["2"]) == [1.0]
+
+
+class TestSharing:
+    def test_rewards_and_guards_share_the_same_processes_whatever_their_time_limits(self) -> None:
+        first, second = Answer(), Answer("text", timeout_s=5.0)
+        assert first([boxed("1/3")], ["0.5"]) == [0.0]
+        pids = processes(first)
+        assert second([boxed("cat")], ["cat"]) == [1.0]
+        text = r"<think>\boxed{2}</think>\boxed{3}"
+        assert GUARDS["guard_thought_disagrees"]([text], prefilled=[False]) == [1.0]
+        assert processes(second) == pids
+        second.close()
+        assert processes(first) == []
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert first([boxed("1/3")], ["1/4"]) == [0.0]
+        reward_hook(GUARDS["guard_copied_option"], "close")()
+        assert processes(first) == []
+
+    def test_another_memory_cap_means_other_processes(self) -> None:
+        with closing(Answer(memory_gib=1.5)) as other, closing(Answer()) as reward:
+            assert other([boxed("2/3")], ["0.5"]) == reward([boxed("2/3")], ["0.5"]) == [0.0]
+            assert not set(processes(other)) & set(processes(reward))
+
+    @pytest.mark.parametrize("setting", ["timeout_s", "batch_timeout_s", "memory_gib", "workers"])
+    def test_limits_are_above_0(self, setting: str) -> None:
+        with pytest.raises(ValueError, match=f"{setting} is 0: give a number above 0"):
+            Answer(**{setting: 0})
 
 
 class TestLengths:
@@ -205,6 +237,7 @@ def test_boxes_are_those_of_the_whole_text(text: str) -> None:
     expected = [text[start:end].strip() for start, end in found]
     assert boxes(text) == expected
     assert final_answer(text) == (expected[-1] if expected else None)
+    assert box_count(text) == sum(bool(token["box"]) for token in BOX.finditer(text))
 
 
 PIECES = ["\\text{", "\\mathrm {", "\\boxed{", "\\frac{", "{", "}", "}", "\\{", "\\}", "\\\\", "a", "1", " ", "\n"]
