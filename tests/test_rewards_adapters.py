@@ -255,7 +255,10 @@ def test_rewards_of_trl_itself_work_as_they_are() -> None:
     thought = "<think>\nt\n</think>\n\\boxed{7}"
     assert totals("trl.rewards:think_format_reward", thought, "x") == [1.0, 0.0]
     assert totals("trl.rewards:accuracy_reward", "\\boxed{7}", "\\boxed{8}", solution=["$7$"] * 2) == [1.0, 0.0]
+    assert totals("trl.rewards:accuracy_reward", "\\boxed{7}", "\\boxed{8}", answer=["7", "7"]) == [1.0, 0.0]
     assert totals("trl.rewards:reasoning_accuracy_reward", thought, "x", solution=["$7$"] * 2) == [1.0, 0.0]
+    both = {"answer": ["8"], "solution": ["$7$"]}
+    assert totals("trl.rewards:accuracy_reward", "\\boxed{7}", **both) == [1.0]
     kwargs = {"max_completion_len": 2, "soft_punish_cache": 2}
     assert totals("trl.rewards:get_soft_overlong_punishment", "x", kwargs=kwargs) == [-0.5]
     assert totals("trl.rewards:get_repetition_penalty_reward", "x", kwargs={"ngram_size": 2}) == [0.0]

@@ -181,10 +181,10 @@ class TestErrors:
         assert [call.status for call in scores.calls["r"]] == ["ok", "timeout"]
 
     def test_a_column_that_the_rows_lack_is_named_before_the_function_is_called(self) -> None:
-        def reward(completions: Any, solution: Any) -> list[float]:
+        def reward(completions: Any, difficulty: Any) -> list[float]:
             return [1.0]
 
-        with pytest.raises(ValueError, match=r"needs solution, but the rows have answer, completion"):
+        with pytest.raises(ValueError, match=r"needs difficulty, but the rows have answer, completion"):
             Composition([RewardTerm("r", reward)])(*batch("x", answer=["1"]))
 
     def test_a_function_without_columns_gets_what_it_names(self) -> None:

@@ -28,7 +28,7 @@ async def reward(completions, answer, images, *, bonus=0.0, **columns):
     print("noise on standard output")
     return [float(answer[0]) + bonus + images[0][0].width]
 
-def picky(completions, solution): return [1.0]
+def picky(completions, difficulty): return [1.0]
 """
 
 
@@ -81,6 +81,6 @@ def test_a_file_that_doesn_t_import_is_found_when_the_data_is_checked(tmp_path: 
 
 def test_a_missing_column_is_named_whatever_on_error_says(mine: Path) -> None:
     reward = Isolated(f"{mine}:picky", {}, workers=1)
-    with pytest.raises(ValueError, match="needs solution, but the rows have answer"):
+    with pytest.raises(ValueError, match="needs difficulty, but the rows have answer"):
         Composition([RewardTerm("mine", reward, on_error="zero")])(*batch("x", answer=["1"]))
     reward.close()

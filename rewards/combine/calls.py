@@ -68,7 +68,10 @@ def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> 
 
 
 def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The arguments that the function's parameters name, or all of them if it takes `**columns`."""
+    """The arguments that the function's parameters name, or all of them if it takes `**columns`.
+
+    `solution`, TRL's name of the gold answers, is the column `answer` where rows have no column of that name.
+    """
     parameters = inspect.signature(function).parameters
     open_ended = [parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()]
     required = [
@@ -77,6 +80,8 @@ def chosen_arguments(name: str, function: Any, arguments: dict[str, list[Any]]) 
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
+    if "solution" in required and "solution" not in arguments and "answer" in arguments:
+        arguments = arguments | {"solution": arguments["answer"]}
     if missing := [key for key in required if key not in arguments]:
         raise ArgumentsError(
             f"reward {name!r} needs {', '.join(missing)}, but the rows have {', '.join(sorted(arguments))}; "
