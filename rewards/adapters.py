@@ -34,14 +34,16 @@ class VerlFunction:
     def __init__(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
         parameters = inspect.signature(function).parameters
         self.batched = VERL_BATCH_TEXT in parameters
+        every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         names = [VERL_BATCH_TEXT] if self.batched else [name for name in VERL_TEXTS if name in parameters]
+        if every and not names:
+            names = [VERL_TEXTS[0]]
         if len(names) != 1:
             raise ValueError(
                 f"the parameters are ({', '.join(parameters)}); a function of verl takes its completion as one of "
                 f"{', '.join(VERL_TEXTS)}, or completions as {VERL_BATCH_TEXT}"
             )
         self._text = names[0]
-        every = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         plural = "s" * self.batched
         self._names = {
             name
@@ -49,7 +51,7 @@ class VerlFunction:
             if every or name in parameters
         }
         _check_complete(parameters, {*self._names, *kwargs})
-        self._function = functools.partial(function, **kwargs)
+        self.func, self._function = function, functools.partial(function, **kwargs)  # `reward_hook` looks at `func`
 
     def __call__(
         self,
@@ -90,7 +92,7 @@ class EasyR1Function:
             )
         _check_complete(parameters, {next(iter(parameters)), *kwargs})
         self._batched, self._metric = form == "batch", metric
-        self._function = functools.partial(function, **kwargs)
+        self.func, self._function = function, functools.partial(function, **kwargs)
 
     def __call__(
         self, completions: Sequence[Any], answer: Sequence[Any], completion_ids: Sequence[Sequence[int]]

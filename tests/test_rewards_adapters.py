@@ -64,6 +64,16 @@ async def judged(data_source, solution_str, ground_truth, extra_info):
 def with_router(solution_str, ground_truth, reward_router_address):
     return float(reward_router_address == "here")
 
+def undecorated(function):
+    return lambda *arguments, **keywords: function(*arguments, **keywords)
+
+wrapped = undecorated(no_columns)
+
+def late(solution_str, ground_truth):
+    return 1.0
+
+late.call_order = 5.0
+
 def one_fails(solution_str, ground_truth):
     return 1 / (solution_str != "bad")
 '''
@@ -170,6 +180,15 @@ def test_functions_of_verl_are_named_with_or_without_the_adapter(
     assert totals(named[0], *texts, kwargs=named[1], answer=["7"] * len(texts)) == pytest.approx(expected)
 
 
+def test_a_function_whose_decorator_hides_its_parameters_needs_the_adapter(styles: Path) -> None:
+    kwargs = {"path": f"{styles}/verl.py:wrapped"}
+    assert totals("rewards.adapters:Verl", "7", kwargs=kwargs, answer=["7"]) == [1.0]
+
+
+def test_hooks_of_an_adapted_function_count(styles: Path) -> None:
+    assert make_terms({"mine": RewardConfig(path=f"{styles}/verl.py:late")})[0].call_order == 5.0
+
+
 def test_columns_of_verl_reach_the_function(styles: Path) -> None:
     columns = {"answer": ["7", "7"], "data_source": ["openai/gsm8k", "math"], "extra_info": [{"index": 0}] * 2}
     assert totals(f"{styles}/verl.py:dispatch", "#### 7", "x7", **columns) == [1.0, 1.0]
@@ -184,7 +203,7 @@ def test_async_functions_of_verl_run_at_once_and_fail_alone(styles: Path) -> Non
     assert scores.total == [1.0, 0.0, 1.0]
     assert [call.status for call in scores.calls["mine"]] == ["ok", "error", "ok"]
     assert scores.calls["mine"][1].message.startswith("KeyError: 'bad reply' (")
-    assert sys.modules[terms[0].function._function.func.__module__].most == 3  # type: ignore[attr-defined]
+    assert sys.modules[terms[0].function.func.__module__].most == 3  # type: ignore[attr-defined]
 
 
 def test_one_failure_of_a_function_of_verl_costs_no_other_completion_its_score(styles: Path) -> None:

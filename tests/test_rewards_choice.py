@@ -124,6 +124,8 @@ def test_no_answer_is_right_where_the_gold_is_unusable(gold: Any, answer: str) -
         ("AC", "(A) and (C)", COLOURS, 1),
         ("AC", "A和C", COLOURS, 1),
         ("AC", "选AC", COLOURS, 1),
+        ("AC", "Both A and C", COLOURS, 1),
+        ("AC", "options A, B and C", COLOURS, 0),
         ("AC", "A. red, C. bread and butter", COLOURS, 1),
         ("AC", "A. red; C", COLOURS, 1),
         ("AB", "red, dark red", COLOURS, 1),

@@ -9,7 +9,7 @@ from . import chinese
 from .latex import normalise, split_at
 
 _FRAME = re.compile(
-    r"(?:(?:(?:the|my|final|correct|right|best)\s+)*(?:answer|option|choice|letter)s?\s*(?:(?:is|are)\b)?\s*:?\s*){1,3}",
+    r"(?:(?:(?:the|my|final|correct|right|best)\s+)*(?:answer|option|choice|letter)s?\s*(?:(?:is|are)\b)?\s*:?\s*|both\s+){1,3}",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"[(\[]?([A-Za-z0-9])[)\]]?[.:),]?")
