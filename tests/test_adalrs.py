@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import picture, question
+from transformers import TrainerCallback
 
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Rollout
@@ -33,7 +34,7 @@ def window(fall: float, start: float = 5.0, size: int = 4) -> list[float]:
 
 
 def feed(search: LineSearch, losses: list[float]) -> str:
-    decisions = [search.observe(loss) for loss in losses]
+    decisions = [search.observe(loss, remaining=100) for loss in losses]
     assert set(decisions[:-1]) <= {"continue"}
     return decisions[-1]
 
@@ -74,9 +75,31 @@ def test_no_clear_difference_returns_to_the_rate_before() -> None:
 def test_the_search_ends_when_its_steps_have_shrunk_to_nothing() -> None:
     search = LineSearch(window=3, alpha=1.5, decay=0.5)
     for _ in range(40):
-        search.observe(1.0)
+        search.observe(1.0, remaining=100)
     assert search.trials == 1, "0.5 * 1.5 is below 1"
     assert search.rate == 1.0
+
+
+@pytest.mark.parametrize("steps", range(3, 40))
+@pytest.mark.parametrize("falls", [0.1, 0.2, -0.3])
+def test_no_run_ends_inside_a_trial(steps: int, falls: float) -> None:
+    """Each trial's loss falls faster than the one before, as fast, or rises."""
+    search, start = LineSearch(window=3), 100.0
+    for step in range(1, steps + 1):
+        fall = 0.1 if search.trial is None else (falls * step if falls > 0.1 else falls)
+        start -= fall
+        search.observe(start, remaining=steps - step)
+    assert search.trial is None
+
+
+class Seen(TrainerCallback):
+    """The weights that an evaluation at the end of each step would see."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.weights = trainer, {}
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.weights = {name: tensor.detach().clone() for name, tensor in gathered_weights(self.trainer.model)}
 
 
 class OneBatch:
@@ -93,7 +116,7 @@ class OneBatch:
 class Scripted(LineSearch):
     """Rolls back after a given step; remembers before step 2's."""
 
-    def observe(self, loss: float) -> Any:
+    def observe(self, loss: float, *, remaining: int) -> Any:
         self.losses.append(loss)
         if len(self.losses) == 2:
             self.trial = 50.0
@@ -137,10 +160,14 @@ def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
         )
         if search:
             trainer.add_callback(LineSearchCallback(search, trainer, tmp_path / "adalrs"))
+        seen = Seen(trainer)
+        trainer.add_callback(seen)
         trainer.train()
         rates += [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
         rates += trainer.lr_scheduler.get_last_lr()[:1]
-        return {name: tensor.detach().clone() for name, tensor in gathered_weights(trainer.model)}
+        saved = {name: tensor.detach().clone() for name, tensor in gathered_weights(trainer.model)}
+        assert all(torch.equal(saved[name], seen.weights[name]) for name in saved), "what is saved was evaluated"
+        return saved
 
     rates: list[float] = []
     searched = train(4, Scripted(window=3), rates)

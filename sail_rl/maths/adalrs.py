@@ -54,8 +54,11 @@ class LineSearch:
         """The current factor of the scheduled learning rate."""
         return self.scale if self.trial is None else self.trial
 
-    def observe(self, loss: float) -> Decision:
-        """Take a step's loss and decide. "try" and "keep" begin a trial, whose initial state must be saved."""
+    def observe(self, loss: float, *, remaining: int) -> Decision:
+        """Take a step's loss and decide; `remaining` steps follow it, and no trial begins that they could not judge.
+
+        After "try", and after "keep" if there is a `trial`, the state before the trial must be saved.
+        """
         step_up = max(self.decay**self.trials * self.alpha, 1.0)
         if step_up == 1.0:
             return "continue"
@@ -64,6 +67,8 @@ class LineSearch:
             return "continue"
         found, self.losses = descent(self.losses), []
         if self.trial is None or self.measured is None:
+            if remaining < self.window:
+                return "continue"
             self.measured, self.trial = found, self.scale * step_up
             return "try"
         gain, error = found[0] - self.measured[0], (found[1] ** 2 + self.measured[1] ** 2) ** 0.5
@@ -73,7 +78,7 @@ class LineSearch:
         if gain > 2 * error:
             self.scale, self.measured = tried, found
             following = max(self.decay**self.trials * self.alpha, 1.0)
-            self.trial = self.scale * following if following > 1 else None
+            self.trial = self.scale * following if following > 1 and remaining >= self.window else None
             return "keep"
         self.measured = None
         if gain < -2 * error:

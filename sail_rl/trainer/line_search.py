@@ -42,15 +42,14 @@ class LineSearchCallback(transformers.TrainerCallback):
         if self.search.trial is not None:  # the run resumes where a trial begins
             self._remember()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" not in logs:
-            return
-        decision = self.search.observe(logs["loss"])
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Decide before the step is evaluated and saved, so that both see the weights after a rollback."""
+        decision = self.search.observe(self.trainer.step_loss, remaining=state.max_steps - state.global_step)
         if decision == "continue":
             return
         if decision == "roll back":
             self._engine.load_checkpoint(str(self.folder), tag=TAG, load_lr_scheduler_states=False)
-        if decision in ("try", "keep"):
+        if self.search.trial is not None:
             self._remember()
         self._set_rate()
         logger.info("step %d: %s; learning rate x %.3g", state.global_step, decision, self.search.rate)

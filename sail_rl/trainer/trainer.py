@@ -109,6 +109,7 @@ class Trainer(transformers.Trainer):
                     loss = loss + balance.loss(micro_batch, output)
                 self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
                 total += loss.detach() * self.args.world_size
+        sums["loss"] = total / self.args.world_size
         self.record(summed_metrics(gather_objects([{name: value.item() for name, value in sums.items()}])))
         self.record(balance.metrics() if balance else {})
         self.record({"train/micro_batches": len(micro_batches)})
@@ -163,6 +164,11 @@ class Trainer(transformers.Trainer):
         with self.stopwatch.measure("time/count_experts"):
             balance.count_ahead(model, micro_batches, self.args.device)
         return balance
+
+    @property
+    def step_loss(self) -> float:
+        """The loss of the step that has just ended, over all ranks; 0 if it was empty."""
+        return self._step_metrics.get("loss", 0.0)
 
     # `Learner`: the interface for batch sources
 
