@@ -40,7 +40,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "rloo": {"algorithm": "rloo", "loss": {"kl": {"coef": 0.01}}},
     "reinforce_pp": {"algorithm": "reinforce_pp", "sampling": {"samples_per_prompt": 1, "prompts_per_step": 8}},
     "reinforce_pp_baseline": {"advantages": "reinforce_pp_baseline", "loss": {"kl": {"coef": 0.01, "kind": "k2"}}},
-    "partial": {"sampling": {"partial_tokens": 5, "oversample": 1.5}, "steps": 4},
+    "partial": {"sampling": {"partial_tokens": 5}, "steps": 4},
     "two_epochs": {"mini_batches": 1, "epochs": 2},
     "tis": {"loss": {"old_logprobs": "trainer", "importance": {"mode": "truncate"}, "entropy_coef": 0.01}},
     "own": {"advantages": "my_code.py:best_of_group", "loss": {"function": "my_code.py:weighted_likelihood"}},

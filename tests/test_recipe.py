@@ -89,7 +89,6 @@ def test_the_report_s_batch_algebra_is_expressible() -> None:
         ("loss.importance={mode: mask}", "set old_logprobs: trainer"),
         ("critic={kind: value}", "critic.kind: Input should be 'head' or 'model'"),
         ("sampling.dynamic_sampling={rounds: 3}", "unknown key 'rounds'; the nearest valid key is 'max_rounds'"),
-        ("sampling.oversample=1.5", "oversample 1.5 without partial_tokens"),
         ("sampling.partial_tokens=4096", "partial_tokens is 4096, and a completion has at most max_tokens"),
     ],
 )

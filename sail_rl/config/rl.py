@@ -64,8 +64,6 @@ class SamplingConfig(Strict):
     """1: sample the next batch of rollouts while this one trains, except across checkpoints and evaluations. The ratio
     corrects for the older weights, or `loss.importance` does with `old_logprobs: trainer`. The engine must run out of
     process."""
-    oversample: Annotated[float, Field(ge=1, le=4)] = 1.0
-    """With `partial_tokens`: the number of prompts in flight, as a multiple of `prompts_per_step`."""
     partial_tokens: PositiveInt | None = None
     """Partial rollouts: one round adds at most this many tokens to a completion. Sampling ends when enough groups are
     complete; the next batch continues the others with newer weights. Requires VLLMEngine or WorkerEngine."""
@@ -88,11 +86,6 @@ class SamplingConfig(Strict):
             raise ValueError(
                 f"partial_tokens is {self.partial_tokens}, and a completion has at most max_tokens {self.max_tokens}: "
                 "no completion would ever be continued; give less, or leave it out"
-            )
-        if self.oversample > 1 and not self.partial_tokens:
-            raise ValueError(
-                f"oversample {self.oversample:g} without partial_tokens would train on whichever completions finish "
-                "first, which are the short ones; set partial_tokens too, or leave oversample out"
             )
         return self
 

@@ -88,7 +88,6 @@ def make_ledger(config: RLStage, stream: RowStream) -> PromptLedger:
         world_size=stream.world_size,
         max_rounds=(dynamic.max_rounds if dynamic else 1) * rounds_of_rollout,
         dynamic=dynamic is not None,
-        in_flight=sampling.oversample,
     )
 
 

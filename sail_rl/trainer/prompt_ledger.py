@@ -30,7 +30,8 @@ class PromptLedger:
 
     Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) drops groups whose rewards are all equal and replaces them by
     groups of the next prompts. With partial rollouts, a round may leave groups unfinished: they are carried to their
-    rank's next round, of this step or the next one.
+    rank's next round, of this step or the next one, and new prompts fill their places. No group is given up, so long
+    completions come later but as often as short ones.
 
     Args:
         prompts_per_step: groups that a step wants, over all ranks.
@@ -38,7 +39,6 @@ class PromptLedger:
         world_size: number of ranks.
         max_rounds: most rounds of one step.
         dynamic: use only groups whose rewards differ.
-        in_flight: prompts that are sampled in a round, as a multiple of `prompts_per_step`.
         rounds: rounds recorded so far.
         prompts_begun: number of prompts taken from the order so far, over all ranks.
         surplus: groups that no step has used yet, in order.
@@ -50,7 +50,6 @@ class PromptLedger:
     world_size: int = 1
     max_rounds: int = 1
     dynamic: bool = False
-    in_flight: float = 1.0
     rounds: int = 0
     prompts_begun: int = 0
     surplus: list[Group] = field(default_factory=list)
@@ -116,5 +115,5 @@ class PromptLedger:
 
     def _new_prompts(self) -> list[int]:
         """Number of new prompts that each rank begins in the coming round."""
-        share = math.ceil(math.ceil(self.prompts_per_step / self.world_size) * self.in_flight)
+        share = math.ceil(self.prompts_per_step / self.world_size)
         return [max(0, share - len(carried)) for carried in self.carried]
