@@ -14,8 +14,9 @@ SCALES = {
 _OTHER_FORMS = str.maketrans("○壹贰叁肆伍陆柒捌玖拾佰仟萬億點負兩貳參陸", "〇一二三四五六七八九十百千万亿点负两二三六")
 _WRITTEN = "零〇一二两三四五六七八九十百千万亿"
 _RUN = re.compile(rf"负?(?:[{_WRITTEN}点半又负]|分之)+")
-_SCALE_RUN = re.compile("[十百千万亿]+")
-_DIGITS_AND_SCALE = re.compile("([0-9]{1,9})([十百千万亿]+)")
+_SCALE = "[十百千万亿]*(?:[十百万亿]|千(?![克米焦瓦帕卡]))"  # 5千米 are kilometres
+_SCALE_RUN = re.compile(_SCALE)
+_DIGITS_AND_SCALE = re.compile(f"([0-9]{{1,9}})({_SCALE})")
 _NOT_A_NUMBER = re.compile("[几多余来数把]")  # 十几, 二十多, 十来个: about so many
 _STARTS = r"(?=[\s\d+\-−A-Za-z\\$¥￥€£(\[{（【.√π" + _WRITTEN + "负半对错是否不正])"
 _ANSWER = re.compile(r"(?:最终|最后|正确)?(?:答案|结果)(?:应该?)?[是为]?[:：\s]*|答[:：]|故选|应选|所以|因此")

@@ -12,35 +12,36 @@ _IRREGULAR = {
     "wolves": "wolf", "shelves": "shelf", "vertices": "vertex", "indices": "index", "matrices": "matrix",
     "bases": "base", "axes": "axis", "digits": "digit", "dice": "die", "oxen": "ox", "fish": "fish", "sheep": "sheep",
     "deer": "deer", "series": "series", "faces": "face", "cookies": "cookie", "movies": "movie", "pies": "pie",
-    "ties": "tie", "shoes": "shoe", "toes": "toe", "buses": "bus", "glasses": "glass",
+    "ties": "tie", "shoes": "shoe", "toes": "toe", "buses": "bus", "glasses": "glass", "zeroes": "zero",
 }  # fmt: skip
 _COMMON = """
     act adult age animal ant apple arc arrangement arrow baby bag ball balloon banana bar base basket bead bean bear
     bed bee bike bill bird block boat book bottle bowl box boy branch bread brick bridge brother brush bucket bug
     building bus bush butterfly button cake camera can candle candy car card carrot cat cell chair chicken child chip
-    choice circle class clock coin color colour column combination cookie corner couple cow crayon cube customer cycle
-    daughter deer degree desk diagonal diamond die digit diode dish divisor dog doll dolphin donut door dot drawer
-    dress drink driver duck edge egg element elephant employee engine equation error event eye face factor family fan
-    farmer fence field finger fish flag floor flower fly foot fork frame friend frog fruit function game garden
-    giraffe girl glass goal goat goose grade grape graph group guest guitar hand handshake hat head heart hen hexagon
-    hole horse house icon index inhabitant integer item jar joke key kid king kite knife lady lake lamp leaf leg lemon
-    lesson letter light line lion loaf lock log man map marble mark match matrix meal member message minister mistake
-    monkey motorcycle mountain mouse move movie mug mushroom nail necklace needle nickel node notebook number object
-    onion orange outcome outfit ox packet page painting pair palindrome pan paper parent part passenger path pattern
-    pea peach pear pen pencil penguin pentagon person petal phone photo piano picture pie piece pig pile pin pineapple
-    pizza plane planet plant plate player point polygon pot potato prime prize problem puppy purchase pyramid
-    quadrilateral question rabbit rectangle region ribbon ring river road robot rod room root rope rose rotation round
-    row rule sandwich scarf school seat seed segment sequence series set shape sheep shelf shell shirt shoe shop
-    side sign sister skirt slice snail snake sock sofa solution son song spider spoon square stamp star state step
-    stick sticker stone store story strawberry student subset suitcase sum surfer symmetry table tail teacher team
-    tent term test ticket tie tile toe tomato tooth toothbrush toy train tree triangle trip truck tulip turtle
-    umbrella value vase vehicle vertex visitor vote voter wall watch watermelon way week wheel window wolf woman word
-    worker zebra zero
+    chocolate choice circle class clock coin color colour column combination cookie corner couple cow crayon cube
+    customer cycle daughter deer degree desk diagonal diamond die digit diode dish divisor dog doll dolphin donut door
+    dot drawer dress drink driver duck edge egg element elephant employee engine equation error event eye face factor
+    family fan farmer fence field finger fish flag floor flower fly foot fork frame friend frog fruit function game
+    garden giraffe girl glass goal goat goose grade grape graph group guest guitar hand handshake hat head heart hen
+    hexagon hole horse house icon index inhabitant integer intersection item jar joke key kid king kite knife lady
+    lake lamp lap leaf leg lemon lesson letter light line lion loaf lock log man map marble mark match matrix meal
+    member message minister mistake monkey motorcycle mountain mouse move movie mug mushroom nail necklace needle
+    nickel node notebook number object onion orange outcome outfit ox pack packet page painting pair palindrome pan
+    paper parent part passenger path pattern pea peach pear pen pencil penguin pentagon person petal phone photo piano
+    picture pie piece pig pile pin pineapple pizza plane planet plant plate player point polygon pot potato prime
+    prize problem puppy purchase pyramid quadrilateral question rabbit rectangle region ribbon ring river road robot
+    rod room root rope rose rotation round row rule sandwich scarf school seat seed segment sequence series set shape
+    sheep shelf shell shirt shoe shop side sign sister skirt slice snail snake sock sofa solution son song spider
+    spoon square stamp star state step stick sticker stone store story strawberry student subset suitcase sum surfer
+    symmetry table tail teacher team tent term test ticket tie tile toe tomato tooth toothbrush toy train tree
+    triangle trip truck tulip turtle umbrella value vase vehicle vertex visitor vote voter wall watch watermelon way
+    week wheel window wolf woman word worker zebra zero
 """
 NOUNS = frozenset(_COMMON.split())
 _QUALITIES = """
     big black blue brown complex different distinct empty full gray green grey integer large long natural negative new
-    old orange pink positive possible purple real red round short small tall unique white whole wooden yellow young
+    old orange ordered pink positive possible purple real red round short small tall unique white whole wooden yellow
+    young
 """
 _ADJECTIVES = frozenset(_QUALITIES.split())
 _OPERATORS = """

@@ -25,7 +25,9 @@ _REWRITTEN = re.compile(
     r"|\\mu(?![a-zA-Z]) ?|\\[a-zA-Z]+|\\[%$,;:! ]|\{,\}"
     "|[~µΩ⋅·−–％￥]"
 )
-_MONEY = re.compile(r"([+-]?) ?(?:US ?)?([$¥€£₹₩]) ?([+-]?)(?=[\d.])")
+_CURRENCIES = {"$": "dollars", "¥": "yuan", "€": "euros", "£": "GBP", "₹": "rupees", "₩": "KRW", "Rs": "rupees"}
+_MONEY = re.compile(r"([+-]?) ?(?:US ?)?([$¥€£₹₩]|Rs(?=[. ])\.?) ?([+-]?)(?=[\d.])")
+_RATE = re.compile(r"([^/]*?) ?(?:/|\bper\b) ?([a-z].*)")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _OF_A = re.compile(r" (?:of )?an? (?=[a-z])")
 _INTRODUCTION = re.compile(
@@ -66,9 +68,7 @@ def as_quantity(normalised: str) -> Quantity | None:
         return Quantity(whole.value, None, whole.decimals)
     text = _canonical(normalised)
     if money := _MONEY.match(text):
-        amount = None if money[1] and money[3] else _read(money[1] + money[3] + text[money.end() :])
-        symbol = UNITS[money[2]]
-        return replace(amount, unit=symbol) if amount and amount.unit in (None, symbol) else None
+        return _money(money, text[money.end() :])
     if text[:1] == "负" and text[1:2] in tuple("0123456789$¥"):
         text = "-" + text[1:]
     if text.startswith(("百分之", "负百分之")):
@@ -86,9 +86,9 @@ def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fractio
     """
     left, right = gold.unit, given.unit
     if left is None or right is None:
-        if PERCENT in (left, right):
-            return _same_share(gold, given, tolerance)
         one = left or right
+        if one and not one.dimension:
+            return _same_share(gold, given, tolerance)
         return None if one and one.doubtful else _close(gold.value, given.value, tolerance)
     if left.dimension != right.dimension:
         return _close(gold.value, given.value, tolerance) if _alike(left, right) else _different(left, right)
@@ -153,7 +153,8 @@ def unlabelled(normalised: str) -> str:
 
 def _canonical(text: str) -> str:
     text = " ".join(_REWRITTEN.sub(_rewrite, text).split())
-    text = chinese.unframed(text.replace("° C", "°C").replace("° F", "°F"))
+    text = chinese.unframed(text.replace("° C", "°C").replace("° F", "°F").replace(" sq. ", " sq "))
+    text = text.removesuffix(" in total").removesuffix(" altogether").removesuffix(" in all")
     if text.count("$") == 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
     return text.removesuffix(".").strip()
@@ -192,6 +193,19 @@ def _read(text: str) -> Quantity | None:
     return None if unit is None else Quantity(value, unit if unit != NONE else None, decimals)
 
 
+def _money(sign: re.Match[str], amount: str) -> Quantity | None:
+    """The quantity behind a currency's sign: "5", "5 million", "5 USD", "5 per hour"."""
+    if sign[1] and sign[3]:
+        return None
+    name = _CURRENCIES[sign[2].rstrip(".")]
+    if rate := _RATE.fullmatch(amount):
+        amount = f"{rate[1]} {name} per {rate[2]}"
+    found = _read(sign[1] + sign[3] + amount)
+    if found is None or found.unit is None:
+        return found and replace(found, unit=UNITS[name])
+    return found if rate or found.unit == UNITS[name] else None
+
+
 def _number(text: str) -> tuple[Fraction, int | None, int] | None:
     """The number at the start of a text, its decimals, and where it ends."""
     if text[:1].isascii():
@@ -209,10 +223,9 @@ def _number(text: str) -> tuple[Fraction, int | None, int] | None:
 
 
 def _same_share(gold: Quantity, given: Quantity, tolerance: float | Fraction) -> bool:
-    if given.unit == PERCENT:
-        return _close(gold.value, given.value / 100, tolerance)
-    bare = abs(given.value) > 1 and _close(gold.value, given.value, tolerance)
-    return bare or _close(gold.value / 100, given.value, tolerance)
+    left, right = (quantity.value * (quantity.unit or NONE).size for quantity in (gold, given))
+    bare = gold.unit == PERCENT and abs(given.value) > 1 and _close(gold.value, given.value, tolerance)
+    return bare or _close(left, right, tolerance)
 
 
 def _alike(left: Unit, right: Unit) -> bool:

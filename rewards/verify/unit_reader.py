@@ -18,7 +18,7 @@ _FRACTION = re.compile(r"\\frac ?{([^{}]*)} ?{([^{}]*)}")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 _CHINESE_POWERS = {"平方": 2, "立方": 3}
 _PAIRS = "cm mm km kg mL ml Hz kW kJ kN eV ft GB MB KB TB kB dB cm^2 cm^3 mm^2 mm^3 km^2 ft^2 ft^3"
-_RATES = "m/s m/s^2 m*s^-1 m*s^-2"
+_RATES = "m/s m/s^2 m*s^-1 m*s^-2 ms^-1 ms^-2"
 _SINGLE = "m^2 m^3 s^-1 N*m N/m N/C N/m^2 J/s J/K V/m C/s W/m^2 g/L A/m"
 _CERTAIN = frozenset(f"{_PAIRS} {_RATES}".split())  # units even right behind a number; `2mg` may be a weight
 _CERTAIN_APART = _CERTAIN | frozenset(_SINGLE.split())  # units behind a space; `g t^2` may be a distance
@@ -132,8 +132,8 @@ class _Compound:
         power *= self.exponent()
         if power == 0 or abs(power) > 9:
             return None
-        if word == "ms" and power < 0:  # m s^{-1}, or per millisecond
-            return None
+        if word == "ms" and power < 0:  # metres per second, written close together
+            return UNITS["m"].times(UNITS["s"].power(power))
         return _as_difference(found).power(power) if len(self.tokens) > 1 else found.power(power)
 
     def exponent(self) -> int:

@@ -55,6 +55,7 @@ L litre litres 1/1000 m^3 μmcdh
 L liter liters 1/1000 m^3 μmcdh
 s second seconds 1 s pnμm
 A ampere amperes 1 A nμmk
+A amp amps 1 A m
 mol mole moles 1 mol μmk
 K kelvin kelvins 1 K m
 Hz hertz hertz 1 s^-1 kMGT
@@ -121,8 +122,9 @@ oz,ounce,ounces 0.028349523125 kg
 克 1/1000 kg
 毫克 1/1000000 kg
 斤 1/2 kg
+mpg 1609.344/8 m.pint^-1
 mph,mi/h 1609.344/3600 m.s^-1
-kph,kmh,km/hr 5/18 m.s^-1
+kph,kmh,kmph,km/hr 5/18 m.s^-1
 knot,knots 1852/3600 m.s^-1
 °,degree,degrees,deg,度,degrees_of_arc 1 degree
 arcmin,arcminute,arcminutes 1/60 degree
@@ -135,6 +137,7 @@ rpm,RPM 6 degree.s^-1
 bar 100000 kg.m^-1.s^-2
 atm,atmosphere,atmospheres 101325 kg.m^-1.s^-2
 mmHg 1 mmHg
+psi 1 psi
 horsepower,hp 1 horsepower
 牛,牛顿 1 kg.m.s^-2
 焦,焦耳 1 kg.m^2.s^-2
@@ -162,7 +165,7 @@ TB,terabyte,terabytes 1 terabyte
 KiB 8192 bit
 MiB 8388608 bit
 GiB 8589934592 bit
-$,US$,USD,dollar,dollars,美元 1 dollar
+$,US$,USD,dollar,dollars,US_dollars,美元 1 dollar
 ¢,cent,cents,美分 1/100 dollar
 ¥,RMB,rmb,CNY,yuan,元,块,块钱,元钱,人民币,圆 1 yuan
 角,毛 1/10 yuan
@@ -170,7 +173,7 @@ yen,JPY,日元 1 yen
 €,EUR,euro,euros,欧元 1 euro
 £,GBP,英镑 1 sterling
 pence,penny 1/100 sterling
-₹,INR,rupee,rupees 1 rupee
+₹,INR,Rs,rupee,rupees 1 rupee
 ₩,KRW,won 1 won
 %,percent,per_cent,pct,％ 1/100 -
 ‰,permille 1/1000 -
