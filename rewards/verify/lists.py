@@ -23,6 +23,7 @@ _QUOTED, _COMMA = "\ue000", "\ue001"  # stand for a quoted text and for a comma 
 _THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)", re.ASCII)
 _CONNECTIVE = re.compile(r"(?:^|(?<=\s))(?:and|&)\s|(?<=\S)(?:以及|[和与及])(?=\S)", re.IGNORECASE)
 _PROSE = re.compile(r"[\w\s.'’\"?-]+")  # no operators
+_DIGIT = re.compile(r"\d")
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
@@ -117,9 +118,11 @@ def _unbracketed(text: str) -> str:
 
 
 def same_item(left: str, right: str) -> bool | None:
-    """Whether two items are equal as mathematics, or as texts in VQA's normal form."""
-    if _is_prose(left) and _is_prose(right) and plain(left) == plain(right):
-        return True
+    """Whether two items are equal: words in VQA's normal form, and everything else as mathematics."""
+    if _is_prose(left) and _is_prose(right):
+        equal = plain(left) == plain(right)
+        if equal or not (_DIGIT.search(left) or _DIGIT.search(right)):
+            return equal
     return quick_equal(left, right)
 
 
