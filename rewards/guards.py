@@ -76,9 +76,19 @@ def leaked_gold(prompts: Sequence[Any], answer: Sequence[Any] | None = None) -> 
             scores.append(None)
             continue
         question = re.sub(r"(?m)^[^\S\n]*\(?[A-Z][.:)、].*$", "", completion_text(prompt))
-        pattern = rf"(?<![\w.]){re.escape(str(gold).strip())}(?![\w]|\.\d)"
-        scores.append(float(re.search(pattern, question, re.IGNORECASE) is not None))
+        scores.append(float(_stands_in(question.casefold(), str(gold).strip().casefold())))
     return scores
+
+
+def _stands_in(text: str, part: str) -> bool:
+    """Whether a text contains a part that no letter, digit or decimal point continues."""
+    start = text.find(part)
+    while start >= 0:
+        before, after = text[max(0, start - 1) : start], text[start + len(part) : start + len(part) + 2]
+        if not re.match(r"[\w.]", before) and not re.match(r"\w|\.\d", after):
+            return True
+        start = text.find(part, start + 1)
+    return False
 
 
 def thought_disagrees(completions: Sequence[Any], *, prefilled: Sequence[bool]) -> list[float | None]:

@@ -14,20 +14,24 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_rewards_compose import batch
 
 from benchmarks.hostile import LENGTHS, PLACES, TOKENS, repeated
 from rewards.answer import Answer
+from rewards.combine.calls import chosen_arguments
+from rewards.combine.compose import Composition
+from rewards.format import tag_count, think_boxed
 from rewards.guards import GUARDS
 from rewards.process import verification
 from rewards.process.handle import Target
 from rewards.verify.latex import impossible, unwrapped
 from rewards.verify.verifiers import VERIFIERS, Verifier, longest_answer
 from sail_rl.completion import box_count, boxes, final_answer
-from sail_rl.contracts import reward_hook
+from sail_rl.contracts import RewardTerm, reward_hook
 
 SLOW_RULES = r"""
 import re, time
-from rewards.verify.questions import Questions
+from rewards.verify import questions
 from rewards.verify.verifiers import VERIFIERS, Verifier
 
 def score(gold, given, row):
@@ -42,6 +46,10 @@ def score(gold, given, row):
     return float(given == gold)
 
 VERIFIERS["slow"] = Verifier(lambda gold, row: None, score)
+
+class Questions(questions.Questions):
+    def differ(self, left, right):
+        return score(left, right, {}) == 0
 """
 
 
@@ -93,6 +101,15 @@ class TestRulesThatMisbehave:
         with closing(Answer("slow", timeout_s=20.0, batch_timeout_s=0.5)) as impatient:
             impatient([boxed("wait"), boxed("2")], ["1", "2"])
             assert impatient([boxed("2")], ["2"]) == [1.0]
+
+    def test_a_guard_that_runs_into_a_limit_gives_no_score_and_says_so(self, slow: Answer) -> None:
+        texts = [rf"<think>\boxed{{right}}</think>\boxed{{{answer}}}" for answer in ("right", "hang", "wrong", "eat")]
+        term = RewardTerm("guard", GUARDS["guard_thought_disagrees"], weight=0.0)
+        right = RewardTerm("right", lambda completions: [1.0] * len(completions))
+        scores = Composition([term, right])(*batch(*texts))
+        assert [call.status for call in scores.calls["guard"]] == ["ok", "timeout", "ok", "error"]
+        assert [str(score) for score in scores.parts["guard"]] == ["0.0", "nan", "1.0", "nan"]
+        assert scores.total == [1.0] * 4
 
 
 class TestSharing:
@@ -173,7 +190,13 @@ class TestAttack:
             gold, completion = repeated(kind, length, place, gold="7")
             start = time.process_time()
             score = reward([completion], [gold])[0]
-            assert time.process_time() - start < 0.1 + len(completion) / 2**22
+            spent = [time.process_time() - start]
+            columns = {"completions": [completion], "answer": [gold], "prompts": ["A. 1\nB. 2"], "prefilled": [False]}
+            for name, watch in {**GUARDS, "format": think_boxed, "tags": tag_count}.items():
+                start = time.process_time()
+                watch(**chosen_arguments(name, watch, columns))
+                spent.append(time.process_time() - start)
+            assert max(spent) < 0.1 + len(completion) / 2**22
             assert score in (0.0, 1.0) if kind == "reversed items" else score == 0.0
 
     def test_the_answer_that_rules_read_may_be_hostile_too(self, reward: Answer) -> None:
@@ -185,6 +208,8 @@ class TestAttack:
 
 MEMORY = r"""
 import resource
+from test_rewards_compose import batch
+
 from benchmarks.hostile import TOKENS, PLACES, repeated
 from rewards.answer import Answer
 

@@ -161,7 +161,7 @@ def _length(stage: StageMetrics) -> Iterator[tuple[str, str]]:
 
 
 def _rewards(stage: StageMetrics) -> Iterator[tuple[str, str]]:
-    for kind, share in (("timeout", 0.05), ("error", 0.01), ("none", 0.2)):
+    for kind, share in (("timeout", 0.05), ("error", 0.01), ("too_long", 0.05), ("none", 0.2)):
         for name in stage.names("reward/", f"/{kind}"):
             late = stage.late(name)
             if late is not None and late > share and "guard_" not in name:  # guards often give None
