@@ -128,8 +128,12 @@ def test_each_panel_with_data_is_a_picture_and_all_are_in_the_overview(tmp_path:
     assert list(paths) == ["overview", *curves, "experts", "expert_map", "balance", "router"]
     assert paths["overview"] == tmp_path / "curves.png"
     assert paths["loss"] == tmp_path / "curves" / "loss.png"
-    sizes = {name: Image.open(path).size for name, path in paths.items()}
-    assert sizes["overview"][0] > 1500
+    pixels = {name: numpy.asarray(Image.open(path)) for name, path in paths.items()}
+    assert pixels["overview"].shape[1] > 1500
+    for name in paths.keys() - {"overview"}:
+        assert min(pixels[name].shape[:2]) > 250
+        for border in (pixels[name][0], pixels[name][-1], pixels[name][:, 0], pixels[name][:, -1]):
+            assert (border == 255).all(), f"{name} is cut off"
 
 
 def test_panels_without_data_are_not_drawn(tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 from sail_rl.run_dir import RunDir
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 COLUMNS = 3
 CELL = (5.2, 3.3)  # inches, width and height
 DPI = 110
+MARGIN = 8  # pixels around a panel
 
 
 def write_curves(run_dir: Path) -> dict[str, Path]:
@@ -32,15 +37,25 @@ def write_curves(run_dir: Path) -> dict[str, Path]:
     if not panels:
         return {}
     title = f"{run_dir.resolve().name}: {' → '.join(stage.name for stage in run.stages)}"
+    canvas = FigureCanvasAgg(_overview(run, panels, title=title))
+    canvas.draw()
+    picture = Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB")
     paths = {"overview": files.overview}
-    _overview(run, panels, title=title).savefig(paths["overview"])
+    picture.save(paths["overview"])
     files.curves.mkdir(exist_ok=True)
-    for panel in panels:
-        figure = _figure(8.6 if panel.wide else 5.6, 3.5)
-        panel.draw(figure.add_subplot(), run)
+    for panel in panels:  # cut out, because drawing each panel again takes longer than the overview
         paths[panel.name] = files.curves / f"{panel.name}.png"
-        figure.savefig(paths[panel.name])
+        picture.crop(_outline(canvas, panel)).save(paths[panel.name])
     return paths
+
+
+def _outline(canvas: FigureCanvasAgg, panel: Panel) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom pixel of a panel of the overview with its labels, colour bar and a margin."""
+    boxes = [axes.get_tightbbox(canvas.get_renderer()) for axes in canvas.figure.axes if axes.get_gid() == panel.name]
+    box = Bbox.union([box for box in boxes if box]).padded(MARGIN)
+    width, height = canvas.get_width_height()
+    left, top, right, bottom = int(box.x0), int(height - box.y1), int(box.x1) + 1, int(height - box.y0) + 1
+    return max(0, left), max(0, top), min(width, right), min(height, bottom)
 
 
 def save_panel(path: Path, draw: Callable[[Axes], None]) -> Path:
@@ -67,7 +82,10 @@ def _overview(run: RunCurves, panels: list[Panel], *, title: str) -> Figure:
     figure.suptitle(title, fontsize=14, fontweight="bold", color=INK, x=0.01, ha="left")
     grid = figure.add_gridspec(last_row + 1, COLUMNS)
     for panel, (row, column, width) in zip(panels, spans, strict=True):
+        known = set(figure.axes)
         panel.draw(figure.add_subplot(grid[row, column : column + width]), run)
+        for axes in set(figure.axes) - known:  # the panel's own, and its colour bar's
+            axes.set_gid(panel.name)
     return figure
 
 
