@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from peft import PeftModel
@@ -43,11 +45,14 @@ class Estimate:
 
 def count_parameters(config: SailVLConfig, stage: SFTStage | RLStage) -> Parameters:
     """Count the parameters of the stage's policy with its frozen parts and adapters. Nothing is allocated."""
+    return _count(config.to_json_string(), stage.learning, LoRA.of(stage.lora))
+
+
+@cache  # the stages of a recipe often train the same parts
+def _count(config: str, learning: tuple[str, ...], lora: LoRA | None) -> Parameters:
     with torch.device("meta"):
-        model = SailVLForConditionalGeneration(config)
-        policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(
-            model, stage.learning, LoRA.of(stage.lora), seed=0
-        )
+        model = SailVLForConditionalGeneration(SailVLConfig(**json.loads(config)))
+        policy: SailVLForConditionalGeneration | PeftModel = prepare_parameters(model, learning, lora, seed=0)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in policy.parameters()]
     trained = sum(size for size, learns in sizes if learns)
     return Parameters(sum(size for size, _ in sizes), trained, max(size for size, _ in sizes))
