@@ -14,6 +14,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
+import gc
 import json
 import shutil
 import sys
@@ -38,6 +39,14 @@ VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe"
 
 
 pytest_plugins = ["dealing"]
+
+gc.disable()  # until the modules of all tests are imported: their million objects stay
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is collected again, but what the imports left is no longer looked through each time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +143,14 @@ def vllm_engine(tiny_dir: Callable[..., Path], vllm_engine_at: Callable[..., VLL
         return vllm_engine_at(tiny_dir(llm, tied, resolution))
 
     return engine
+
+
+@pytest.fixture(scope="session")
+def grpo_trainer() -> type:
+    """TRL's `GRPOTrainer`; importing it imports vLLM."""
+    from trl import GRPOTrainer
+
+    return GRPOTrainer
 
 
 SERVED_LENGTH = 8192  # tokens: room for a judge's prompt (a tiny tokenizer's tokens are short)

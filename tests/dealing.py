@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ import pytest
 FILE = "groups_file"
 ALONE = "real_server"
 """A session fixture that only one worker should build."""
+VLLM = {"vllm_engine_at", "grpo_trainer"}
+"""Session fixtures that import vLLM, which takes seconds: the quick tests that use them share a worker."""
+CHUNK = 12
+"""The most quick tests of a file that stay together: large groups leave a worker idle in the end."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -31,19 +36,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         path = Path(config.workerinput[FILE])
         partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps({item.nodeid: _group(item) for item in items}))
+        partial.write_text(json.dumps(_groups(items)))
         partial.replace(path)
 
 
+def _groups(items: list[pytest.Item]) -> dict[str, str]:
+    """The group of each test."""
+    members: Counter[str] = Counter()
+    groups = {}
+    for item in items:
+        group = _group(item)
+        groups[item.nodeid] = f"{group} {members[group] // CHUNK}" if group.endswith("quick") else group
+        members[group] += 1
+    return groups
+
+
 def _group(item: pytest.Item) -> str:
-    """Tests with a fixture in common, and all quick ones of a file, are one group; other slow tests are their own."""
+    """Tests with a fixture in common are one group, as are the other quick ones of a file; slow ones stand alone."""
     fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
     if ALONE in fixtures:
         return ALONE
-    if not item.get_closest_marker("slow"):
-        return f"{item.path.stem}, quick"
-    shares = "vllm_engine_at" in fixtures or any(found[-1].scope in ("module", "class") for found in fixtures.values())
-    return item.path.stem if shares else item.nodeid
+    slow = item.get_closest_marker("slow")
+    if not slow and VLLM & fixtures.keys():
+        return "vLLM"
+    if VLLM & fixtures.keys() or any(found[-1].scope in ("module", "class") for found in fixtures.values()):
+        return item.path.stem if slow else f"{item.path.stem}, together"
+    return item.nodeid if slow else f"{item.path.stem}, quick"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -127,7 +127,7 @@ class Scripted(LineSearch):
         return "continue"
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("zero_stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_rolling_back_undoes_the_trial_s_steps_to_the_bit(
     zero_stage: int, tiny_dir: Any, encoder: Encoder, tmp_path: Path
 ) -> None:

@@ -35,7 +35,9 @@ SHIPPED = {
 }
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "2b/" not in name else []) for name in SHIPPED]
+)
 def test_the_real_recipes_pass_where_they_say_they_fit(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     ranks, gib = SHIPPED[name]
     path = Path(f"recipes/{name}.yaml")

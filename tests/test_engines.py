@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import VARIANTS, perturb, picture, question
 from transformers import AutoProcessor
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from rollouts.hf import HFEngine
 from rollouts.vllm_engine import VLLMEngine
@@ -88,6 +87,8 @@ def test_every_kind_of_input_has_equal_logprobs_in_vllm(
     # The measure would notice a wrong picture: another one of the same size is far off.
     swapped = dataclasses.replace(kinds["wide"], images=[picture(99, 201, 31)])
     assert gap(model, encoder, [swapped], [groups[list(kinds).index("wide")]]) > 1e-4
+
+    from vllm.multimodal import MULTIMODAL_REGISTRY
 
     info = MULTIMODAL_REGISTRY.create_processor(engine._llm.llm_engine.model_config).info
     largest = max(encoder.processor.image_tokens(h, w) for h in range(7, 400, 14) for w in range(7, 400, 14))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from trl import GRPOTrainer
 
 from sail_rl.maths.advantages import ADVANTAGES
 from sail_rl.maths.aggregation import Aggregation
@@ -162,7 +161,9 @@ def test_value_loss_by_hand(value: float, old: float, target: float, error: floa
 MAX_LENGTH = 9
 
 
-def trl_loss(batch: dict[str, torch.Tensor], logprobs: torch.Tensor, loss_type: str, **settings: Any) -> torch.Tensor:
+def trl_loss(
+    grpo_trainer: Any, batch: dict[str, torch.Tensor], logprobs: torch.Tensor, loss_type: str, **settings: Any
+) -> torch.Tensor:
     """TRL's own `GRPOTrainer._compute_loss`, given per-token log-probs instead of a model."""
     args = SimpleNamespace(
         delta=None, use_bias_correction_kl=False, steps_per_generation=1, vllm_importance_sampling_cap=2.0
@@ -191,7 +192,7 @@ def trl_loss(batch: dict[str, torch.Tensor], logprobs: torch.Tensor, loss_type: 
     )
     for name, value in settings.items():
         setattr(trainer, name, value)
-    return GRPOTrainer._compute_loss(trainer, None, batch)
+    return grpo_trainer._compute_loss(trainer, None, batch)
 
 
 def our_loss(
@@ -249,7 +250,7 @@ CASES: dict[str, tuple[PolicyLoss, str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_losses_and_their_gradients_agree_with_trl(name: str) -> None:
+def test_losses_and_their_gradients_agree_with_trl(name: str, grpo_trainer: Any) -> None:
     torch.manual_seed(3)
     loss, aggregation, loss_type, settings = CASES[name]
     start = -2 * torch.rand(4, MAX_LENGTH)
@@ -259,7 +260,7 @@ def test_losses_and_their_gradients_agree_with_trl(name: str) -> None:
     if "TIS" in name:
         batch["importance_sampling_ratio"] = 0.5 + torch.rand_like(start)
     theirs, ours = start.clone().requires_grad_(), start.clone().requires_grad_()
-    expected = trl_loss(batch, theirs, loss_type, **settings)
+    expected = trl_loss(grpo_trainer, batch, theirs, loss_type, **settings)
     actual = our_loss(loss, Aggregation(aggregation, MAX_LENGTH), batch, ours)  # type: ignore[arg-type]
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
     expected.backward()

@@ -140,7 +140,9 @@ def assert_equal(left: Trained, right: Trained) -> None:
     assert gaps.max().item() <= 1e-3, "the learning rate"
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "fixed_length"])
+@pytest.mark.parametrize(
+    "aggregation", ["token_mean", "sequence_mean", pytest.param("fixed_length", marks=pytest.mark.slow)]
+)
 def test_results_don_t_depend_on_the_packing(
     aggregation: str, train: Callable[..., Any], samples: list[Sample]
 ) -> None:
@@ -228,7 +230,7 @@ class SignalInSomeSteps(FixedBatches):
             yield self.batch if step in self.useful else StepBatch([], self.denominator)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("llm", "denominator"), [("qwen3", 0.0), ("qwen3", 7.0), ("qwen3_moe", 7.0)])
 def test_steps_without_a_signal_change_neither_weights_nor_optimiser_nor_schedule(
     llm: str, denominator: float, zero_stage: int, train: Callable[..., Trained], samples: list[Sample]
@@ -324,7 +326,7 @@ class NaNInSomeSteps:
         return TokenLoss(-output.logprobs * (float("nan") if self.calls in self.bad else 1.0))
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_step_that_is_not_finite_is_skipped_counted_and_saved(
     zero_stage: int, train: Callable[..., Any], samples: list[Sample], tmp_path: Path
 ) -> None:
