@@ -23,7 +23,7 @@ class Enclosure:
     def __init__(self, arithmetic: Arithmetic, precision: int) -> None:
         self._arithmetic = arithmetic
         self._precision = precision
-        self._price = 10 + precision // 20  # of an elementary function, in microseconds
+        self._price = 40 + precision // 5  # of an elementary function, in microseconds
 
     def interval(self, expression: Expression) -> Interval:
         """The interval; raises Undecided where the expression may have no real value."""
@@ -156,6 +156,7 @@ class Enclosure:
     def _exponential(self, base: Interval, exponent: Interval) -> Interval:
         """base^exponent of a positive base; the digits before the point of the exponent need further precision."""
         precision = self._precision + intervals.whole_bits(exponent)
+        self._arithmetic.meter.charge(20 + precision // 2)
         logarithm = intervals.logarithm(base, precision)
         return intervals.exponential(multiply(exponent, logarithm, precision), self._precision)
 

@@ -18,9 +18,9 @@ End = Any  # mpmath's (sign, mantissa, exponent, bits)
 Interval = tuple[End, End]
 
 GUARD_BITS = 30
-MAX_EXPONENT_BITS = 1_000  # numbers beyond 2^(2^1000) are only known to be so large
-_LARGE = (0, libmp.MPZ(1), 1 << MAX_EXPONENT_BITS, 1)  # 2^(2^1000)
-_SMALL = (0, libmp.MPZ(1), -(1 << MAX_EXPONENT_BITS), 1)
+MAX_EXPONENT_BITS = 1_000  # larger numbers are only known to be larger than _LARGE
+_LARGE = (0, libmp.MPZ(1), 1 << (MAX_EXPONENT_BITS - 1), 1)  # 2^(2^999)
+_SMALL = (0, libmp.MPZ(1), -(1 << (MAX_EXPONENT_BITS - 1)), 1)
 ZERO: Interval = (libmp.fzero, libmp.fzero)
 ONE: Interval = (libmp.fone, libmp.fone)
 
@@ -51,7 +51,7 @@ def is_extreme(value: Interval) -> bool:
 
 
 def bounded(value: Interval) -> Interval:
-    """The interval with ends beyond 2^(2^1000) made infinite, and those below 2^(-2^1000) made zero."""
+    """The interval with ends beyond about 2^(2^1000) made infinite, and those below its inverse made zero."""
     low, high = value
     if libmp.fnan in (low, high):
         raise Undecided
@@ -160,7 +160,14 @@ def _exponential_end(end: End, precision: int) -> Interval:
     if end == libmp.fninf or end == libmp.finf or end[2] + end[3] >= MAX_EXPONENT_BITS:
         below_one = end == libmp.fninf or end[0]
         return (libmp.fzero, _SMALL) if below_one else (_LARGE, libmp.finf)
-    return bounded(widened(end, libmp.mpf_exp, precision))
+    if end[2] + end[3] < GUARD_BITS:
+        return widened(end, libmp.mpf_exp, precision)
+    wide = precision + end[2] + end[3] + GUARD_BITS  # 2^n e^(end - n ln 2), since mpmath is slow for large integers
+    logarithm = widened(libmp.fone, lambda _, bits: libmp.mpf_ln2(bits), wide)
+    exponent = libmp.to_int(libmp.mpf_div(end, logarithm[0], wide, "n"))
+    rest = libmp.mpi_sub((end, end), libmp.mpi_mul(logarithm, from_rational(exponent, wide), wide), wide)
+    low, high = _growing(rest, libmp.mpf_exp, precision)
+    return bounded((libmp.mpf_shift(low, exponent), libmp.mpf_shift(high, exponent)))
 
 
 def logarithm(value: Interval, precision: int) -> Interval:
@@ -188,12 +195,17 @@ def cosine_and_sine(value: Interval, precision: int) -> tuple[Interval, Interval
     unit = libmp.fnone, libmp.fone
     if libmp.finf in value or libmp.fninf in value or max(end[2] + end[3] for end in value) > MAX_EXPONENT_BITS:
         return unit, unit
-    middle = libmp.mpf_shift(libmp.mpf_add(*value), -1)
-    half = libmp.mpf_shift(libmp.mpf_sub(value[1], value[0]), -1)
-    half = libmp.mpf_add(half, libmp.mpf_shift(libmp.fone, -precision))  # a small cosine has a larger relative error
+    precision += whole_bits(value)
+    middle = libmp.mpf_shift(libmp.mpf_add(*value, precision, "n"), -1)
+    radius = _larger(
+        libmp.mpf_sub(value[1], middle, precision, "c"),
+        libmp.mpf_sub(middle, value[0], precision, "c"),
+    )
+    absolute_error = libmp.mpf_shift(libmp.fone, -precision)  # a small cosine has a larger relative error
+    radius = libmp.mpf_add(radius, absolute_error, precision, "c")
     return (
-        _around(widened(middle, libmp.mpf_cos, precision), half, precision),
-        _around(widened(middle, libmp.mpf_sin, precision), half, precision),
+        _around(widened(middle, libmp.mpf_cos, precision), radius, precision),
+        _around(widened(middle, libmp.mpf_sin, precision), radius, precision),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from fractions import Fraction
 
 from .polynomial import ONE, Polynomial, constant, content, scaled, sign
@@ -38,9 +39,9 @@ def _opaque(field: Field, value: Polynomial) -> Polynomial:
     return field.generator(("ln", field.key(Quotient(value, ONE)))).top
 
 
-def _of_name(field: Field, name: object) -> Polynomial:
+def _of_name(field: Field, name: Hashable) -> Polynomial:
     """The logarithm of e, of pi, or of a prime."""
-    return constant(1) if name == "e" else field.generator(("ln", str(name))).top
+    return constant(1) if name == "e" else field.generator(("ln", name)).top
 
 
 def _of_generator(field: Field, generator: int, only_odd: bool) -> Polynomial | None:

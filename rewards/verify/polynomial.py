@@ -16,7 +16,7 @@ import math
 from collections.abc import Hashable
 from fractions import Fraction
 
-from .rational import MAX_BITS, Meter, Rational, Undecided, bits, cost, integer_power, plain
+from .rational import Meter, Rational, Undecided, cost, integer_power, plain
 
 MAX_TERMS = 300
 
@@ -89,10 +89,15 @@ class Ring:
 
     def add(self, left: Polynomial, right: Polynomial) -> Polynomial:
         """left + right."""
-        total = dict(left)
-        self._meter.charge(len(right))
-        for monomial, coefficient in right.items():
-            self._accumulate(total, monomial, coefficient)
+        return self.total([left, right])
+
+    def total(self, polynomials: list[Polynomial]) -> Polynomial:
+        """The sum of all."""
+        total = dict(polynomials[0])
+        for polynomial in polynomials[1:]:
+            self._meter.charge(2 * len(polynomial))
+            for monomial, coefficient in polynomial.items():
+                self._accumulate(total, monomial, coefficient)
         return total
 
     def multiply(self, left: Polynomial, right: Polynomial) -> Polynomial:
@@ -103,7 +108,7 @@ class Ring:
             return left
         total: Polynomial = {}
         for first, scale in left.items():
-            self._meter.charge(2 * len(right) * cost(scale))
+            self._meter.charge((5 if first else 2) * len(right) * cost(scale))
             for second, coefficient in right.items():
                 value = scale * coefficient
                 if not second or not first:
@@ -150,8 +155,7 @@ class Ring:
         for generator, power in exponents.items():
             relation = self._relations.get(generator)
             if relation is None:
-                if bits(power) > MAX_BITS:
-                    raise Undecided
+                plain(power)
                 continue
             times = power // relation[0]
             if times:

@@ -36,6 +36,8 @@ def rational_power(field: Field, base: Quotient, exponent: Rational, expression:
     if exponent.denominator > 1:
         base = root(field, base, exponent.denominator)
     times = exponent.numerator
+    if times == 1:
+        return base
     if base.bottom == ONE and len(base.top) == 1:
         ((monomial, coefficient),) = base.top.items()
         return field.multiply(_number_power(field, coefficient, times), _monomial_power(field, monomial, times))
@@ -119,16 +121,16 @@ def _bases(field: Field, base: Quotient) -> list[tuple[Hashable, Rational]]:
 def _without_logarithm(field: Field, base: Hashable, monomial: Monomial) -> tuple[Quotient, Monomial] | None:
     """(u, m) with base^monomial = u^m, where the monomial has the logarithm of u to this base as a factor."""
     keys = {item: field.ring.keys[item[0]] for item in monomial}
-    divisor = [item for item in monomial if item[1] == -1 and keys[item] == ("ln", str(base))]
+    divisor = [item for item in monomial if item[1] == -1 and keys[item] == ("ln", base)]
     if base != "e" and not divisor:
         return None
     for item in monomial:
         if item[1] == 1 and keys[item][0] == "ln":
             rest = tuple(other for other in monomial if other not in (item, *divisor))
             name = keys[item][1]
-            if isinstance(name, str):
-                return field.number(int(name)) if name.isdigit() else field.generator((name,)), rest
-            return field.unfrozen[name], rest
+            if name in field.unfrozen:
+                return field.unfrozen[name], rest
+            return field.number(name) if isinstance(name, int) else field.generator((name,)), rest
     return None
 
 

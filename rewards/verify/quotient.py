@@ -63,6 +63,15 @@ class Field:
         """A power of the generator of a key."""
         return Quotient(self.ring.power_of(self.ring.generator(key, relation), exponent), ONE)
 
+    def total(self, values: list[Quotient]) -> Quotient:
+        """The sum, in time linear in the terms where the values are polynomials."""
+        if all(value.bottom is ONE for value in values):
+            return Quotient(self.ring.total([value.top for value in values]), ONE)
+        result = values[0]
+        for value in values[1:]:
+            result = self.add(result, value)
+        return result
+
     def add(self, left: Quotient, right: Quotient) -> Quotient:
         """left + right."""
         if left.bottom == right.bottom:
@@ -156,7 +165,7 @@ class Field:
         """Whether all generators are constants; opaque generators may hold variables."""
         generators = {generator for side in (value.top, value.bottom) for monomial in side for generator, _ in monomial}
         keys = [self.ring.keys[generator] for generator in generators]
-        return all(key[0] in CONSTANTS or (key[0] == "ln" and isinstance(key[1], str)) for key in keys)
+        return all(key[0] in CONSTANTS or (key[0] == "ln" and isinstance(key[1], int | str)) for key in keys)
 
     def is_positive(self, generator: int) -> bool:
         """Whether a generator is a positive real number, or a real power of one."""

@@ -11,7 +11,7 @@ from .tree import Call, Expression, Number, Symbol
 MAX_BITS = 20_000  # of a numerator or denominator
 MAX_NODES, MAX_DEPTH = 4_000, 100  # of a tree
 
-MAX_WORK = 20_000  # of one comparison, in units of about a microsecond
+MAX_WORK = 12_000  # of one comparison, in units of about a microsecond
 
 Rational = int | Fraction
 
@@ -35,7 +35,9 @@ class Meter:
 
 def cost(value: Rational) -> int:
     """The work of one operation, for a fraction that of the greatest common divisor."""
-    return 1 + (bits(value) // (1000 if isinstance(value, int) else 400)) ** 2
+    if isinstance(value, int):
+        return 1 + (value.bit_length() // 1000) ** 2
+    return 1 + (bits(value) // 400) ** 2
 
 
 def is_small(expression: Expression) -> bool:
@@ -61,6 +63,10 @@ def absolute(value: Rational) -> Rational:
 
 def plain(value: Rational) -> Rational:
     """The value as an int where it is whole; raises Undecided beyond MAX_BITS."""
+    if isinstance(value, int):
+        if value.bit_length() > MAX_BITS:
+            raise Undecided
+        return value
     if bits(value) > MAX_BITS:
         raise Undecided
     return value.numerator if value.denominator == 1 else value
@@ -128,7 +134,10 @@ class Arithmetic:
             return None
         self.meter.charge(sum(map(cost, known)))
         try:
-            return operate(call.name, known)
+            value = operate(call.name, known)
+            if call.name in ("!", "binomial"):
+                self.meter.charge(bits(value) // 8)
+            return value
         except Undecided:
             return None
 

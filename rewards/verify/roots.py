@@ -17,23 +17,42 @@ from .rational import Rational, Undecided, plain
 MAX_DEGREE = 1_000  # of a root
 MAX_ROOT_BITS = 512  # of a factor without small primes that may be a perfect power
 _HALF = Fraction(1, 2)
-TRIAL_DIVISORS = 2_000
+LARGEST_DIVISOR = 2_000  # of trial division
+
+
+_PRIMES = tuple(n for n in range(2, LARGEST_DIVISOR) if all(n % divisor for divisor in range(2, math.isqrt(n) + 1)))
+_PRODUCT = math.prod(_PRIMES)
 
 
 @lru_cache(maxsize=1024)
 def factors(number: int) -> tuple[dict[int, int], int]:
     """The primes found by trial division, with their exponents, and the cofactor, 1 where it is factored completely."""
     found: dict[int, int] = {}
-    divisor = 2
-    while divisor < TRIAL_DIVISORS and divisor * divisor <= number:
-        while number % divisor == 0:
-            found[divisor] = found.get(divisor, 0) + 1
-            number //= divisor
-        divisor += 1 if divisor == 2 else 2
-    if 1 < number < TRIAL_DIVISORS**2:
-        found[number] = found.get(number, 0) + 1
+    shared = math.gcd(number, _PRODUCT)
+    for prime in _PRIMES:
+        if shared == 1:
+            break
+        if shared % prime == 0:
+            shared //= prime
+            found[prime], number = _without(number, prime)
+    if 1 < number < LARGEST_DIVISOR**2:
+        found[number] = 1
         number = 1
     return found, number
+
+
+def _without(number: int, prime: int) -> tuple[int, int]:
+    """The exponent of a prime, and the rest of the number; by squares of powers, since 3^10000 has many factors."""
+    powers, exponent = [prime], 0
+    while number % powers[-1] == 0:
+        number //= powers[-1]
+        exponent += 1 << (len(powers) - 1)
+        powers.append(powers[-1] ** 2)
+    for index in reversed(range(len(powers))):
+        if number % powers[index] == 0:
+            number //= powers[index]
+            exponent += 1 << index
+    return exponent, number
 
 
 def root(field: Field, value: Quotient, degree: int) -> Quotient:
@@ -44,6 +63,9 @@ def root(field: Field, value: Quotient, degree: int) -> Quotient:
         return value
     if value.bottom != ONE:
         return opaque_root(field, value, degree)
+    number = as_rational(value.top)
+    if number is not None and number > 0:
+        return _root_of_rational(field, number, degree)
     factor = content(value.top)
     rest = scaled(value.top, plain(1 / Fraction(factor)))
     result = _root_of_rational(field, factor, degree)
@@ -135,6 +157,9 @@ def _root_of_cofactor(field: Field, number: int, degree: int, direction: int) ->
 def _whole_root(number: int, degree: int) -> int | None:
     if not degree < number.bit_length() <= MAX_ROOT_BITS:
         return None
+    if degree == 2:
+        whole = math.isqrt(number)
+        return whole if whole**2 == number else None
     low, high = 1, 1 << (number.bit_length() // degree + 1)
     while low < high:  # the smallest whole number whose power isn't below `number`
         middle = (low + high) // 2
