@@ -114,20 +114,3 @@ def score(gold: Any, given: str, row: Mapping[str, Any]) -> float | None:
     """1 or 0, or None where sympy must decide."""
     verdict = quick_equal(str(gold), given)
     return None if verdict is None else float(verdict)
-
-
-class SymbolicEquality:
-    """math-verify's verdict without its time limit, which works in a main thread only; use it in a killable process."""
-
-    def __init__(self) -> None:
-        from math_verify import parse, verify
-
-        self._parse, self._verify = parse, verify
-        self("x", "x+0")  # the first call builds grammars, which must not count towards an item's time limit
-
-    def __call__(self, gold: str, answer: str | None) -> bool:
-        """Whether two LaTeX expressions are equal; with no answer, whether the gold one parses as mathematics."""
-        right = self._parse(f"${gold}$", parsing_timeout=None)
-        if answer is None:
-            return any(not isinstance(form, str) for form in right)
-        return bool(self._verify(right, self._parse(f"${answer}$", parsing_timeout=None), timeout_seconds=None))

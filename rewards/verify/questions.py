@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .equality import SymbolicEquality, quick_equal
+from .equality import quick_equal
 from .latex import impossible, normalise
 from .options import chosen, options_of
+from .symbolic import SymbolicEquality
 from .verifiers import VERIFIERS, Row
 
 
@@ -28,7 +29,7 @@ class Questions:
         return VERIFIERS[kind].score(gold, given, row)
 
     def symbolic(self, gold: str, given: str | None) -> bool:
-        """math-verify's verdict, see `SymbolicEquality`; False for an answer that no LaTeX reader can take."""
+        """The verdict of sympy, see `SymbolicEquality`; False for an answer that no LaTeX reader can take."""
         return not (given and impossible(given)) and self._symbolic(gold, given)
 
     def differ(self, left: str, right: str) -> bool:
