@@ -28,7 +28,6 @@ _REWRITTEN = re.compile(
 _CURRENCIES = {"$": "dollars", "¥": "yuan", "€": "euros", "£": "GBP", "₹": "rupees", "₩": "KRW", "Rs": "rupees"}
 _MONEY = re.compile(r"([+-]?) ?(?:US ?)?([$¥€£₹₩]|Rs(?=[. ])\.?) ?([+-]?)(?=[\d.])")
 _RATE = re.compile(r"([^/]*?) ?(?:/|\bper\b) ?([a-z].*)")
-_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _OF_A = re.compile(r" (?:of )?an? (?=[a-z])")
 _INTRODUCTION = re.compile(
     r"(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?(?:answer|result|total)(?: is| are|:| =)+ ?"
@@ -64,8 +63,8 @@ def as_quantity(normalised: str) -> Quantity | None:
     """
     if not normalised or len(normalised) > MAX_LENGTH:
         return None
-    if normalised[0].isdigit() and (whole := literal(normalised)) and whole.end == len(normalised):
-        return Quantity(whole.value, None, whole.decimals)
+    if normalised.isascii() and normalised.isdigit():
+        return Quantity(Fraction(normalised))
     text = _canonical(normalised)
     if money := _MONEY.match(text):
         return _money(money, text[money.end() :])
@@ -95,23 +94,6 @@ def same_quantity(gold: Quantity, given: Quantity, *, tolerance: float | Fractio
     if left.size != right.size and left.doubtful and right.doubtful:
         return None
     return _close(gold.value * left.size, given.value * right.size, tolerance)
-
-
-def measured(normalised: str) -> tuple[str, Unit] | None:
-    r"""A text such as `2\sqrt{3} cm`, split into what stands before its unit and the unit; None without a unit.
-
-    Only units of the vocabulary that stand behind a space and can't be variables are split off, from constants only.
-    """
-    if len(normalised) > MAX_LENGTH:
-        return None
-    text = _canonical(normalised)
-    starts = [position for position, character in enumerate(text) if character == " "][-6:]
-    for position in starts:
-        found = read_unit(text[position:], attached=False, one=False) if position else None
-        if found and found != NONE and not found.doubtful and not found.noun:
-            constant = text[position - 1] in "})" or text[position - 1].isalnum()
-            return (text[:position], found) if constant and not _VARIABLE.search(text, 0, position) else None
-    return None
 
 
 def uncounted(quantity: Quantity) -> Quantity:
@@ -157,7 +139,7 @@ def _canonical(text: str) -> str:
     text = text.removesuffix(" in total").removesuffix(" altogether").removesuffix(" in all")
     if text.count("$") == 2 and text[0] == text[-1] == "$":
         text = text[1:-1]
-    return text.removesuffix(".").strip()
+    return text if text.endswith("..") else text.removesuffix(".").strip()
 
 
 def _rewrite(match: re.Match[str]) -> str:
@@ -174,15 +156,13 @@ def _read(text: str) -> Quantity | None:
     value, decimals, end = start
     if end == len(text):
         return Quantity(value, None, decimals)
-    if (more := english.part(text[end:])) and value.denominator == 1 and value > 0:  # 2 and a half
-        value, end = value + more[0], end + more[1]
-    if value.denominator == 1:
-        below, length = english.parts(text[end:], int(value))
-        value, end = value / below, end + length
-    scale, length = (english if text[end : end + 1].isascii() else chinese).scale(text[end:])
-    value, end = value * scale, end + length
-    if scale > 1:
-        decimals = None
+    if text.startswith(" and ", end) and (more := english.part(text[end:])) and value.denominator == 1 and value > 0:
+        value, end = value + more[0], end + more[1]  # 2 and a half
+    if value.denominator == 1 and (below := english.parts(text[end:], int(value)))[1]:
+        value, end = value / below[0], end + below[1]
+    scale = (english if text[end : end + 1].isascii() else chinese).scale(text[end:])
+    if scale[1]:
+        value, end, decimals = value * scale[0], end + scale[1], None
     if value.denominator > 1 and (words := _OF_A.match(text, end)):  # half an hour
         end = words.end() - 1
     rest = text[end:]
