@@ -24,6 +24,7 @@ from rewards.format import tag_count, think_boxed
 from rewards.guards import GUARDS
 from rewards.process import verification
 from rewards.process.handle import Target
+from rewards.verify import latex
 from rewards.verify.latex import impossible, unwrapped
 from rewards.verify.verifiers import VERIFIERS, Verifier, longest_answer
 from sail_rl.completion import box_count, boxes, final_answer
@@ -275,6 +276,12 @@ def test_wrappers_are_removed_as_innermost_first_would(text: str) -> None:
     while (plain := wrapper.sub(r"\1", expected)) != expected:
         expected = plain
     assert unwrapped(text) == expected
+
+
+@given(st.text("aZ09 .,+-*/()=<>:;!?'\"|[]^", max_size=20))
+def test_ordinary_texts_have_no_notation_to_remove(text: str) -> None:
+    assert latex._ORDINARY.fullmatch(text)
+    assert latex._without_notation(text) == text
 
 
 @pytest.mark.parametrize(

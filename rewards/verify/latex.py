@@ -20,6 +20,7 @@ _REPLACED = {
     "≥": "\\ge", "\\infinity": "\\infty", "，": ",", "、": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")",
     "【": "[", "】": "]", "％": "%", "＝": "=", "＋": "+", "－": "-", "．": ".", "￥": "¥", "\u3000": " ",
 }  # fmt: skip
+_ORDINARY = re.compile(r"[A-Za-z0-9 .,+\-*/()=<>:;!?'\"|\[\]^]*")  # characters that nothing below replaces
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}  # digits and letters
 _MATRICES = re.compile(r"\\(begin|end){[pbvBV]?matrix}")
 _SCRIPTS = re.compile(r"(?:[\^_]\s*[^\s{\\]\s*){3}")
@@ -29,17 +30,20 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: math dollars, `\text{}`, spaces, a last period, the case of words."""
-    text = plain_characters(answer)
+    text = " ".join((answer if _ORDINARY.fullmatch(answer) else _without_notation(answer)).split())
+    text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
+    return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
+
+
+def _without_notation(text: str) -> str:
+    text = plain_characters(text)
     if text.count("$") == 1:  # money; a formula has two
         text = text.replace("\\$", "$").replace("$", "\\$")
     text = unwrapped(_UPRIGHT_UNIT.sub(" ", text))
     text = _SPACE.sub(" ", _SIZES.sub("", text).translate(_FULL_WIDTH))
     for old, new in _REPLACED.items():
         text = text.replace(old, new)
-    text = _MATRICES.sub(r"\\\1{matrix}", text)
-    text = " ".join(text.split())
-    text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
-    return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
+    return _MATRICES.sub(r"\\\1{matrix}", text)
 
 
 def unwrapped(text: str) -> str:
