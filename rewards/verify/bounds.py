@@ -1,7 +1,8 @@
 r"""Certified differences: two expressions differ where intervals that certainly hold their values don't overlap.
 
 Variables take a few rational values; one certified difference where both expressions are defined proves that they
-differ as functions. Variables such as n are whole numbers by convention, since answers say $\cos n\pi = (-1)^n$.
+differ as functions. Variables such as n are whole numbers by convention, since answers say $\cos n\pi = (-1)^n$, and
+the variables of expressions with roots are positive, since answers say $\sqrt{l/g} = \sqrt{gl}/g$.
 Numbers too large for an interval are compared by their logarithms.
 """
 
@@ -13,7 +14,7 @@ from fractions import Fraction
 from .enclosure import Enclosure
 from .intervals import Interval, disjoint, is_extreme
 from .rational import Arithmetic, Meter, Rational, Undecided, is_small
-from .tree import CONSTANTS, Call, Expression, Symbol
+from .tree import CONSTANTS, Call, Expression, Number, Symbol
 
 PRECISIONS = (53, 200, 1000)  # bits
 POINTS = 4
@@ -57,6 +58,13 @@ def enclose(expression: Expression, precision: int) -> Interval:
     return Enclosure(Arithmetic(Meter()), precision).interval(expression)
 
 
+def contains(expression: Expression, name: str) -> bool:
+    """Whether there is a call of this name."""
+    if not isinstance(expression, Call):
+        return False
+    return expression.name == name or any(contains(argument, name) for argument in expression.arguments)
+
+
 def symbols(expression: Expression) -> Iterator[str]:
     if isinstance(expression, Symbol):
         yield expression.name
@@ -68,7 +76,20 @@ def symbols(expression: Expression) -> Iterator[str]:
 def _points(expression: Expression) -> list[dict[str, Rational]]:
     """Values of the variables: moderate positive ones, ones below 1, natural numbers, and negative ones."""
     variables = sorted(set(symbols(expression)) - CONSTANTS)
-    return [_point(variables, number) for number in range(POINTS if variables else 1)]
+    points = 1 if not variables else POINTS - 1 if _has_roots(expression) else POINTS
+    return [_point(variables, number) for number in range(points)]
+
+
+def _has_roots(expression: Expression) -> bool:
+    """Whether there are roots, whose variables are positive by convention."""
+    match expression:
+        case Call("root") | Call("^", (_, Call("/"))):
+            return True
+        case Call("^", (_, Number(value))) if value.denominator > 1:
+            return True
+        case Call(_, arguments):
+            return any(map(_has_roots, arguments))
+    return False
 
 
 def _point(variables: list[str], number: int) -> dict[str, Rational]:

@@ -11,7 +11,6 @@ from .polynomial import ONE, PI
 from .powers import power, rational_power
 from .quotient import Field, Quotient
 from .rational import Undecided, plain
-from .roots import imaginary_unit
 from .tree import CONSTANTS, Call, Expression, Number, Symbol
 from .trigonometry import arccosine, arcsine, arctangent, cosine_and_sine
 
@@ -26,8 +25,11 @@ def canonical(field: Field, expression: Expression) -> Quotient:
     if isinstance(expression, Symbol):
         name = expression.name
         if name == "i":
-            return imaginary_unit(field)
-        return field.generator((name,) if name in CONSTANTS else ("variable", name))
+            field.is_real = False
+        if name in CONSTANTS:
+            return field.generator((name,))
+        variable = field.generator(("variable", name))
+        return field.negative(variable) if field.signs and field.signs[name] < 0 else variable
     known = field.arithmetic.rational(expression)
     if known is not None:
         return field.number(known)

@@ -22,6 +22,8 @@ def logarithm(field: Field, value: Quotient) -> Quotient:
     for number, times in factored(factor):
         result = field.ring.add(result, scaled(_of_name(field, number), times))
     rest = scaled(value.top, plain(1 / Fraction(factor)))
+    if sign(rest) < 0 and all(field.is_positive(generator) for monomial in rest for generator, _ in monomial):
+        field.has_negative_logarithm = True
     if len(rest) > 1 or sign(rest) < 0:
         return Quotient(field.ring.add(result, _opaque(field, rest)), ONE)
     ((monomial, _),) = rest.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -44,16 +44,21 @@ class Quotient:
 
 
 class Field:
-    """The operations on quotients; `assumptions` lists expressions that must not be zero, where that isn't proven."""
+    """The operations on quotients; `assumptions` lists expressions that must not be zero, where that isn't proven.
 
-    def __init__(self, arithmetic: Arithmetic) -> None:
+    With `signs`, a variable stands for its sign times a positive number.
+    """
+
+    def __init__(self, arithmetic: Arithmetic, signs: Mapping[str, int] | None = None) -> None:
         self.arithmetic = arithmetic
+        self.signs = signs
         self.ring = Ring(arithmetic.meter)
         self.assumptions: list[Expression] = []
         self.unfrozen: dict[Hashable, Quotient] = {}
         self._units: dict[Monomial, int] = {}
         self.units_changed = False  # so that forms made before should be made again
-        self.is_real = True  # whether no imaginary unit was seen
+        self.is_real = True  # whether no root of a negative number, and no i, was seen
+        self.has_negative_logarithm = False
 
     def number(self, value: Rational) -> Quotient:
         """A rational number."""
@@ -170,6 +175,8 @@ class Field:
     def is_positive(self, generator: int) -> bool:
         """Whether a generator is a positive real number, or a real power of one."""
         key = self.ring.keys[generator]
+        if key[0] == "variable":
+            return self.signs is not None
         return key[0] in ("prime", "huge", "pi", "e") or key[:2] == ("power", "real")
 
     def kinds(self, polynomial: Polynomial) -> set[Hashable]:

@@ -73,8 +73,10 @@ def root(field: Field, value: Quotient, degree: int) -> Quotient:
         opposite = scaled(rest, -1)
         if degree % 2 and (field.is_real or _is_positive(field, opposite)):
             rest, result = opposite, field.negative(result)
-        elif degree == 2 and _is_positive(field, opposite):
-            rest, result = opposite, field.multiply(result, imaginary_unit(field))
+        elif _is_positive(field, opposite):
+            field.is_real = False
+            if degree == 2:
+                rest, result = opposite, field.multiply(result, field.generator(("i",)))
     if degree == 2 and len(rest) == 2 and (square_root := _denested(field, rest)):
         return field.multiply(result, square_root)
     if len(rest) > 1 or sign(rest) < 0:
@@ -85,8 +87,9 @@ def root(field: Field, value: Quotient, degree: int) -> Quotient:
 def _root_of_monomial(field: Field, monomial: Monomial, degree: int) -> Quotient:
     r"""\sqrt{x^3} is x^{3/2}, since both need x \ge 0; \sqrt{x^2} isn't x, and \sqrt{xy} isn't \sqrt{x}\sqrt{y}."""
     result, kept = ONE, []
+    alone = sum(not field.is_positive(generator) for generator, _ in monomial) == 1
     for generator, exponent in monomial:
-        real = field.ring.keys[generator][0] == "variable" and (len(monomial) == 1 or (degree % 2 and field.is_real))
+        real = field.ring.keys[generator][0] == "variable" and (alone or (degree % 2 and field.is_real))
         if field.is_positive(generator) or (real and (degree % 2 or exponent.numerator % 2)):
             result = field.ring.multiply(result, field.ring.power_of(generator, Fraction(exponent) / degree))
         else:
@@ -112,12 +115,6 @@ def _denested(field: Field, radicand: Polynomial) -> Quotient | None:
     return field.add(first, second if coefficient > 0 else field.negative(second))
 
 
-def imaginary_unit(field: Field) -> Quotient:
-    """i."""
-    field.is_real = False
-    return field.generator(("i",))
-
-
 def _is_positive(field: Field, polynomial: Polynomial) -> bool:
     """Whether a polynomial is one product of positive numbers."""
     if len(polynomial) > 1 or sign(polynomial) < 0:
@@ -127,6 +124,8 @@ def _is_positive(field: Field, polynomial: Polynomial) -> bool:
 
 def opaque_root(field: Field, radicand: Quotient, degree: int) -> Quotient:
     """A generator whose power is the radicand."""
+    if degree % 2 == 0 and "variable" not in field.kinds(radicand.top):
+        field.is_real = False  # perhaps; it only matters to odd roots of negative numbers
     relation = (degree, radicand.top) if radicand.bottom == ONE else None
     return field.generator(("root", field.key(radicand), degree), 1, relation)
 
