@@ -12,6 +12,8 @@ _FRAME = re.compile(
     r"(?:(?:(?:the|my|final|correct|right|best)\s+)*(?:answer|option|choice|letter)s?\s*(?:(?:is|are)\b)?\s*:?\s*|both\s+){1,3}",
     re.IGNORECASE,
 )
+_DECORATED = re.compile(r"['\"`“‘]+([^'\"`“”‘’]+)['\"`”’]+|\\?{([^{}]+?)\\?}")
+_CHINESE_LETTER = re.compile(r"^第?([A-Za-z])(?:选项|项)$")
 _LABEL = re.compile(r"[(\[]?([A-Za-z0-9])[)\]]?[.:),]?")
 _LABELS = re.compile(rf"{_LABEL.pattern}(?: {_LABEL.pattern})+")
 _LABEL_AND_TEXT = re.compile(r"(?:[(\[]([A-Za-z0-9])[)\]]|([A-Za-z0-9])(?=[\s.:)(]))\s*([.:)]?)\s*(\S.*)", re.DOTALL)
@@ -45,7 +47,7 @@ def letters(answer: str, options: Mapping[str, str], same: Same | None = None) -
         same: whether two texts are equal, in addition to texts that differ in case only.
     """
     full = chinese.unframed(normalise(answer)).strip("* ")
-    text = _unframed(full)
+    text = _unframed(_undecorated(full))
     if one := _one(text, options, same) or _one(full, options, same):
         return frozenset({one})
     if run := _run(text, answer, options):
@@ -92,10 +94,17 @@ def labelled(texts: Iterable[object]) -> dict[str, str]:
     return found
 
 
+def _undecorated(text: str) -> str:
+    r"""The text without quotes, or braces as in `\{A, B\}`, around all of it."""
+    match = _DECORATED.fullmatch(text)
+    return next(filter(None, match.groups())).strip("* ") if match else text
+
+
 def _unframed(text: str) -> str:
-    """The text without words such as "the answer is option"."""
+    """The text without words such as "the answer is option", or 选项 behind a letter."""
     frame = _FRAME.match(text)
-    return text[frame.end() :].strip("* ") if frame and frame.end() < len(text) else text
+    bare = text[frame.end() :].strip("* ") if frame and frame.end() < len(text) else text
+    return _CHINESE_LETTER.sub(r"\1", bare)
 
 
 def _one(text: str, options: Mapping[str, str], same: Same | None) -> str | None:

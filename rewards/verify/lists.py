@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from .equality import quick_equal
@@ -19,7 +20,8 @@ _ENDS = {
     opening: re.compile(rf"{closing}(?=\s*(?:[,;，；、)\]}}）】]|{_AND}|\\}}|\Z))", re.IGNORECASE)
     for opening, closing in _QUOTES.items()
 }
-_QUOTED, _COMMA = "\ue000", "\ue001"  # stand for a quoted text and for a comma within a number
+# These stand for a quoted text, for a comma within a number, and for a separator other than a comma or semicolon.
+_QUOTED, _COMMA, _BREAK = "\ue000", "\ue001", "\ue002"
 _THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)", re.ASCII)
 _CONNECTIVE = re.compile(r"(?:^|(?<=\s))(?:and|&)\s|(?<=\S)(?:以及|[和与及])(?=\S)", re.IGNORECASE)
 _PROSE = re.compile(r"[\w\s.'’\"?-]+")  # no operators
@@ -28,11 +30,12 @@ _WORD = re.compile(r"[^\W\d_]{2}")
 
 
 def items(answer: Any) -> list[str]:
-    """The items of a list, or of a text such as `red, green and blue`, `["a, b", "c"]`, `(1,2); (3,4)` or `甲、乙和丙`.
+    r"""The items of a list, or of a text such as `red, green and blue`, `["a, b", "c"]`, `(1,2); (3,4)`, `甲、乙和丙`.
 
-    Commas, semicolons, 、 and line breaks separate items, except inside quotes and brackets. One pair of brackets or
-    braces around the whole text is left out, and so are quotes around an item. "and" or 和 separates the last two
-    items. A comma in a number such as 1,000 separates thousands if the items' separators look different.
+    Commas, semicolons, 、 and line breaks separate items, except inside quotes and brackets; of semicolons and others,
+    only semicolons do. One pair of brackets or braces around the whole text is left out, and so are quotes around an
+    item. "and" or 和 separates the last two items. A comma in a number such as 1,000 separates thousands if the items'
+    separators look different. `\pm 2` is two items.
     """
     return next(_readings(answer))
 
@@ -62,23 +65,34 @@ def _answers(given: str, count: int) -> Iterator[list[str]]:
 
 
 def _readings(answer: Any) -> Iterator[list[str]]:
-    """The readings of a text as a list, the most likely one first; at most six."""
+    """The readings of a text as a list, the most likely one first; at most twelve."""
     if isinstance(answer, list | tuple):
-        yield [str(item) for item in answer]
+        yield [sign for item in answer for sign in _signs(str(item))]
         return
-    text, quoted = _hide_quoted(re.sub(f"[{_QUOTED}{_COMMA}]", "", str(answer)))
-    text = _unbracketed(normalise(re.sub(r"[、；\n]", ";", text.replace("{,}", ""))))
+    text, quoted = _hide_quoted(re.sub(f"[{_QUOTED}{_COMMA}{_BREAK}]", "", str(answer)))
+    text = _unbracketed(normalise(re.sub(r"[、\n]", _BREAK, text.strip().replace("{,}", ""))))
     joined = _THOUSANDS.sub(lambda match: match[0].replace(",", _COMMA), text)
-    thousands = re.search(r",\S", joined) is None and re.search(r"[,;]", joined) is not None
-    for form in (joined,) if thousands else (text, joined):
-        *others, last = split_at(form, ",;")
+    thousands = re.search(r",\S", joined) is None and re.search(f"[,;{_BREAK}]", joined) is not None
+    separators = [";", f",;{_BREAK}"] if ";" in text and re.search(f"[,{_BREAK}]", text) else [f",;{_BREAK}"]
+    for form, split in product((joined,) if thousands else (text, joined), separators):
+        *others, last = split_at(form, split)
         for parts in (
             [*others, *_CONNECTIVE.split(last)],
             [*others, last],
             [part for piece in [*others, last] for part in _CONNECTIVE.split(piece)],
         ):
             hidden = iter(quoted)
-            yield [_shown(part.strip(), hidden) for part in parts if part.strip()]
+            shown = [_shown(part.strip(), hidden) for part in parts if part.strip()]
+            yield [sign for item in shown for sign in _signs(item)]
+
+
+def _signs(item: str) -> list[str]:
+    r"""The two items that `\pm` stands for, or the item alone."""
+    before, found, after = item.partition("\\pm")
+    if not found or "\\pm" in after:
+        return [item]
+    after = after.lstrip()
+    return [f"{before}+{after}".removeprefix("+"), f"{before}-{after}"]
 
 
 def _hide_quoted(text: str) -> tuple[str, list[str]]:
@@ -101,7 +115,7 @@ def _shown(item: str, quoted: Iterator[str]) -> str:
     """The item with its quoted texts and its commas; quotes around all of it are left out."""
     if item == _QUOTED:
         return next(quoted)[1:-1].replace('\\"', '"').strip()
-    return re.sub(_QUOTED, lambda _: next(quoted), item.replace(_COMMA, ","))
+    return re.sub(_QUOTED, lambda _: next(quoted), item.replace(_COMMA, ",").replace(_BREAK, ","))
 
 
 def _unbracketed(text: str) -> str:
