@@ -468,6 +468,22 @@ def test_when_no_row_is_left_that_is_an_error_and_nothing_is_written(tmp_path: P
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_a_kill_before_the_data_are_written_loses_neither_counts_nor_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raw.jsonl").write_text(json.dumps({"question": "q", "completion": "7", "answer": "7"}) + "\n")
+    out = tmp_path / "new/out.parquet"
+    recipe = CurationRecipe(data=tmp_path / "raw.jsonl", out=out, steps=["dedupe"])  # type: ignore[list-item]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sail_rl.curation.curate.save_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        curate(recipe)
+    assert {path.name for path in out.parent.iterdir()} == {"out.dropped.jsonl", "out.counts.json"}
+
+
 def test_the_shipped_recipe_is_a_valid_one() -> None:
     from sail_rl.config.loading import read_tree, validated
 

@@ -61,7 +61,7 @@ class StepCounts:
 
 
 def curate(recipe: CurationRecipe) -> list[StepCounts]:
-    """Run the steps, and write `out` and, beside it, `.dropped.jsonl` (id, step, reason) and `.counts.json`.
+    """Run the steps, and write `.dropped.jsonl` (id, step, reason), `.counts.json` and, when both are there, `out`.
 
     Raises:
         ValueError: for unusable data, or if a step drops all remaining rows.
@@ -81,9 +81,10 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "index"]
     empty = {name for name in columns if all(row.get(name) is None for row in rows)}
     values = {name: [row.get(name) for row in rows] for name in columns if name not in empty}
-    save_rows(recipe.out, work.source, [row["index"] for row in rows], values, without=empty)
+    recipe.out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(recipe.out.with_suffix(".dropped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in dropped))
     atomic_write(recipe.out.with_suffix(".counts.json"), json.dumps([_as_json(c) for c in counts], indent=2) + "\n")
+    save_rows(recipe.out, work.source, [row["index"] for row in rows], values, without=empty)
     return counts
 
 
