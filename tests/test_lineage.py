@@ -48,6 +48,7 @@ def keys(*overrides: str) -> dict[str, str]:
         ("model.dtype=bfloat16", ALL),
         ("logging.traces_per_step=3", []),
         ("stages.rlvr.save_every=7", []),
+        ("stages.rlvr.sampling.groups_per_score=4", []),
         ("stages.rlvr.pack_length=512", []),
     ],
 )

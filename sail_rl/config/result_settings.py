@@ -37,6 +37,7 @@ def result_settings(tree: dict[str, Any], *, timing: bool = True) -> dict[str, A
             node = node.get(name, {})
         node.pop(last, None)
     for stage in tree.get("stages", []):
+        stage.get("sampling", {}).pop("groups_per_score", None)
         in_step_size = {"pack_length"} if stage.get("packing") else set()
         for name in RESULT_NEUTRAL_IN_STAGES - kept - in_step_size:
             stage.pop(name, None)
