@@ -38,7 +38,7 @@ def test_lineage_goes_back_to_the_beginning_and_through_harvests(tmp_path: Path)
             (folder / "lineage.json").write_text(json.dumps(lineage))
 
     (tmp_path / "recipe.yaml").touch()
-    write("first", ["base"], {"rows": {"fingerprint": "f"}})
+    write("first", ["base"], {"rows": {"hash": "f"}})
     write("harvest", [], {"first": {"stage": "first"}})
     write("second", ["first"], {"harvest": {"stage": "harvest"}})
     found = lineage_of(tmp_path / "stages/second/model")

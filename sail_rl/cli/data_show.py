@@ -47,11 +47,11 @@ def pieces(sample: Sample, encoder: Encoder) -> Iterator[tuple[str, str]]:
     tokenizer, image = encoder.processor.tokenizer, encoder.processor.image_token_id
     ids = sample.input_ids.tolist()
 
-    def style(place: int) -> str:
-        if ids[place] == image:
+    def style(index: int) -> str:
+        if ids[index] == image:
             return IMAGE
-        return TRAINED if place >= sample.prompt_length else GIVEN
+        return TRAINED if index >= sample.prompt_length else GIVEN
 
-    for kind, places in groupby(range(len(ids)), key=style):
-        run = [ids[place] for place in places]
+    for kind, indices in groupby(range(len(ids)), key=style):
+        run = [ids[index] for index in indices]
         yield (f"[image: {len(run)} tokens]" if kind == IMAGE else tokenizer.decode(run)), kind

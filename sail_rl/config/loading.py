@@ -172,27 +172,27 @@ def _run_name(name: str, overrides: Sequence[str]) -> str:
 
 def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any]) -> Iterator[str]:
     for problem in error.errors():
-        place = ".".join(_named(problem["loc"], tree))
+        location = ".".join(_named(problem["loc"], tree))
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])
             nearest = _nearest_key(unknown, _models_at(problem["loc"][:-1], model))
-            yield f"{place}: unknown key {unknown!r}; the nearest valid key is {nearest!r}"
+            yield f"{location}: unknown key {unknown!r}; the nearest valid key is {nearest!r}"
         elif problem["type"] == "missing":
-            yield f"{place}: is missing; give it"
+            yield f"{location}: is missing; give it"
         elif problem["type"] == "union_tag_invalid":
             tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"].replace("'", "").split(", ")
-            yield f"{place}: unknown kind {tag!r}; the nearest of {', '.join(known)} is {_nearest(tag, known)!r}"
+            yield f"{location}: unknown kind {tag!r}; the nearest of {', '.join(known)} is {_nearest(tag, known)!r}"
         elif problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME:
-            yield f"{place}: {problem['input']!r} isn't a name; use letters, digits, - and _"
+            yield f"{location}: {problem['input']!r} isn't a name; use letters, digits, - and _"
         elif problem["type"] == "value_error":  # from a check of our own, which says what it got
-            yield f"{place}: {problem['ctx']['error']}".removeprefix(": ")
+            yield f"{location}: {problem['ctx']['error']}".removeprefix(": ")
         else:
-            yield f"{place}: {problem['msg']} (got {problem['input']!r})"
+            yield f"{location}: {problem['msg']} (got {problem['input']!r})"
 
 
-def _named(place: Sequence[str | int], tree: Any) -> Iterator[str]:
+def _named(location: Sequence[str | int], tree: Any) -> Iterator[str]:
     """The keys of an error's location: stages by name, and without the kinds that pydantic adds."""
-    for part in place:
+    for part in location:
         if part == "[key]":  # pydantic's way to say that the key itself is wrong
             return
         if isinstance(tree, list) and isinstance(part, int):
@@ -207,19 +207,19 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
-def _nearest_key(unknown: str, places: Sequence[Sequence[type[BaseModel]]]) -> str:
+def _nearest_key(unknown: str, sections: Sequence[Sequence[type[BaseModel]]]) -> str:
     """The most similar key of the innermost section that has a similar one, with its path from there."""
-    found = [_keys_in(models) for models in places]
+    found = [_keys_in(models) for models in sections]
     for keys in found:
         if near := difflib.get_close_matches(unknown, keys, n=1, cutoff=SIMILAR):
             return keys[near[0]]
     return found[0][_nearest(unknown, list(found[0]))]
 
 
-def _models_at(place: Sequence[str | int], root: type[BaseModel]) -> list[list[type[BaseModel]]]:
+def _models_at(location: Sequence[str | int], root: type[BaseModel]) -> list[list[type[BaseModel]]]:
     """The possible models at an error's location and at those around it, innermost first."""
     found = [[root]]
-    for part in place:
+    for part in location:
         fields = [model.model_fields[part] for model in found[0] if part in model.model_fields]
         inner = [model for field in fields for model in _models_in(field.annotation)]
         tagged = [model for model in found[0] if _kind(model) == part]  # pydantic names the kind of a stage, too

@@ -104,7 +104,7 @@ def _entropy(stage: StageMetrics) -> Iterator[tuple[str, str]]:
         )
 
 
-def _gap(stage: StageMetrics) -> Iterator[tuple[str, str]]:
+def _mismatch(stage: StageMetrics) -> Iterator[tuple[str, str]]:
     gaps = stage.values("mismatch/p99")
     if gaps and max(gaps) > 0.1:
         yield (
@@ -209,6 +209,6 @@ def _time(stage: StageMetrics) -> Iterator[tuple[str, str]]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(_signal, _truncation, _entropy, _gap, _hacking, _regression, _length),
+    *(_signal, _truncation, _entropy, _mismatch, _hacking, _regression, _length),
     *(_rewards, _stability, _experts, _time),
 )

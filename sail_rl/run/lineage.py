@@ -88,7 +88,7 @@ def write_lineage(
     folder = recipe.run_dir.stage(stage.name)
     datasets, stages = inputs(recipe, stage)
     read: dict[str, dict[str, str]] = {
-        name: {"path": str(paths[name]), "fingerprint": data_hash(recipe, name, paths[name])}
+        name: {"path": str(paths[name]), "hash": data_hash(recipe, name, paths[name])}
         for name in datasets
         if name in paths
     }
