@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from transformers import AutoProcessor
 
 from sail_rl.completion import THINK_END, THINK_START, final_answer
@@ -16,9 +15,8 @@ from sail_rl.config.curation import GuidedCoT
 from sail_rl.contracts import Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import sampled_hash, short_hash
-from sail_rl.imports import resolve
 from sail_rl.messages import as_messages, as_parts, image_count
-from sail_rl.models.loading import load_model
+from sail_rl.models.loading import load_engine
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
 
 from .prompts import normalised
@@ -44,9 +42,7 @@ class EngineWriter:
         self._settings = [config.model_dump(mode="json"), sampled_hash(config.model), seed]
         self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
         self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
-        self._engine = resolve(config.engine)(config.model, max_model_len=config.max_length, dtype=config.dtype)
-        model = load_model(config.model, dtype=getattr(torch, config.dtype))
-        self._engine.push_weights(1, model.named_parameters())
+        self._engine = load_engine(config.engine, config.model, max_length=config.max_length, dtype=config.dtype)
         self._sampling = Sampling(1, config.max_tokens, config.temperature, seed)
 
     def __enter__(self) -> Self:

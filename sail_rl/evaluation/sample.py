@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoProcessor
 
@@ -18,8 +17,7 @@ from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
-from sail_rl.imports import resolve
-from sail_rl.models.loading import load_model
+from sail_rl.models.loading import load_engine
 from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.seeding import derive_seed
@@ -63,7 +61,8 @@ def sample(options: SampleOptions) -> dict[str, float]:
     missing = [number for number in range(len(batches)) if number not in done]
     if missing:
         encoder = Encoder(AutoProcessor.from_pretrained(options.model), max_length=options.max_length)
-        engine, scorer = _engine(options), _scorer(options)
+        engine = load_engine(options.engine, options.model, max_length=options.max_length, dtype=options.dtype)
+        scorer = _scorer(options)
         try:
             for number in _progress(missing, options.out, total=len(batches)):
                 prompts = [encoder.prompt(rows[index]) for index in batches[number]]
@@ -125,14 +124,6 @@ def _sample_batch(
     repeated = [prompt for prompt, group in zip(prompts, groups, strict=True) for _ in group]
     rollouts = [rollout for group in groups for rollout in group]
     store.write(STAGE, number, repeated, rollouts, scorer(repeated, rollouts))
-
-
-def _engine(options: SampleOptions) -> RolloutEngine:
-    engine: RolloutEngine = resolve(options.engine)(
-        options.model, max_model_len=options.max_length, dtype=options.dtype
-    )
-    engine.push_weights(1, load_model(options.model, dtype=getattr(torch, options.dtype)).named_parameters())
-    return engine
 
 
 def _scorer(options: SampleOptions) -> Scorer:
