@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
+LINEAGE = "lineage.json"
+"""The file with the history of a model, in its folder and in its stage's."""
 BASE = "base"
 """The name of the base model, in recipes and in the run's folder."""
 
@@ -21,10 +23,25 @@ class StageDir:
         """LoRA's adapters, beside the model with the adapters merged in."""
         self.dataset = root / "data.parquet"
         """The dataset that a harvest or filter stage makes."""
+        self.counts = root / "counts.json"
+        """Rollouts, prompts and kept rows of that dataset."""
         self.export = root / "export"
-        self.lineage = root / "lineage.json"
+        self.lineage = root / LINEAGE
         self.result = root / "result.json"
         """Written last: the stage is finished."""
+
+    def best(self, step: int | str) -> Path:
+        """The model of an evaluation at this step, a candidate for the stage's best."""
+        return self.root / f"best-{step}"
+
+    def candidates(self) -> list[Path]:
+        """The folders of all candidates."""
+        return list(self.root.glob(self.best("*").name))
+
+    @staticmethod
+    def state(checkpoint: Path) -> Path:
+        """The stage's own state in one of its checkpoints."""
+        return checkpoint / "stage.json"
 
 
 class RunDir:
@@ -37,8 +54,11 @@ class RunDir:
         self.versions = self.root / "versions.json"
         self.data = self.root / "data"
         """Datasets that were built, fetched or curated."""
+        self.data_manifest = self.data / "manifest.json"
+        """The arguments of the datasets' builder, and the paths of its files."""
         self.base = self.root / BASE
         """The tiny base model, if the recipe names no checkpoint."""
+        self.base_complete = self.base / "COMPLETE"
         self.stages = self.root / "stages"
         self.ready = self.root / "READY"
         """Rank 0 has checked everything, and the datasets are ready."""

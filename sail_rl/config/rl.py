@@ -96,6 +96,8 @@ class RLStage(StageConfig):
     kind: Literal["rl"]
     learns_from: ClassVar[Literal["prompts"]] = "prompts"
     makes_data: ClassVar[None] = None
+    empty_thought: ClassVar[Literal["none"]] = "none"
+    adalrs: ClassVar[None] = None
     algorithm: Algorithm | None = None
     """Sets the defaults of `advantages`, `critic`, `sampling.dynamic_sampling` and `loss` (see `config.algorithms`)."""
     rewards: dict[Name, RewardConfig]

@@ -42,8 +42,7 @@ def build_data(
         wanted = set(recipe.used_data if names is None else names) - set(without)
         paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
         return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
-    folder = recipe.run_dir.data
-    manifest = folder / "manifest.json"
+    folder, manifest = recipe.run_dir.data, recipe.run_dir.data_manifest
     made_from = builder_inputs(recipe)
     if manifest.exists():
         written = json.loads(manifest.read_text())

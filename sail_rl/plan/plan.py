@@ -108,11 +108,11 @@ def drop_overlong(plan: Plan, model_dir: StrPath) -> Plan:
 def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
     """Folder of the tiny SAIL-VL2 that a run without a `model.path` starts from, built from the datasets' texts."""
     folder = recipe.run_dir.base
-    if not (folder / "COMPLETE").exists():
+    if not recipe.run_dir.base_complete.exists():
         sources = [source for stage in recipe.training for source in sources_of(recipe.data.mixtures, stage.data)]
         texts = [text for source in sources if source in datasets for text in datasets[source].texts()]
         build_tiny(folder, texts, llm=recipe.model.llm, seed=recipe.seed)
-        (folder / "COMPLETE").touch()
+        recipe.run_dir.base_complete.touch()
     return folder
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sail_rl.files import atomic_path
+from sail_rl.run_dir import StageDir
 from sail_rl.trainer.distributed import rank
 
 
@@ -51,20 +52,19 @@ class BestModels:
         value = metrics[self.metric]
         if best and (value <= best.value if self.greater else value >= best.value):
             return best
-        save(f"best-{step}")
+        save(StageDir(self.folder).best(step).name)
         return Best(step, value, accuracy)
 
     def keep_only(self, *bests: Best | None) -> None:
         """Delete the models of all other evaluations (rank 0)."""
-        names = {f"best-{best.step}" for best in bests if best}
-        for path in self.folder.glob("best-*"):
-            if path.name not in names:
-                shutil.rmtree(path)
+        stage = StageDir(self.folder)
+        for path in set(stage.candidates()) - {stage.best(best.step) for best in bests if best}:
+            shutil.rmtree(path)
 
     def adopt(self, best: Best) -> None:
         """Make the best model the stage's model. The candidate is kept until the stage's result is written."""
         if rank() == 0:
-            for path in (self.folder / f"best-{best.step}").iterdir():
+            for path in StageDir(self.folder).best(best.step).iterdir():
                 with atomic_path(self.folder / path.name) as partial:
                     shutil.copytree(path, partial, copy_function=_link)
 
@@ -80,5 +80,5 @@ def _link(source: str, target: str) -> str:
 
 def remove_candidates(folder: Path) -> None:
     """Delete the candidates of a finished stage (rank 0)."""
-    for path in folder.glob("best-*"):
+    for path in StageDir(folder).candidates():
         shutil.rmtree(path)

@@ -13,16 +13,14 @@ import yaml
 from transformers import AutoProcessor
 
 from sail_rl.config import ExportStage
+from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan
 from sail_rl.reporting.curves import write_curves
-from sail_rl.run_dir import RunDir
+from sail_rl.run_dir import LINEAGE, RunDir
 
 from .train import StageResult
-
-LINEAGE = "lineage.json"
-CURVES = "curves.png"
 
 
 def export_model(
@@ -44,24 +42,24 @@ def export_model(
     refuse_to_overwrite(out)
     model_dir = model_dir.resolve()
     run = RunDir(run_dir) if run_dir else RunDir.of_model(model_dir)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with atomic_path(out) as partial:
+        _write_export(model_dir, partial, run=run, published=published, name=name or out.name)
+
+
+def _write_export(model_dir: Path, out: Path, *, run: RunDir | None, published: bool, name: str) -> None:
     model = load_model(model_dir, dtype="auto")
-    model.save_pretrained(partial, save_original_format=published)
-    AutoProcessor.from_pretrained(model_dir).save_pretrained(partial)
+    model.save_pretrained(out, save_original_format=published)
+    AutoProcessor.from_pretrained(model_dir).save_pretrained(out)
     lineage = lineage_of(model_dir)
     if lineage:
-        (partial / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
+        (out / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
     curves = write_curves(run.root).get("overview") if run else None
     if curves:
-        shutil.copyfile(curves, partial / CURVES)
+        shutil.copyfile(curves, out / curves.name)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     facts = {"parameters": f"{millions:,.1f}M, {dtype}", "language model": model.config.text_config.model_type}
-    (partial / "README.md").write_text(card(name or out.name, lineage, facts, curves=bool(curves)))
-    if out.is_dir():
-        out.rmdir()
-    partial.rename(out)
+    (out / "README.md").write_text(card(name, lineage, facts, curves=bool(curves)))
 
 
 def export_stage(plan: Plan, config: ExportStage, models: Sequence[Path]) -> StageResult:
@@ -135,7 +133,7 @@ def card(name: str, lineage: list[dict[str, Any]], facts: dict[str, str], *, cur
     if stages := [entry for entry in lineage if "stage" in entry]:
         lines += ["", "## How it was made", "", *_table(stages)]
         if curves:
-            lines += ["", f"![Curves of training]({CURVES})"]
+            lines += ["", f"![Curves of training]({RunDir('').overview})"]
         lines += ["", f"All settings, hashes of the data, and versions: [{LINEAGE}]({LINEAGE})."]
     lines += ["", "## Use", "", "```python", "import sail_rl.models  # registers the model with transformers"]
     lines += ["from transformers import AutoModelForImageTextToText, AutoProcessor", ""]

@@ -38,9 +38,8 @@ def harvest_stage(plan: Plan, config: HarvestStage, models: Sequence[Path]) -> S
         raise ValueError(
             f"stage {config.name}: none of {len(rollouts)} rollouts of {config.rollouts} is right by {config.minimum}"
         )
-    path = plan.recipe.run_dir.stage(config.name).dataset
-    save_harvest(path, rows, kept)
-    _write_counts(path, rollouts, pass_rates(rollouts, config.minimum), kept=len(kept))
+    save_harvest(plan.recipe.run_dir.stage(config.name).dataset, rows, kept)
+    _write_counts(plan, config, rollouts, pass_rates(rollouts, config.minimum), kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
@@ -59,9 +58,8 @@ def filter_stage(plan: Plan, config: FilterStage, models: Sequence[Path]) -> Sta
         raise ValueError(
             f"stage {config.name}: no row has a pass rate that `keep: {config.keep}` selects; pass rates are {found}"
         )
-    path = plan.recipe.run_dir.stage(config.name).dataset
-    save_filtered(path, rows, kept, rates)
-    _write_counts(path, rollouts, rates, kept=len(kept))
+    save_filtered(plan.recipe.run_dir.stage(config.name).dataset, rows, kept, rates)
+    _write_counts(plan, config, rollouts, rates, kept=len(kept))
     return StageResult(config.name, (time.perf_counter() - start) / 60, None, None)
 
 
@@ -76,11 +74,13 @@ def _chosen(plan: Plan, config: RolloutsStage) -> tuple[Rows, list[StoredRollout
     return rows, [each for each in stored if each.rollout.prompt_id in wanted]
 
 
-def _write_counts(path: Path, rollouts: Sequence[StoredRollout], rates: Mapping[str, float], *, kept: int) -> None:
+def _write_counts(
+    plan: Plan, config: RolloutsStage, rollouts: Sequence[StoredRollout], rates: Mapping[str, float], *, kept: int
+) -> None:
     counts = {
         "rollouts": len(rollouts),
         "prompts": len(rates),
         "kept": kept,
         "mean_pass_rate": sum(rates.values()) / max(1, len(rates)),
     }
-    atomic_write(path.with_name("counts.json"), json.dumps(counts, indent=2))
+    atomic_write(plan.recipe.run_dir.stage(config.name).counts, json.dumps(counts, indent=2))

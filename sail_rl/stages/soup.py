@@ -23,7 +23,7 @@ from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
 from sail_rl.models.loading import load_model
 from sail_rl.plan.plan import Plan
-from sail_rl.run_dir import BASE, RunDir
+from sail_rl.run_dir import BASE, LINEAGE, RunDir
 
 from .train import StageResult
 
@@ -56,7 +56,7 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
     model.save_pretrained(out)
     AutoProcessor.from_pretrained(sources[0]).save_pretrained(out)
     lineage = {"soup_of": [str(source) for source in sources], "forced": force}
-    (out / "lineage.json").write_text(json.dumps(lineage, indent=2) + "\n")
+    (out / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
 
 
 def dissimilarities(sources: Sequence[Path]) -> list[str]:

@@ -24,6 +24,7 @@ from sail_rl.maths.adalrs import LineSearch
 from sail_rl.maths.losses import LossFunction, cross_entropy
 from sail_rl.plan.plan import Plan
 from sail_rl.plan.rewards import stage_scorer
+from sail_rl.run_dir import StageDir
 from sail_rl.trainer import checkpoints
 from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import BatchSource
@@ -102,7 +103,7 @@ class Stage:
         """Train from the newest complete checkpoint, or from the parent; returns the result."""
         checkpoint = checkpoints.newest_checkpoint(self.folder)
         if checkpoint:
-            saved = json.loads((checkpoint[0] / "stage.json").read_text())
+            saved = json.loads(StageDir.state(checkpoint[0]).read_text())
             best = saved["progress"].pop("best")
             self.progress = StageProgress(**saved["progress"], best=Best(**best) if best else None)
         if self.best_models and rank() == 0:
@@ -111,7 +112,7 @@ class Stage:
         trainer = self._trainer(args)
         if checkpoint and self.source_state:
             self.source_state.load_state(saved["source"])
-        if self.config.kind == "sft" and self.config.adalrs:
+        if self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
             trainer.add_callback(LineSearchCallback(self.search, trainer, self.folder / "adalrs"))
@@ -168,21 +169,20 @@ class Stage:
             "source": self.source_state.state() if self.source_state else None,
             "search": asdict(self.search) if self.search else None,
         }
-        (checkpoint / "stage.json").write_text(json.dumps(state))
+        StageDir.state(checkpoint).write_text(json.dumps(state))
         if self.best_models:
             self.best_models.keep_only(self.progress.best, *self._bests())
 
     def _bests(self) -> Iterator[Best | None]:
         """The best models that complete checkpoints refer to."""
         for folder, _ in checkpoints.complete_checkpoints(self.folder):
-            best = json.loads((folder / "stage.json").read_text())["progress"]["best"]
+            best = json.loads(StageDir.state(folder).read_text())["progress"]["best"]
             yield Best(**best) if best else None
 
     def _trainer(self, args: transformers.TrainingArguments) -> Trainer:
         recipe, config = self.plan.recipe, self.config
         processor = AutoProcessor.from_pretrained(self.parent)
-        empty_thought = config.empty_thought if config.kind == "sft" else "none"
-        encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
+        encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=config.empty_thought)
         model = load_policy(config, recipe, self.parent)
         source, loss = self._source_and_loss(encoder)
         return Trainer(
