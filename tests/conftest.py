@@ -49,6 +49,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # nanobind reports what is still alive at the exit
+
+
 @pytest.fixture(autouse=True)
 def _no_zero3_left_over() -> Iterator[None]:
     """transformers loads models in parts as long as a ZeRO-3 configuration is alive anywhere."""
