@@ -8,8 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+import sympy
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from math_verify import parse
 
 from rewards.verify import chinese, english, quantity, words
 from rewards.verify.characters import plain_characters
@@ -38,6 +40,13 @@ def same(gold: str, answer: str) -> bool | None:
         ("٣٫٥", "3.5"),
         ("10¹²", "10^{12}"),
         ("x⁴y⁻¹", "x^{4}y^{-1}"),
+        ("204₅", "204_{5}"),
+        ("x₁₂²", "x_{12}^{2}"),
+        ("𝑥²+3𝑥", "x^{2}+3x"),
+        ("𝟓", "5"),
+        ("１／２", "1/2"),
+        ("x⩽3", r"x\le 3"),
+        ("ℝ", "ℝ"),
         ("3½", r"3\frac{1}{2}"),
         ("⅚", r"\frac{5}{6}"),
         ("7⁄9", "7/9"),
@@ -149,6 +158,22 @@ class TestLiterals:
             fixed, period = digits[: seen[rest]], digits[seen[rest] :]
             assume(len(digits) < 300)
             assert number(rf"{whole}.{fixed}\overline{{{period}}}") == Fraction(above, below)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 10**7), st.integers(1, 9), st.integers(10, 99), st.booleans())
+    def test_math_verify_and_sympy_read_the_same_value(self, whole: int, above: int, below: int, minus: bool) -> None:
+        sign = "-" if minus else ""
+        texts = [
+            f"{sign}{whole}",
+            f"{sign}{whole}.{below}",
+            rf"{sign}\frac{{{whole}}}{{{below}}}",
+            f"{sign}{whole}/{below}",
+        ]
+        texts += [rf"{sign}{whole}\frac{{{above}}}{{{below}}}", f"{sign}{whole:,}", rf"{sign}\frac{above}{above}"]
+        for text in texts:
+            value, parsed = number(text), parse(f"${text}$", parsing_timeout=None)[0]
+            assert value is not None
+            assert sympy.simplify(parsed - sympy.Rational(value.numerator, value.denominator)) == 0, text
 
     @pytest.mark.parametrize(
         ("text", "value"),
