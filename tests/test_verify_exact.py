@@ -238,11 +238,13 @@ def check(left: Expression, right: Expression) -> None:
         assert any(gap > 1e-50 for gap in gaps)
 
 
-def relative_gap(left: Expression, right: Expression, point: dict[str, Fraction]) -> float | None:
+def relative_gap(
+    left: Expression, right: Expression, point: dict[str, Fraction], *, real: bool = False
+) -> float | None:
     """|left - right| in relation to the numbers that it is computed from; None where one side has no value."""
     with mpmath.workdps(90):
         try:
-            first, second = value(left, point), value(right, point)
+            first, second = value(left, point, real=real), value(right, point, real=real)
         except (ArithmeticError, ValueError):
             return None
         return float(abs(first - second) / max(1, abs(first)))
@@ -255,6 +257,35 @@ def test_a_rewritten_expression_is_never_different(expression: Expression, data:
     assume(other != expression)
     assert equal(expression, other) is not False
     assert not different(expression, other)
+
+
+def monomials() -> st.SearchStrategy[Expression]:
+    """Products of powers of x and y, or their absolute values."""
+    powers = st.tuples(st.integers(-2, 4), st.integers(-2, 4), st.sampled_from([-1, 1, 2, Fraction(1, 2)]))
+    plain = powers.map(lambda p: Call("*", (integer(p[2]), tree(f"x**{p[0]}"), tree(f"y**{p[1]}"))))
+    return st.one_of(plain, plain.map(lambda inner: Call("abs", (inner,))))
+
+
+@QUICK
+@given(monomials(), monomials(), monomials(), st.sampled_from(["root2", "root3", "root4", "abs", "log"]), st.booleans())
+def test_roots_of_products_are_equal_for_all_signs_or_not_called_so(
+    first: Expression, second: Expression, third: Expression, name: str, expand: bool
+) -> None:
+    def apply(argument: Expression) -> Expression:
+        if name.startswith("root"):
+            return Call("root", (argument, integer(int(name[-1]))))
+        return Call("log", (argument, Symbol("e"))) if name == "log" else Call("abs", (argument,))
+
+    left = apply(Call("*", (first, second)))
+    right = Call("+" if name == "log" else "*", (apply(first), apply(second))) if expand else third
+    verdict = equal(left, right)
+    gaps = []
+    for x, y in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+        gap = relative_gap(left, right, {"x": x * Fraction(7, 3), "y": y * Fraction(5, 11)}, real=True)
+        gaps += [] if gap is None else [gap]
+    assert verdict is not True or max(gaps, default=0) < 1e-40
+    assert verdict is not False or not gaps or max(gaps) > 1e-40
+    assert not different(left, right) or max(gaps) > 1e-40
 
 
 def rewritten(expression: Expression, data: st.DataObject) -> Expression:

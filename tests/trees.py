@@ -46,15 +46,20 @@ def integer(value: int | Fraction) -> Number:
     return Number(Fraction(value))
 
 
-def value(expression: Expression, point: Mapping[str, Fraction]) -> Any:
-    """The value by mpmath at its current precision; ArithmeticError or ValueError without a moderate one."""
-    result = _value(expression, point)
+def value(expression: Expression, point: Mapping[str, Fraction], *, real: bool = False) -> Any:
+    """The value by mpmath at its current precision.
+
+    ArithmeticError or ValueError where there is none of moderate size, or, with `real`, where some part isn't real.
+    """
+    result = _value(expression, point, real)
     if not mpmath.isfinite(result) or abs(result) > 1e100:
         raise OverflowError
+    if real and abs(mpmath.im(result)) > 1e-50:
+        raise ValueError
     return result
 
 
-def _value(expression: Expression, point: Mapping[str, Fraction]) -> Any:
+def _value(expression: Expression, point: Mapping[str, Fraction], real: bool) -> Any:
     match expression:
         case Number(number):
             return mpmath.mpf(number.numerator) / number.denominator
@@ -62,15 +67,16 @@ def _value(expression: Expression, point: Mapping[str, Fraction]) -> Any:
             known = {"pi": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1)}.get(name)
             return known if known is not None else value(Number(point[name]), point)
         case Call("root", (base, Number(degree))):
-            return _power(value(base, point), 1 / degree)
+            return _power(value(base, point, real=real), 1 / degree)
         case Call("^", (base, Number(exponent))):
-            return _power(value(base, point), exponent)
+            return _power(value(base, point, real=real), exponent)
         case Call("^", (base, Call("/", (Number(above), Number(below))))):
-            return _power(value(base, point), above / below)
+            return _power(value(base, point, real=real), above / below)
         case Call("^", (base, exponent)):
-            return mpmath.exp(_moderate(value(exponent, point) * mpmath.log(value(base, point))))
+            product = value(exponent, point, real=real) * mpmath.log(value(base, point, real=real))
+            return mpmath.exp(_moderate(product))
         case Call(name, arguments):
-            return _FUNCTIONS[name](*(value(argument, point) for argument in arguments))
+            return _FUNCTIONS[name](*(value(argument, point, real=real) for argument in arguments))
     raise AssertionError(expression)
 
 

@@ -27,6 +27,7 @@ class Enclosure:
 
     def interval(self, expression: Expression) -> Interval:
         """The interval; raises Undecided where the expression may have no real value."""
+        self._arithmetic.meter.charge(10)
         known = self._arithmetic.rational(expression)
         if known is not None:
             return from_rational(known, self._precision)

@@ -108,7 +108,7 @@ class Ring:
             return left
         total: Polynomial = {}
         for first, scale in left.items():
-            self._meter.charge((5 if first else 2) * len(right) * cost(scale))
+            self._meter.charge((8 if first else 3) * len(right) * cost(scale))
             for second, coefficient in right.items():
                 value = scale * coefficient
                 if not second or not first:
