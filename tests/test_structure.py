@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -29,11 +30,18 @@ OPEN_TO_ROLLOUTS = {"sail_rl.contracts", "sail_rl.messages", "sail_rl.models", "
 SOURCES = sorted(path for folder in ("sail_rl", "rewards", "rollouts") for path in Path(folder).rglob("*.py"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Absolute names of the modules that a file imports, wherever in the file."""
     package = list(path.with_suffix("").parts[:-1])
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -65,7 +73,7 @@ def test_a_room_imports_only_rooms_on_lower_floors(number: int) -> None:
 def files_imported(path: Path) -> set[Path]:
     """Files of this project that a file imports, for type checking only included."""
     package, found = path.parts[:-1], set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = Path(*base, *(node.module or "").split("."))
@@ -105,13 +113,11 @@ def test_rewards_import_neither_torch_nor_transformers() -> None:
         assert not {name.split(".")[0] for name in imported(path)} & {"torch", "transformers", "vllm"}, path
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_a_file_says_first_what_lives_there_and_stays_short(path: Path) -> None:
-    source = path.read_text()
-    assert ast.get_docstring(ast.parse(source)), f"{path} has no docstring"
-    assert len(source.splitlines()) <= 300, f"{path} is too long"
+def test_a_file_says_first_what_lives_there_and_stays_short() -> None:
+    assert [str(path) for path in SOURCES if not ast.get_docstring(tree(path))] == []
+    assert [str(path) for path in SOURCES if len(path.read_text().splitlines()) > 300] == []
 
 
 def test_scripts_and_tests_say_first_what_they_are_for() -> None:
     paths = [path for folder in ("tests", "benchmarks", "docs", "recipes") for path in Path(folder).rglob("*.py")]
-    assert [str(path) for path in paths if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [str(path) for path in paths if not ast.get_docstring(tree(path))] == []
