@@ -291,3 +291,22 @@ def test_wrappers_cost_one_pass(text: str) -> None:
     start = time.process_time()
     unwrapped(text)
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "text"),
+    [
+        ("set", ",".join(map(str, range(300))), "\n" * 11_000),
+        ("list", ",".join(map(str, range(300))), ' "' * 5_000),
+        ("ocr", "hello " * 1000, "red " * 15_000),
+        ("choice", "B", "½" * 13_000),
+        ("text", ["yes", "no"] * 50, "the a an " * 1_000),
+    ],
+)
+def test_rules_of_other_kinds_take_their_time_from_the_length_only(kind: str, gold: Any, text: str) -> None:
+    def seconds(size: int) -> float:
+        start = time.process_time()
+        VERIFIERS[kind].score(gold, text[:size], {"options": ["red", "blue"]})
+        return time.process_time() - start
+
+    assert seconds(len(text)) < 0.1 + 8 * seconds(len(text) // 4)

@@ -3,6 +3,7 @@ r"""Normalises the notation of answers in LaTeX, Unicode and Chinese typing."""
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .characters import plain_characters
 
@@ -28,6 +29,7 @@ MAX_NESTING = 40
 WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
+@lru_cache(maxsize=64)
 def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: math dollars, `\text{}`, spaces, a last period, the case of words."""
     text = " ".join((answer if _ORDINARY.fullmatch(answer) else _without_notation(answer)).split())

@@ -32,9 +32,13 @@ def edit_distance(left: str, right: str) -> int:
 
 def similarity(gold: str, given: str) -> float:
     """1 - edit distance / length of the longer text, ignoring case and repeated spaces; 1 for equal texts."""
-    left, right = " ".join(gold.casefold().split()), " ".join(given.casefold().split())
+    left, right = _folded(gold), _folded(given)
     longest = max(len(left), len(right))
     return 1.0 - edit_distance(left, right) / longest if longest else 1.0
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
@@ -43,7 +47,14 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float:
     """ANLS (arXiv 1907.00490): the best similarity to a gold answer, or 0 if it is below THRESHOLD."""
-    best = score_edit(gold, given, row)
+    return max(_above_threshold(text, given) for text in accepted(gold))
+
+
+def _above_threshold(gold: str, given: str) -> float:
+    left, right = _folded(gold), _folded(given)
+    if min(len(left), len(right)) < THRESHOLD * max(len(left), len(right)):
+        return 0.0  # the lengths alone differ by more
+    best = similarity(left, right)
     return best if best >= THRESHOLD else 0.0
 
 
