@@ -37,6 +37,8 @@ class SymbolicEquality:
             return _form(prepared(without_unit(gold)[0]).replace("\\ldots", "x")) is not None
         (gold, unit), (answer, other) = without_unit(gold), without_unit(answer)
         left, right = _decimal_comma(prepared(gold), prepared(answer))
+        if (unit or other) and (left.endswith(("%", "\\circ")) or right.endswith(("%", "\\circ"))):
+            return False
         if unit and other and (unit.size, unit.dimension) != (other.size, other.dimension):
             return False
         if _SPACES.sub("", left) == _SPACES.sub("", right):
@@ -52,12 +54,16 @@ class SymbolicEquality:
             return False
 
 
-def _decimal_comma(left: str, right: str) -> tuple[str, str]:
-    """Both texts with decimal points, if one is a number with a point, and the other with a comma."""
-    for one, other in ((left, right), (right, left)):
-        if _POINT.fullmatch(one) and _COMMA.fullmatch(other):
-            return left.replace(",", "."), right.replace(",", ".")
-    return left, right
+def _decimal_comma(gold: str, given: str) -> tuple[str, str]:
+    """Both texts with decimal points, if one has a point, and the other a comma that separates no list.
+
+    A gold answer such as `1,22` is a list; `0,22` isn't.
+    """
+    if _POINT.fullmatch(gold) and _COMMA.fullmatch(given):
+        return gold, given.replace(",", ".")
+    if _POINT.fullmatch(given) and _COMMA.fullmatch(gold) and gold.lstrip("+-").startswith("0,"):
+        return gold.replace(",", "."), given
+    return gold, given
 
 
 def _form(text: str) -> Form | None:

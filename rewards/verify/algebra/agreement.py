@@ -11,13 +11,13 @@ from typing import Any
 import mpmath
 import sympy
 
-from .evaluation import CALCULUS, Undecided, equal, number, proportional, variables
+from .evaluation import CALCULUS, Undecided, equal, number, proportional, rebuilt, variables
 from .forms import Chain, Combined, Form, Label, Named, Parts, Ratio, Value
 from .labelled import UNORDERED, Assignment, FalseLink, Labelled, Resolved, resolved, same_label
+from .rounding import rounds
 from .solving import ORDERED, expressions_of, same_region
 from .translation import Unreadable, expression
 
-MIN_DECIMALS, MIN_DIGITS = 6, 4  # of a decimal number that stands for an irrational or repeating one
 _CONSTANTS = frozenset(["C", "K", "c", "k", "C_1"])  # of integration
 _TUPLES = ("()", "[]", "⟨⟩")
 
@@ -58,6 +58,9 @@ class Agreement:
         if isinstance(gold, Labelled) and isinstance(given, Labelled):
             same = same_label(gold.labels, given.labels) and self._same(gold.value, given.value)
             return same or self._equations(gold, given)
+        if isinstance(gold, Labelled) and isinstance(given, Parts):
+            labels = [item.labels for item in given.items if isinstance(item, Labelled)]
+            return all(same_label(gold.labels, found) for found in labels) and self._same(gold.value, given)
         if isinstance(gold, Labelled):
             return self._equations(gold, given) if _is_equation(given) else self._same(gold.value, given)
         if isinstance(given, Labelled):
@@ -96,7 +99,7 @@ class Agreement:
         if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
             matrices = isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase)
             return matrices and left.shape == right.shape and all(map(self._equal, left.flat(), right.flat()))
-        return self._equal(left, right) or _rounds(gold, given) or _rounds(given, gold) or self._bare(gold, given)
+        return self._equal(left, right) or rounds(gold, given) or rounds(given, gold) or self._bare(gold, given)
 
     def _bare(self, gold: Value, given: Value) -> bool:
         """Whether the answers are equal without the gold one's percent sign, or the degree sign of either."""
@@ -112,7 +115,7 @@ class Agreement:
     def _equal(self, left: Any, right: Any) -> bool:
         if left == right or left.has(sympy.oo) or right.has(sympy.oo):
             return bool(left == right) and not left.has(sympy.nan, sympy.zoo)
-        if left.has(*CALCULUS) and _rebuilt(left) == _rebuilt(right):
+        if left.has(*CALCULUS) and rebuilt(left) == rebuilt(right):
             return True
         return equal(left, _with_constant_of(left, right), self.seed)
 
@@ -226,11 +229,6 @@ class Agreement:
         return factor is not None and factor > 0
 
 
-def _rebuilt(node: Any) -> Any:
-    """An expression in sympy's own order, so that `ab` and `ba` are one."""
-    return node.func(*map(_rebuilt, node.args)) if node.args else node
-
-
 def _with_constant_of(gold: Any, given: Any) -> Any:
     """The given expression with the gold one's constant of integration, if both add one and call it differently."""
     ours, theirs = ({symbol.name for symbol in e.free_symbols} for e in (gold, given))
@@ -240,34 +238,6 @@ def _with_constant_of(gold: Any, given: Any) -> Any:
         if all(e.diff(sympy.Symbol(n)) == 1 for e, n in ((gold, name), (given, other))):
             return given.subs(sympy.Symbol(other), sympy.Symbol(name))
     return given
-
-
-def _rounds(decimal: Value, exact: Value) -> bool:
-    """Whether a decimal number is an irrational or repeating one, correct to all of its MIN_DECIMALS or more digits."""
-    digits = decimal.text.strip("+-% ").replace(".", "").lstrip("0")
-    if (decimal.decimals or 0) < MIN_DECIMALS or len(digits) < MIN_DIGITS or exact.decimals is not None:
-        return False
-    with suppress(Undecided):
-        value, rounded = number(exact.expression), number(decimal.expression)
-        places = min(decimal.decimals or 0, 12) + (
-            2 if decimal.text.endswith("%") else 0
-        )  # floats have noise after that
-        cut = abs(rounded) < abs(value)  # a number may be rounded, or cut off
-        close = abs(value - rounded) * (1 if cut else 2) <= mpmath.mpf(10) ** -places
-        return bool(close) and not _terminates(exact.expression)
-    return False
-
-
-def _terminates(constant: Any) -> bool:
-    """Whether a constant is a decimal fraction such as 3/8."""
-    value = constant.doit()
-    if not value.is_Rational:
-        return False
-    rest = value.q
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    return bool(rest == 1)
 
 
 def _is_equation(form: Resolved) -> bool:

@@ -16,7 +16,9 @@ DIGITS = 60  # of agreement, at least, beyond the largest and the smallest numbe
 MAX_EXTENT = 7_000  # decimal digits of the largest number that is evaluated
 MAX_TERMS = 10_000  # of a sum or product that is added term by term
 POINTS, ENOUGH = 16, 6  # points that are tried, and those that suffice
+PIECES = 8  # times as many where a function has pieces: x^2 - 3x + 2 and its absolute value differ in [1, 2] only
 _SPREADS = ((0, 1), (1, 3), (2, 9), (9, 60))  # of the points: arcsin needs small ones, the root of x - 5 large ones
+_PIECEWISE = (sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.sign)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec, "csc": mpmath.csc,
     "asin": mpmath.asin, "acos": mpmath.acos, "atan": mpmath.atan, "acot": mpmath.acot, "asec": mpmath.asec,
@@ -116,7 +118,7 @@ class _Evaluator:
             first, last = (self(bound) if bound.is_finite is not False else None for bound in bounds)
             if first is not None and last is not None and first == int(first) and last == int(last):
                 return self._terms(node, str(index), first, last)
-        done = node.doit()
+        done = rebuilt(node).doit()
         if done.has(*CALCULUS):
             raise Undecided
         return self(done)
@@ -132,6 +134,11 @@ class _Evaluator:
         return mpmath.fsum(values) if isinstance(node, sympy.Sum) else mpmath.fprod(values)
 
 
+def rebuilt(node: Any) -> Any:
+    """An expression in sympy's own order, so that `ab` and `ba` are one."""
+    return node.func(*map(rebuilt, node.args)) if node.args else node
+
+
 def variables(*expressions: Any) -> list[str]:
     """The names of the free symbols and of the undefined functions, sorted."""
     found = {str(symbol) for expression in expressions for symbol in expression.free_symbols}
@@ -139,10 +146,10 @@ def variables(*expressions: Any) -> list[str]:
     return sorted(found | applied)
 
 
-def points(names: list[str], seed: str) -> Iterator[dict[str, Fraction]]:
+def points(names: list[str], seed: str, count: int = POINTS) -> Iterator[dict[str, Fraction]]:
     """Random points, the same for the same seed: positive and signed ones in turn, near to zero and far from it."""
     source = random.Random(seed)
-    for number in range(POINTS if names else 1):
+    for number in range(count if names else 1):
         low, high = _SPREADS[number // 2 % len(_SPREADS)]
         point = {}
         for name in names:
@@ -158,18 +165,19 @@ def equal(left: Any, right: Any, seed: str) -> bool:
     imaginary unit, or has no real value anywhere. A difference at one point decides, and so does equality at ENOUGH.
     """
     names = variables(left, right)
+    factor = PIECES if left.has(*_PIECEWISE) or right.has(*_PIECEWISE) else 1
     for complex_numbers in (False, True):
         if not complex_numbers and (left.has(sympy.I) or right.has(sympy.I)):
             continue
         agreed = 0
-        for point in points(names, seed):
+        for point in points(names, seed, POINTS * factor):
             with suppress(Undecided):
                 (x, y), resolution, real = _precise(left, right, point, complex_numbers)
                 if real or complex_numbers:
                     if abs(x - y) > resolution * max(1, abs(x), abs(y)):
                         return False
                     agreed += 1
-            if agreed == ENOUGH:
+            if agreed == ENOUGH * factor:
                 break
         if agreed >= (ENOUGH // 2 if names else 1):
             return True

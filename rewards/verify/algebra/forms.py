@@ -14,6 +14,7 @@ _OPEN, _CLOSE = "([{⟨", ")]}⟩"
 _LISTED = re.compile(
     r"\s*,\s*(?:and|or)\s+|\s+(?:and|or)\s+|(?<=[\d)\]}])(?:and|or)(?=[\d(\[{\\])|[,，、]|\s*(?:或|和|且)\s*"
 )
+_COMMA = re.compile("[,，]")
 _SIGN = re.compile(r"<=|>=|!=|\\le(?![a-z])|\\ge(?![a-z])|\\ne(?![a-z])|\\approx|\\notin|\\in(?![a-z])|\\equiv|[<>=]")
 _SIGNS = {"\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\equiv": "="}
 _SETWISE = re.compile(r"\\cup(?![a-z])|\\cap(?![a-z])|\\setminus(?![a-z])")
@@ -150,7 +151,7 @@ def _bracketed(text: str, depth: int) -> Form | None:
         return read(builder[1], depth + 1)
     if len(groups := _split(inside, re.compile(";"))) > 1:
         return Parts(kind, tuple(read(group, depth + 1) for group in groups))
-    pieces = _split(inside, _LISTED)
+    pieces = _split(inside, _LISTED if kind in ("{}", ",") else _COMMA)
     if len(pieces) == 1 and start == 1:
         return read(inside, depth + 1) if kind in ("()", "[]", ",") else None
     items: list[Form] = []

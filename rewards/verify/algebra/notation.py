@@ -49,6 +49,7 @@ _SYNONYMOUS = [
         r"\\langle(?![a-z]) ?": "⟨",
         r" ?\\rangle(?![a-z])": "⟩",
         r"_{?two}?": "_2",
+        r" *\(([^()]*\\in[ \\][^()]*)\)$": r", \1",
         r"\\(?:underline|mathit|mathsf|bm|boldsymbol){([^{}]*)}": r"\1",
         r"{([^{}]+)\\choose ?([^{}]+)}": r"\\binom{\1}{\2}",
         r"(?<![A-Za-z\\])C_{?(\d+)}?\^{?(\d+)}?": r"\\binom{\1}{\2}",
@@ -67,8 +68,11 @@ _INTRODUCTION = re.compile(
 )
 _SPELLED = re.compile(r"(\d{1,9}) *\(([A-Za-z -]+)\)", re.ASCII)
 _PERCENT = re.compile(r"(?<=[\d}])\s*\\?(?:text{\s*)?(?:percentage|percent|pct)(?![A-Za-z])}?")
-_UNIT = re.compile(r"\s*\\(?:text(?:bf|rm|it|normal)?|mathrm|mbox)\s*{\s*([^{}\\]+?)\s*}\s*(\^\s*{?[123]}?)?[\s.]*$")
+_UNIT = re.compile(
+    r"(?:\\[ ,;:!]|[\s~])*\\(?:text(?:bf|rm|it|normal)?|mathrm|mbox)\s*{\s*([^{}\\]+?)\s*}\s*(\^\s*{?[123]}?)?[\s.]*$"
+)
 _ANGLES = (PERCENT.dimension, UNITS["rad"].dimension, UNITS["degree"].dimension)
+_SUFFIXES = ("%", "\\circ", "\\circ}", "°")
 _MONEY = re.compile(r"\s*\\?\$\s*(?=[\d.])(?![^$]*\$)")
 
 
@@ -78,7 +82,7 @@ def without_unit(answer: str) -> tuple[str, Unit | None]:
         return answer[money.end() :], UNITS["$"]
     match = _UNIT.search(answer)
     found = unit(match[1] + (match[2] or ""), attached=False, one=False) if match else None
-    if match is None or found is None or found.dimension in _ANGLES:
+    if match is None or found is None or found.dimension in _ANGLES or answer[: match.start()].endswith(_SUFFIXES):
         return answer, None
     return answer[: match.start()], found
 

@@ -76,7 +76,10 @@ def interval(left: Any, right: Any, kind: str) -> Region:
 
 def solutions(left: Any, sign: str, right: Any) -> Region:
     """The real numbers for which a relation of expressions with one variable holds; Undecided if sympy can't tell."""
-    (symbol,) = (left - right).free_symbols
+    symbols = (left - right).free_symbols
+    if len(symbols) != 1:
+        raise Undecided
+    (symbol,) = symbols
     for subject, side, mirrored in ((left, right, sign), (right, left, sign.translate(str.maketrans("<>", "><")))):
         if side.free_symbols:
             continue

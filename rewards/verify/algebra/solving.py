@@ -18,14 +18,23 @@ ORDERED = frozenset(["<", ">", "<=", ">="])
 
 def same_region(gold: Resolved, given: Resolved) -> bool:
     """Whether two forms are the same set of real numbers; False if one is none."""
-    names = [{t.text for t in form.terms if isinstance(t, Label)} for form in (gold, given) if isinstance(form, Chain)]
-    if len(names) == 2 and names[0] != names[1]:
+    names = [found for form in (gold, given) if (found := _names(form))]
+    if any(len(found) > 1 or found != names[0] for found in names):
         return False
     try:
         left, right = region(gold), region(given)
     except (Undecided, Unreadable):
         return False
     return left.same(right)
+
+
+def _names(form: Resolved) -> set[str]:
+    """The unknowns of inequalities."""
+    if isinstance(form, Chain):
+        return {term.text for term in form.terms if isinstance(term, Label)}
+    if isinstance(form, Labelled):
+        return {form.labels[0]}
+    return set().union(*map(_names, form.items)) if isinstance(form, Parts) else set()
 
 
 def region(form: Resolved) -> regions.Region:

@@ -14,7 +14,7 @@ _FUNCTION_NAMES = re.compile(r"[fghpqFGHPQTS]|phi|psi|.*[_{].*")  # of f(2); any
 _WORD = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{5,}|(?<![\\A-Za-z{])[A-Za-z]{2,} [A-Za-z]{2,}")
 _UNREAD = re.compile(
     r"\\ldots|\.\.|(?<![_^\d.])[\d.]+ +[\d.]|[?$]"
-    r"|\\(?:to|mod|bmod|sim)(?![a-z])|\\Rightarrow|\\pmod|\\square|^{[^{}]*} *{"
+    r"|\\(?:mod|bmod|sim)(?![a-z])|\\Rightarrow|\\pmod|\\square|^{[^{}]*} *{"
 )
 
 
@@ -46,7 +46,9 @@ class _Parser(_Latex2Sympy):
     def convert_exp(self, exp: Any) -> Any:
         if hasattr(exp, "subexpr") and exp.subexpr():
             raise Unreadable("a power with a subscript")
-        return super().convert_exp(exp)
+        value = super().convert_exp(exp)
+        powered = isinstance(value, sympy.Pow) and isinstance(value.base, sympy.MatrixBase)
+        return value.base**value.exp if powered else value
 
     def convert_postfix_list(self, arr: list[Any], i: int = 0) -> Any:
         factors = [self.convert_postfix(postfix) for postfix in arr[i:]]
@@ -65,7 +67,10 @@ class _Parser(_Latex2Sympy):
             raise Unreadable("the transpose of something that isn't a matrix")
         if sum(bool(operation.BANG()) for operation in operations) > 1:
             raise Unreadable("a double factorial")
-        return value * sympy.pi / 180 if any(operation.degree() for operation in operations) else value
+        degrees = sum(bool(operation.degree()) for operation in operations)
+        if degrees > 1:
+            raise Unreadable("two degree signs")
+        return value * sympy.pi / 180 if degrees else value
 
     def convert_binom(self, binom: Any) -> Any:
         return sympy.binomial(self.convert_expr(binom.upper), self.convert_expr(binom.lower), evaluate=False)
@@ -90,7 +95,8 @@ def expression(text: str) -> Any:
     Raises:
         Unreadable: if it isn't one.
     """
-    if not text or _WORD.search(text) or _UNREAD.search(text):
+    arrows = "\\to" in text and "\\lim" not in text
+    if not text or arrows or _WORD.search(text) or _UNREAD.search(text):
         raise Unreadable(text)
     try:
         value = _Parser(is_real=None, config=ConversionConfig(lowercase_symbols=False)).parse(_explicit(text))
@@ -117,5 +123,7 @@ def _settled(value: Any) -> Any:
         value = value.doit()
         if not isinstance(value, sympy.MatrixBase):
             raise Unreadable("a product or sum of matrices that has no value")
+    if any(not d.expr.has(*d.variables) and d.expr.free_symbols for d in value.atoms(sympy.Derivative)):
+        raise Unreadable("dy/dx, the derivative of an unknown function")
     letter = sympy.Symbol("i")
     return value.subs(letter, sympy.I) if letter in value.free_symbols else value
