@@ -227,7 +227,7 @@ NO_ENGLISH = (
     " | 5 minus two | 5 plus six | six and seven | two hundred and | and six | point five | two third | one thirds"
     " | twenty-fifths | two hundred and three quarters | second | fifth | none | one million one million"
     " | one thousand one million | zero hundred | ten minus two | a couple | 5 m | 5 tens | 3 quarters | 2 third | 5k"
-    " | 5 bn | million million | no | five point | five, six | 5 thousand 2"
+    " | two dozen dozen | 5 bn | million million | no | five point | five, six | 5 thousand 2"
 )
 
 
@@ -247,6 +247,7 @@ class TestEnglishWords:
             ("two hundred thousand", "200000"),
             ("a dozen", "12"),
             ("three dozen", "36"),
+            ("two dozens", "24"),
             ("half a dozen", "6"),
             ("one half", "1/2"),
             ("a half", "1/2"),

@@ -158,9 +158,9 @@ def _cardinal(words: list[str]) -> int | None:
     """Groups below a thousand with scales that fall from left to right; "twelve hundred" and "a dozen" too."""
     if words == ["a"]:
         return None
-    if words and words[-1] in ("dozen", "dozens"):
-        count = _cardinal(words[:-1]) if words[:-1] != ["a"] else 1
-        return None if count is None else 12 * count
+    if words and words[-1].startswith("dozen"):
+        count = 1 if words[:-1] == ["a"] else _cardinal(words[:-1])
+        return None if count is None or words[-2].startswith("dozen") else 12 * count
     total, start, last = 0, 0, 10**18
     for position, word in enumerate(words):
         if (size := _SCALES.get(word)) is None:
