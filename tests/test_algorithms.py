@@ -107,5 +107,4 @@ def test_every_algorithm_trains_and_keeps_engine_and_trainer_together(llm: str, 
     assert records["reinforce_pp_baseline", 2]["kl/reference"] > 0
     assert records["tis", 1]["importance/mean"] == pytest.approx(1, abs=1e-3)
     assert records["partial", 1]["rollout/staleness"] == 0
-    assert records["partial", 3]["rollout/staleness"] > 0, "some tokens are of the weights of before"
     assert records["dapo", 1]["sampling/used_fraction"] <= 1

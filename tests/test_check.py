@@ -110,6 +110,18 @@ def test_only_an_engine_that_shares_the_gpu_counts_in_its_memory(
     assert ("engine" in found) == shares
 
 
+def test_the_head_s_gradient_is_counted_where_the_head_trains() -> None:
+    config = published_size("2B")
+    for overrides, expected in (
+        ([], (4 + 2) * 151_936 * 2048),
+        (["stages.longcot_sft.trainable=[adapter]"], None),
+        (["stages.longcot_sft.lora.r=8"], None),
+    ):
+        recipe = load_recipe(Path("recipes/sail_vl2_2b/thinking.yaml"), overrides)
+        found = estimate(recipe, recipe.training[0], config, ranks=8).gpu.get("head's gradient")
+        assert found == (expected and pytest.approx(expected, rel=0.01))
+
+
 def test_checkpointing_rows_and_sizes_move_activations_as_they_should() -> None:
     small, large = published_size("2B"), published_size("8B")
     plain = activations(small, 2048, checkpointing=False, width=2)

@@ -399,6 +399,11 @@ def test_gspo_with_the_engine_s_logprobs_needs_a_mismatch_below_its_clip(surroga
         load_recipe(QUICKSTART, fine)
 
 
+def test_bfloat16_needs_zero_because_gradients_add_up_in_float32_there() -> None:
+    with pytest.raises(ValueError, match="zero_stage is 0, where DeepSpeed adds up the gradients"):
+        load_recipe(QUICKSTART, ["model.dtype=bfloat16", "deepspeed.zero_stage=0"])
+
+
 class TestAlgorithms:
     def test_an_algorithm_is_its_papers_defaults_under_the_stage_s_own_keys(self) -> None:
         stage = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=gspo", "stages.rlvr.loss.clip_low=0.1"]).stages[1]

@@ -34,6 +34,7 @@ from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
+from sail_rl.trainer.schedule import decayed_parameters
 from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import gathered_weights
 
@@ -95,6 +96,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         llm: str = "qwen3",
         limit: int = 3,
         critic: str | None = None,
+        dtype: str = "float32",
     ) -> Trained:
         join_process_group()
         recipe = load_recipe(
@@ -103,6 +105,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
                 f"stages.rlvr.steps={steps}",
                 "stages.rlvr.optimizer.warmup_steps=0",
                 "stages.rlvr.optimizer.learning_rate=1e-3",
+                f"model.dtype={dtype}",
                 *overrides,
             ],
         )
@@ -110,7 +113,7 @@ def train(tiny_dir: Callable[..., Path], encoder: Encoder, tmp_path: Path) -> Ca
         args = training_arguments(recipe, config, tmp_path)
         args.save_strategy = "no"
         torch.manual_seed(0)  # of the value head
-        model = load_model(tiny_dir(llm), critic=critic)
+        model = load_model(tiny_dir(llm), critic=critic, dtype=getattr(torch, dtype))
         trainer = Trainer(
             model,
             args,
@@ -246,6 +249,41 @@ def test_steps_without_a_signal_change_neither_weights_nor_optimiser_nor_schedul
     assert rates == pytest.approx([1e-3, 0.8e-3, 0.8e-3, 0.8e-3, 0.6e-3])
     assert [entry["train/empty_step"] for entry in trained.log if "loss" in entry] == [0, 1, 1, 0, 1]
     assert all(entry["grad_norm"] == 0 for entry in trained.log if entry.get("train/empty_step"))
+
+
+# bfloat16
+
+
+class OneAndCrumbs(FixedBatches):
+    """A sample of weight 1, and again with a weight of 1/1024, in `crumbs` further micro-batches of one step."""
+
+    def __init__(self, sample: Sample, crumbs: int) -> None:
+        tokens = sample.completion_length
+        weights = [1.0] + [1 / 1024] * crumbs
+        samples = [replace(sample, token_fields=TokenFields(weights=torch.full((tokens,), w))) for w in weights]
+        self.distribution = MODEL_DISTRIBUTION
+        self.batch = StepBatch(samples, float(tokens), layout=[[number] for number in range(len(samples))])
+
+
+@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+def test_gradients_of_micro_batches_add_up_in_float32(
+    zero_stage: int, train: Callable[..., Trained], samples: list[Sample]
+) -> None:
+    """A bfloat16 sum has 8 binary digits: it loses a 1024th of itself, however often it is added."""
+    overrides = (f"deepspeed.zero_stage={zero_stage}",)
+    settings = {"loss": cross_entropy, "steps": 1, "dtype": "bfloat16", "overrides": overrides}
+    one, crumbs = (train(samples, OneAndCrumbs(samples[0], number), **settings) for number in (0, 32))
+    assert crumbs.grad_norm / one.grad_norm == pytest.approx(1 + 32 / 1024, rel=2e-3)
+
+
+def test_only_matrices_decay(tiny_dir: Callable[..., Path]) -> None:
+    """Neither biases nor norms do, whatever their names: the vision encoder's are called rms_norm1 and rms_norm2."""
+    model = load_model(tiny_dir())
+    decaying = decayed_parameters(model)
+    assert "model.language_model.layers.0.self_attn.q_proj.weight" in decaying
+    norms = {name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
+    assert {name.rpartition(".")[2] for name in norms} >= {"rms_norm1", "rms_norm2", "q_norm", "input_layernorm"}
+    assert not [name for name in decaying if name.rpartition(".")[0] in norms or name.endswith("bias")]
 
 
 # The critic's warm-up

@@ -118,6 +118,15 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _gradients_add_up_in_float32(self) -> Self:
+        if self.model.dtype == "bfloat16" and self.deepspeed.zero_stage == 0:
+            raise ValueError(
+                "deepspeed.zero_stage is 0, where DeepSpeed adds up the gradients of a bfloat16 model in bfloat16, "
+                "which loses small ones; set it to 1 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clip_is_wider_than_mismatch(self) -> Self:
         """With the engine's log-probs, GSPO's ratio differs from 1 by the mean mismatch before any update."""
         for stage in self.rl_stages:

@@ -54,6 +54,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # a bfloat16 sum would lose small micro-batches
         "zero_optimization": zero | recipe.deepspeed.zero_options,
         "zero_force_ds_cpu_optimizer": False,
     }

@@ -1,4 +1,4 @@
-"""The learning rate's schedule, which counts updates of the weights; and updates without weight decay."""
+"""The learning rate's schedule, which counts updates of the weights; and weight decay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,6 +20,11 @@ class UpdateSchedule(LambdaLR):
         """Advance to the next update, if there was one."""
         if self.updated:
             super().step(*args, **kwargs)
+
+
+def decayed_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters that weight decay applies to: matrices, but neither norms nor biases."""
+    return [name for name, weight in model.named_parameters() if len(getattr(weight, "ds_shape", weight.shape)) > 1]
 
 
 @contextmanager

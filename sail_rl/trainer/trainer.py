@@ -28,7 +28,7 @@ from .batches import BatchSource, StepBatch, StepTotals, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
 from .nonfinite import NonFiniteStepMonitor
-from .schedule import UpdateSchedule, without_weight_decay
+from .schedule import UpdateSchedule, decayed_parameters, without_weight_decay
 from .stopwatch import Stopwatch
 from .weights import gathered_weights
 
@@ -229,6 +229,10 @@ class Trainer(transformers.Trainer):
         optimizer = super().create_optimizer(*args, **kwargs)
         self.monitor.watch(optimizer)
         return optimizer
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Names of the parameters that weight decay applies to."""
+        return decayed_parameters(model)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> UpdateSchedule:
         """Create transformers' schedule as one that counts updates."""
