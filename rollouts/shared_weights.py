@@ -58,18 +58,22 @@ class SharedWeights:
 
     @torch.no_grad()
     def write(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copy the tensors into the block, one at a time (under ZeRO-3 each is gathered only for a moment).
+        """Copy the tensors, in any order, into the block one at a time (ZeRO-3 gathers each only for a moment).
 
         Raises:
-            ValueError: a tensor differs in name, shape or dtype from the slot at its position.
+            ValueError: a tensor is unknown or missing, or differs in shape or dtype from its slot.
         """
-        for slot, (name, tensor) in zip(self.slots, tensors, strict=True):
-            if (name, tensor.shape, tensor.dtype) != (slot.name, slot.shape, slot.dtype):
+        missing = {slot.name: slot for slot in self.slots}
+        for name, tensor in tensors:
+            slot = missing.pop(name, None)
+            if slot is None or (tensor.shape, tensor.dtype) != (slot.shape, slot.dtype):
+                known = f"{tuple(slot.shape)} {slot.dtype}" if slot else "no such tensor, or twice"
                 raise ValueError(
-                    f"the weights changed: {name} {tuple(tensor.shape)} {tensor.dtype} came in the place of "
-                    f"{slot.name} {tuple(slot.shape)} {slot.dtype}"
+                    f"the weights changed: {name} is {tuple(tensor.shape)} {tensor.dtype}, and was {known}"
                 )
             slot.view(self.block).copy_(tensor)
+        if missing:
+            raise ValueError(f"the weights changed: {', '.join(missing)} did not come")
         if self.block.is_cuda:  # a reader in another process doesn't wait for this one's stream
             torch.cuda.synchronize()
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import perturb
 
+from rollouts.shared_weights import SharedWeights
 from sail_rl.cli.main import main
 from sail_rl.config.loading import dump_recipe, load_recipe
+from sail_rl.models.files import saved_weights
 from sail_rl.models.loading import load_model
 
 
@@ -47,6 +49,27 @@ def test_a_soup_is_the_mean_of_all_weights(trained: Callable[..., Path], tmp_pat
         torch.testing.assert_close(tensor, (weights[0][name] + weights[1][name] + weights[2][name]) / 3)
     lineage = json.loads((tmp_path / "soup/lineage.json").read_text())
     assert lineage == {"soup_of": [str(model) for model in models], "forced": False}
+
+
+@pytest.mark.parametrize(("llm", "tied"), [("qwen3", True), ("qwen3", False), ("qwen3_moe", True)])
+def test_an_engine_in_bfloat16_takes_the_weights_of_a_float32_soup(
+    llm: str, tied: bool, tiny_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The engine has had the weights of a bfloat16 trainer, whose parameters come in another order than the files'."""
+    trainer = load_model(tiny_dir(llm, tied), dtype=torch.bfloat16)
+    shared = SharedWeights.of(trainer.named_parameters())
+    other = load_model(tiny_dir(llm, tied), critic="head")
+    perturb(other, seed=1)
+    other.save_pretrained(tmp_path)
+    shared.write(saved_weights(tmp_path, torch.bfloat16))
+    expected = dict(other.named_parameters())
+    assert shared.tensors()
+    for name, tensor in shared.tensors():
+        assert torch.equal(tensor, expected[name].bfloat16()), name
+    with pytest.raises(ValueError, match=r"the weights changed: .*float32, and was .*bfloat16"):
+        shared.write(saved_weights(tmp_path, torch.float32))
+    with pytest.raises(ValueError, match="did not come"):
+        shared.write([])
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import distributed
 
 from sail_rl.config.recipe import AnyStage
 from sail_rl.contracts import RolloutEngine
 from sail_rl.evaluation.evaluate import Evaluator
-from sail_rl.models.loading import load_model
+from sail_rl.models.files import saved_weights
 from sail_rl.plan.plan import Plan
 from sail_rl.trainer.distributed import rank
 from sail_rl.trainer.sampling import RolloutObserver
@@ -73,8 +74,9 @@ def _on_rank_0(make: Callable[[Plan, Any, Sequence[Path]], StageResult]) -> Call
 def _soup(context: StageContext) -> StageResult:
     """Average the models on rank 0, and evaluate the average on all ranks."""
     result = _on_rank_0(soup_stage)(context)
-    model = load_model(context.plan.recipe.run_dir.model(context.config.name))
-    context.engine.push_weights(1, model.named_parameters())
+    recipe = context.plan.recipe
+    weights = saved_weights(recipe.run_dir.model(context.config.name), getattr(torch, recipe.model.dtype))
+    context.engine.push_weights(1, weights)
     metrics = context.evaluator()
     context.log(metrics, 0)
     return replace(result, heldout_accuracy_after=metrics[context.evaluator.accuracy_name])
