@@ -28,6 +28,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     if getattr(image, "is_animated", False):
         _say_first_frame()
+    image.load()  # raises for a truncated file, once: the next load would show it as grey below the cut
     with suppress(Exception):  # PIL raises anything for broken EXIF, which no viewer minds
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":  # a transparent colour of an RGB file stays as it is, as in vLLM
