@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from math_verify import parse
 
-from rewards.verify import chinese, english, quantity, words
+from rewards.verify import chinese, english, equality, quantity, words
 from rewards.verify.characters import plain_characters
 from rewards.verify.english import number_words
 from rewards.verify.latex import normalise
@@ -428,6 +428,26 @@ class TestChineseNumerals:
         forms |= {form[:-1] for form in forms if form[-1:] in ("十", "百", "千")}  # 一百六
         forms |= {form.removesuffix("千万") for form in forms} | {form.removesuffix("千") for form in forms}
         assert bare.replace("零", "") in forms or bare.lstrip("零") in (str(value).translate(DIGITS), "")
+
+    @pytest.mark.parametrize(
+        ("gold", "prose"),
+        [
+            ("解：设边长为x，由题意可得x=5", True),
+            ("因为两直线平行，所以角相等", True),
+            ("先求面积。再求周长", True),
+            ("北京", False),
+            ("答案是5", False),
+            ("所以x=5", False),
+            ("等腰三角形或直角三角形", False),
+            ("三分之一。", False),
+            ("x=5", False),
+        ],
+    )
+    def test_a_worked_solution_is_no_gold_answer(self, gold: str, prose: bool) -> None:
+        assert chinese.is_prose(gold) is prose
+        if prose:
+            with pytest.raises(ValueError, match="solution in sentences"):
+                equality.check(gold, {})
 
     @given(st.integers(2, 10**6), st.integers(0, 10**6))
     def test_fractions_read_back(self, below: int, above: int) -> None:

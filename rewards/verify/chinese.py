@@ -23,6 +23,8 @@ _ANSWER = re.compile(r"(?:最终|最后|正确)?(?:答案|结果)(?:应该?)?[�
 _INTRODUCED = re.compile(
     rf"(?:约等于|大约为?|大概是?|约[是为]?|等于|选项?|选择|总?共有?|一共有?|合计|为|是|[:\s])++{_STARTS}"
 )
+_ARGUES = re.compile(r"因为|所以|因此|由于|可得|解得|从而|于是|由题|^解[:：]|[。！；][^。！；]*?[\u4e00-\u9fff]")
+MAX_PHRASE = 40  # Chinese characters of an answer that is a phrase
 VERDICTS = {
     **dict.fromkeys(("对", "正确", "是", "是的", "对的"), "yes"),
     **dict.fromkeys(("错", "错误", "否", "不是", "不对", "错的"), "no"),
@@ -80,6 +82,12 @@ def unframed(text: str) -> str:
 def is_chinese(text: str) -> bool:
     """Whether the text contains a Chinese character."""
     return not text.isascii() and any("\u4e00" <= character <= "\u9fff" for character in text)
+
+
+def is_prose(text: str) -> bool:
+    """Whether a text argues in sentences, as a worked solution does; 北京 and 答案是5 don't."""
+    characters = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return characters > MAX_PHRASE or (characters > 0 and _ARGUES.search(unframed(text)) is not None)
 
 
 def _value(text: str) -> Fraction | None:

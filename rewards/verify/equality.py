@@ -92,8 +92,10 @@ def _decide_mathematics(left: str, right: str) -> bool | None:
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
-    """Raise ValueError for a gold answer with unbalanced braces, or with its box."""
+    """Raise ValueError for a gold answer with unbalanced braces, with its box, or in Chinese sentences."""
     text = str(gold)
+    if chinese.is_prose(text):
+        raise ValueError(f"the gold answer {text!r} is a solution in sentences; give its result only")
     if text.replace("\\{", "").count("{") != text.replace("\\}", "").count("}"):
         raise ValueError(f"the gold answer {text!r} has unbalanced braces")
     if "\\boxed" in text:
