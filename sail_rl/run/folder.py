@@ -34,6 +34,7 @@ PACKAGES = (
     "peft",
     "datasets",
     "math-verify",
+    "latex2sympy2_extended",
     "sympy",
     "wandb",
 )

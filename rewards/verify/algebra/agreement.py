@@ -68,6 +68,8 @@ class Agreement:
         if isinstance(gold, Assignment) or isinstance(given, Assignment):
             return self._assignments(gold, given)
         match gold, given:
+            case Chain(), Chain() if gold == given:
+                return True
             case Value(), Value():
                 return self._values(gold, given)
             case Ratio(), Ratio():

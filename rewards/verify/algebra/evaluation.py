@@ -154,6 +154,8 @@ def points(names: list[str], seed: str, count: int = POINTS) -> Iterator[dict[st
         point = {}
         for name in names:
             value = low + (high - low) * Fraction(source.randrange(1, 9973), 9973)
+            if count > POINTS and source.random() < 0.3:  # where floors jump
+                value = Fraction(round(value))
             point[name] = -value if number % 2 and source.random() < 0.6 else value
         yield point
 

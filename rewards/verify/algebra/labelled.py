@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .forms import Chain, Form, Label, Parts, Value
+from .forms import Chain, Form, Label, Named, Parts, Value
 from .translation import expression
 
 UNORDERED = frozenset([",", "or", "{}"])
@@ -72,6 +72,8 @@ def resolved(form: Form, same: Same | None) -> Resolved:
 def _chain(form: Chain, same: Same | None) -> Resolved:
     terms = form.terms
     if form.signs == ("\\in",) and isinstance(terms[0], Label):
+        if isinstance(terms[1], Named) and terms[1].name not in ("R", "empty"):
+            return form  # a condition such as k in Z
         return Labelled((terms[0].text,), resolved(terms[1], same))
     if not set(form.signs) <= {"=", "\\approx"}:
         return form
