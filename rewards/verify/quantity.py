@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from . import chinese, english
@@ -56,6 +57,7 @@ def as_number(normalised: str) -> Fraction | None:
     return quantity.value if quantity and quantity.unit is None else None
 
 
+@lru_cache(maxsize=256)  # a part may be compared with many others
 def as_quantity(normalised: str) -> Quantity | None:
     """The number and the unit that make up the whole text; None for any other text.
 
