@@ -16,9 +16,7 @@ from typing import Any
 import pytest
 
 from rewards.answer import Answer
-from rewards.verify.arithmetic import constant, out_of_reach, same_expression
 from rewards.verify.equality import quick_equal
-from rewards.verify.magnitude import Huge, compare
 from rewards.verify.ocr import edit_distance
 
 COLUMNS = ("answer_type", "options", "tolerance", "iou_threshold")
@@ -110,67 +108,20 @@ def test_options_are_read_from_the_prompt_where_there_is_no_column(reward: Answe
     assert scores == [1.0, 0.0]
 
 
-class TestConstants:
-    @pytest.mark.parametrize(
-        ("text", "value"),
-        [
-            ("2+3*4", 14.0),
-            (r"\frac{1}{2}", 0.5),
-            (r"\frac12", 0.5),
-            (r"2\sqrt{9}", 6.0),
-            (r"\sqrt[3]{8}", 2.0),
-            (r"1\frac{1}{2}", 1.5),
-            ("-2^2", -4.0),
-            ("(-2)^3", -8.0),
-            ("2^{-1}", 0.5),
-            ("3!", 6.0),
-            (r"\binom{5}{2}", 10.0),
-            ("10^{400}", Huge(1, 400.0)),
-            ("9^{9^{9^{9}}}", Huge(1, float("inf"))),
-        ],
-    )
-    def test_values(self, text: str, value: Any) -> None:
-        assert constant(text) == value
+def test_a_long_or_deep_answer_costs_nothing() -> None:
+    start = time.process_time()
+    for text in ("{" * 6000, "9^{" * 2000 + "9" + "}" * 2000, "1+" * 3000 + "1", "^" * 6000):
+        quick_equal("5", text)
+    assert time.process_time() - start < 2.0
 
-    @pytest.mark.parametrize(
-        "text", ["x", "1 2", "2^", "(1", "1/0", "10^{20}+0.5-10^{20}", "(" * 300, "0^{-1}", "cat", ""]
-    )
-    def test_what_is_no_constant_or_can_t_be_told_in_floats_is_left_to_others(self, text: str) -> None:
-        assert constant(text) is None
 
-    def test_values_that_floats_can_t_tell_apart_are_left_to_others(self) -> None:
-        assert compare(1.0, 1.0 + 1e-12) is True
-        assert compare(1.0, 1.0 + 1e-7) is None
-        assert compare(1.0, 1.0 + 1e-5) is False
-        assert compare(Huge(1, 400.0), 5.0) is False
-
-    @pytest.mark.parametrize(
-        ("left", "right", "equal"),
-        [
-            ("(a+b)(a-b)", "a^2-b^2", True),
-            ("(a+b)^2", "a^2+b^2", False),
-            ("2x+1", "1+2y", False),
-            (r"\frac{x^2-1}{x-1}", "x+1", True),
-            (r"\sqrt{x^2}", "x", False),
-            (r"\sqrt{x}", "x", None),
-            ("i^2", "-1", None),
-            ("2x=4", "x=2", None),
-            ("x-x+3", "3", None),  # nothing is left of x - x that floats could vouch for
-        ],
-    )
-    def test_expressions_in_variables(self, left: str, right: str, equal: bool | None) -> None:
-        assert same_expression(left, right) is equal
-
-    def test_what_sympy_would_never_finish_is_seen_in_variables_too(self) -> None:
-        assert out_of_reach("x^{9^{9}}")
-        assert out_of_reach("(x+1)^{100000}")
-        assert not out_of_reach("x^{20}+y!")
-
-    def test_a_long_or_deep_answer_costs_nothing(self) -> None:
-        start = time.process_time()
-        for text in ("{" * 6000, "9^{" * 2000 + "9" + "}" * 2000, "1+" * 3000 + "1", "^" * 6000):
-            constant(text)
-        assert time.process_time() - start < 2.0
+@pytest.mark.parametrize(
+    "answer", ["10^{400}", "9^{9^{9^{9}}}", "(10^9)!", "\\binom{10^9}{5}", "(x+1)^{100000}", "x^{9^9}"]
+)
+def test_a_huge_value_is_different_at_once(answer: str) -> None:
+    start = time.process_time()
+    assert quick_equal("5", answer) is False
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

@@ -1,94 +1,180 @@
-"""Equality of mathematical answers: fast rules decide most pairs, math-verify and sympy the others."""
+"""Equality of mathematical answers, by rules that decide only what is certain; math-verify decides the rest."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
-from . import chinese, choice
-from .arithmetic import constant, out_of_reach, same_expression
+from . import chinese, choice, expressions
+from .compound import SPACES, is_value, same_compound
+from .labels import labelled
 from .latex import WORDS, normalise
-from .magnitude import compare
+from .numerals import decimal_comma
 from .quantity import as_number, as_quantity, same_quantity
-from .structure import parts_of, same_parts
+from .reader import expression, has_words
+from .structure import Matrix, Plain, Ratio, Relation, Several, Shape, read
+from .tree import Call, Expression, Number, is_constant
+from .unit_reader import unit
+from .units import Unit
 from .words import NUMBER_WORDS
 
-_CLOSE = Fraction(1, 10**5)
-_SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` matters
-_LABEL = re.compile(r"\\?[A-Za-z](?:_{?\w+}?)?'*(?:\([a-z](?:,[a-z])*\))?\s*(?:=|\\in(?![a-z]))\s*")
+MAX_DEPTH = 8  # of structures within structures
+_BASE = re.compile(r"([0-9A-Za-z]+)_{?(\d+)}?")
+_FRAME = re.compile(
+    r"(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?(?:final )?(?:answer|result) (?:is|equals)|there (?:are|is))"
+    r"|answer ?:|approximately|about|exactly|\\approx|≈)[: ]+",
+    re.IGNORECASE,
+)
+_TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?([ap])\.?m\.?", re.IGNORECASE)
+_ASIDE = re.compile(r"(.*\S) ?\(([^()]*[A-Za-z\u4e00-\u9fff][^()]*)\)", re.DOTALL)
+_ARTICLE = re.compile(r"(?:an?|the) (?=\w{3})")
+_REALS = frozenset({"all real numbers", "all reals", "\\mathbb{R}", "\\mathbb R", "ℝ", "\\Reals"})
+_NO_SOLUTION = frozenset(
+    {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "无解", "没有解"}
+)
+_SHORT_WORDS = frozenset({"no", "up", "on", "in", "ok"})
+_DECIMAL = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
+_INFINITIES = frozenset({"\\infty", "-\\infty"})
 
 
 def quick_equal(gold: str, answer: str) -> bool | None:
-    """Decide without sympy where possible; None if no rule decides.
-
-    The rules in order: equal texts; two plain numbers (if they differ only in the sixth digit, as 1/3 and 0.333333 do,
-    math-verify's rounding decides); quantities with units; option letters; words, which must match as text (as products
-    of letters, "cat" and "act" would be equal); tuples, sets and matrices part by part; the magnitudes of constants;
-    and the values of expressions with variables at a few points.
-    """
-    return _decide(_in_digits(chinese.unframed(normalise(gold))), _in_digits(chinese.unframed(normalise(answer))))
+    """True or False where equality or difference is certain, else None."""
+    return _decide(prepared(gold), prepared(answer))
 
 
-def _in_digits(text: str) -> str:
-    """`seven` becomes 7, but `none` stays a word: it may say that there is no solution."""
-    word = text.casefold()
+def prepared(text: str) -> str:
+    """A normalised answer without an introduction; "no solution" is the empty set, and "all reals" an interval."""
+    text = chinese.unframed(normalise(text))
+    if frame := _FRAME.match(text):
+        text = text[frame.end() :]
+    if time := _TIME.fullmatch(text):
+        return f"{time[1]} {time[2].lower()}m"
+    if (word := text.casefold()) in _NO_SOLUTION:
+        return "\\emptyset"
+    if text in _REALS:
+        return "(-\\infty,\\infty)"
     return text if word == "none" else NUMBER_WORDS.get(word, text)
 
 
-def _decide(left: str, right: str) -> bool | None:
-    if _SPACES.sub("", left) == _SPACES.sub("", right):
+def _decide(left: str, right: str, depth: int = 0) -> bool | None:
+    """Whether two prepared texts, or two parts of them, are equal; `left` is the gold one."""
+    if SPACES.sub("", left) == SPACES.sub("", right):
         return True
     if not right:
         return False
-    x, y = as_number(left), as_number(right)
-    if x is not None and y is not None:
-        return True if x == y else (None if abs(x - y) <= _CLOSE * abs(x) else False)
-    if _LABEL.match(left) or _LABEL.match(right):
-        return _decide_labelled(left, right)
-    quantities = as_quantity(left), as_quantity(right)
-    if quantities[0] and quantities[1]:
-        return same_quantity(quantities[0], quantities[1])
-    if choice.is_letters(left.upper()):
-        return choice.letters(right, {}) == {left.upper()}
-    if WORDS.fullmatch(left) and (len(left) > 1 or WORDS.fullmatch(right)):
-        return left.casefold() == right.casefold()
-    if chinese.is_chinese(left) and as_quantity(left) is None:
-        return False
-    return _decide_mathematics(left, right)
-
-
-def _decide_labelled(left: str, right: str) -> bool | None:
-    r"""Compare the values behind labels such as `x =` and `x \in`; None for two different labels."""
-    labels = _LABEL.match(left), _LABEL.match(right)
-    if labels[0] and labels[1] and labels[0][0].split() != labels[1][0].split():
+    if depth > MAX_DEPTH:
         return None
-    bare = left[labels[0].end() :] if labels[0] else left, right[labels[1].end() :] if labels[1] else right
-    if parts_of(bare[0]) or parts_of(bare[1]):  # x = 1 or x = 2
-        parts = parts_of(left), parts_of(right)
-        if parts[0] and parts[1]:
-            return same_parts(parts[0], parts[1], _decide)
-    return _decide(bare[0], bare[1].rpartition("=")[2].strip())
-
-
-def _decide_mathematics(left: str, right: str) -> bool | None:
-    parts = parts_of(left), parts_of(right)
-    if parts[0] and parts[1]:
-        return same_parts(parts[0], parts[1], _decide)
-    if (parts[0] or parts[1]) and not any(
-        "<" in text or ">" in text or "\\l" in text or "\\g" in text for text in (left, right)
-    ):
-        known = constant(left), constant(right)
-        return False if known != (None, None) else None
-    values = constant(left), constant(right)
-    if values[0] is not None and values[1] is not None:
-        return compare(values[0], values[1])
-    if any(values) and any(parts):  # one number against several
-        return False
-    if (verdict := same_expression(left, right)) is not None:
+    verdict = _as_quantities(left, right)
+    if verdict is not None:
         return verdict
-    return False if out_of_reach(right) and not out_of_reach(left) else None
+    if (comma := _decimal_comma(left, right)) is not None:
+        return comma
+    shapes = _shape(left), _shape(right)
+    if letters := _letters(left, shapes[0]):
+        return not _hedges(shapes[1]) and choice.letters(right.strip("[]"), {}) == letters
+    if (aside := _ASIDE.fullmatch(right)) and _decide(left, aside[2], depth + 1) is True:
+        return _decide(left, aside[1], depth + 1)  # 7 (seven)
+    if isinstance(shapes[0], Plain) and isinstance(shapes[1], Plain):
+        texts = shapes[0].text, shapes[1].text
+        return _plain(*texts) if texts == (left, right) else _decide(*texts, depth + 1)  # (5) is 5
+    return same_compound(left, right, partial(_decide, depth=depth + 1))
+
+
+def _as_quantities(left: str, right: str) -> bool | None:
+    """Compare two numbers, with or without units; None if a text is neither."""
+    numbers = as_number(left), as_number(right)
+    if numbers[0] is not None and numbers[1] is not None:
+        return _same_number(numbers[0], numbers[1], left, right)
+    quantities = as_quantity(left), as_quantity(right)
+    return same_quantity(quantities[0], quantities[1]) if quantities[0] and quantities[1] else None
+
+
+def _same_number(x: Fraction, y: Fraction, left: str, right: str) -> bool | None:
+    if x == y or abs(x - y) * 10**4 > abs(x):
+        return x == y
+    trees = expression(left), expression(right)  # 0.333333 may stand for 1/3
+    return expressions.compare(trees[0], trees[1]) if trees[0] and trees[1] else False
+
+
+def _decimal_comma(left: str, right: str) -> bool | None:
+    """Whether "1,5" is the plain decimal on the other side; None if neither is a plain decimal."""
+    for decimal, other in ((left, right), (right, left)):
+        if _DECIMAL.fullmatch(decimal) and (value := decimal_comma(other)) is not None:
+            return value == as_number(decimal)
+    return None
+
+
+def _shape(text: str) -> Shape:
+    return Plain(text) if as_quantity(text) else read(text)  # commas may separate thousands
+
+
+def _letters(text: str, shape: Shape) -> frozenset[str]:
+    """The letters of a gold answer that consists of option letters from A to H; empty for any other."""
+    items = shape.items if isinstance(shape, Several) and not shape.choice else (text,)
+    return frozenset(items) if all(len(item) == 1 and "A" <= item <= "H" for item in items) else frozenset()
+
+
+def _hedges(shape: Shape) -> bool:
+    return isinstance(shape, Several) and shape.choice
+
+
+def _plain(left: str, right: str) -> bool | None:
+    """Compare two texts without structure: letters, words, numerals of a base, and expressions."""
+    if (verdict := _same_in_base(left, right)) is not None:
+        return verdict
+    if len(left) > 2 and WORDS.fullmatch(left) and WORDS.fullmatch(right):  # as products, cat would be act
+        return _ARTICLE.sub("", left.casefold()) == _ARTICLE.sub("", right.casefold())
+    if left.casefold() == right.casefold() in _SHORT_WORDS:
+        return True
+    if len(left) > 2 and WORDS.fullmatch(left) and set("eiou") & set(left):
+        return False
+    gold, given = _measured(left), _measured(right)
+    if gold and given:
+        return _same_measure(*gold, *given)
+    if chinese.is_chinese(left) or (gold is not None and (has_words(right) or chinese.is_chinese(right))):
+        return False  # words that nothing reads could say anything
+    if left in _INFINITIES or right in _INFINITIES:
+        return left == right.removeprefix("+") or left.removeprefix("+") == right
+    return None
+
+
+def _measured(text: str) -> tuple[Expression, Unit | None] | None:
+    r"""An expression with its unit, as in `2\sqrt{3} cm`; a single letter is a unit behind a constant only."""
+    degrees = "^\\circ" in text  # an angle compares with radians
+    if not degrees and (number := as_quantity(text)) and not (number.unit and number.unit.doubtful):
+        return Number(number.value, number.decimals), number.unit
+    for space in [match.start() for match in re.finditer(" ", text)][-4:]:
+        found, tree = unit(text[space:], attached=False, one=False), expression(text[:space])
+        if found and not found.doubtful and tree and (len(text) > space + 2 or is_constant(tree)):
+            return tree, found
+    tree = expression(text)
+    return None if tree is None else (tree, None)
+
+
+def _same_measure(gold: Expression, gold_unit: Unit | None, given: Expression, given_unit: Unit | None) -> bool | None:
+    """Compare expressions with units; a unit that only one has is ignored."""
+    if gold_unit and given_unit:
+        if gold_unit.dimension != given_unit.dimension:
+            return False
+        gold, given = (Call("*", (Number(one.size), tree)) for one, tree in ((gold_unit, gold), (given_unit, given)))
+    verdict = expressions.compare(gold, given)
+    if verdict is False and not is_constant(gold) and (gold_unit or given_unit):
+        return None  # `2\\pi hr` isn't in hours
+    return verdict
+
+
+def _same_in_base(left: str, right: str) -> bool | None:
+    """Compare numerals with a subscript that names their base; a numeral without one has base 10."""
+    found = [_BASE.fullmatch(text) for text in (left, right)]
+    numerals = [
+        (match[1], match[2]) if match else (text, "10") for match, text in zip(found, (left, right), strict=True)
+    ]
+    if not any(found) or not all(digits[:1].isdigit() and digits.isalnum() for digits, _ in numerals):
+        return None
+    return numerals[0] == numerals[1]
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
@@ -103,16 +189,25 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 
 
 def understood(gold: str) -> bool:
-    """Whether the rules here understand a gold answer; otherwise math-verify must parse it."""
-    text = chinese.unframed(normalise(gold))
-    text = text[label.end() :] if (label := _LABEL.match(text)) else text
-    if WORDS.fullmatch(text) or chinese.is_chinese(text) or as_quantity(text) or constant(text) is not None:
-        return True
-    parts = parts_of(text)
-    return parts is not None and all(understood(part) for part in parts[1])
+    """Whether the rules here read a gold answer whole; otherwise math-verify must parse it."""
+    return _readable(prepared(gold))
+
+
+def _readable(text: str) -> bool:
+    shape = read(text)
+    if isinstance(shape, Plain):
+        words = WORDS.fullmatch(text) or chinese.is_chinese(text) or text in _INFINITIES
+        return bool(words) or is_value(shape)
+    if isinstance(shape, Relation):
+        found = labelled(shape)
+        return bool(found and found.label) and _readable(found.value if found else "")
+    parts = shape.terms if isinstance(shape, Ratio) else getattr(shape, "items", ())
+    if isinstance(shape, Matrix):
+        parts = tuple(cell for row in shape.rows for cell in row)
+    return all(_readable(part) for part in parts)
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float | None:
-    """1 or 0, or None where sympy must decide."""
+    """1 or 0, or None where math-verify must decide."""
     verdict = quick_equal(str(gold), given)
     return None if verdict is None else float(verdict)

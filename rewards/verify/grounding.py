@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 Box = tuple[float, float, float, float]
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _POINTS = re.compile(rf"[\[(<]{_NUMBER},{_NUMBER}[\])]?\s*,\s*[\[(]?{_NUMBER},{_NUMBER}[\])>]")
+_BARE = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}")
 THRESHOLD = 0.5
 
 
@@ -24,7 +25,8 @@ def iou(left: Box, right: Box) -> float:
 
 
 def boxes_in(text: str) -> list[Box]:
-    """All boxes in a text, `[1, 2, 30, 40]` or `(1,2),(30,40)`, that have an area."""
+    """All boxes in a text, `[1, 2, 30, 40]` or `(1,2),(30,40)`, that have an area; four bare numbers are one, too."""
+    text = f"[{text}]" if _BARE.fullmatch(text) else text
     found = [tuple(map(float, match.groups())) for match in _POINTS.finditer(text)]
     return [box for box in found if _area(box) > 0]  # type: ignore[arg-type, misc]
 

@@ -16,14 +16,14 @@ _REPLACED = {
     "{,}": ",", "\\%": "%", "\\$": "＄", "$": "", "＄": "$", "\\(": "", "\\)": "", "−": "-", "–": "-",
     "\\,": " ", "\\!": "", "\\;": " ", "\\:": " ", "~": " ", "\\quad": " ", "\\qquad": " ",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\degree": "^\\circ", "°": "^\\circ", "^{\\circ}": "^\\circ",
-    "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*", "√": "\\sqrt",
+    "π": "\\pi", "∞": "\\infty", "×": "\\times", "÷": "/", "\\div": "/", "\\cdot": "*", "·": "*",
     "±": "\\pm", "∪": "\\cup", "\\leq": "\\le", "\\geq": "\\ge", "≤": "\\le",
     "≥": "\\ge", "\\infinity": "\\infty", "，": ",", "、": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")",
     "【": "[", "】": "]", "％": "%", "＝": "=", "＋": "+", "－": "-", "．": ".", "￥": "¥", "\u3000": " ",
 }  # fmt: skip
 _ORDINARY = re.compile(r"[A-Za-z0-9 .,+\-*/()=<>:;!?'\"|\[\]^]*")  # characters that nothing below replaces
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}  # digits and letters
-_MATRICES = re.compile(r"\\(begin|end){[pbvBV]?matrix}")
+_MATRICES = re.compile(r"\\(begin|end){[pbB]?matrix}")  # vmatrix is a determinant
 _SCRIPTS = re.compile(r"(?:[\^_]\s*[^\s{\\]\s*){3}")
 MAX_NESTING = 40
 WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
@@ -34,7 +34,7 @@ def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: math dollars, `\text{}`, spaces, a last period, the case of words."""
     text = " ".join((answer if _ORDINARY.fullmatch(answer) else _without_notation(answer)).split())
     text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
-    return text.casefold() if WORDS.fullmatch(text) else text  # \Delta isn't \delta
+    return text.casefold() if len(text) > 2 and WORDS.fullmatch(text) else text  # X isn't x, and AB isn't ab
 
 
 def _without_notation(text: str) -> str:
@@ -92,13 +92,3 @@ def split_at(text: str, separators: str) -> list[str]:
             parts.append(text[start:position])
             start = position + 1
     return [part.strip() for part in [*parts, text[start:]]]
-
-
-def braced(text: str, start: int) -> str | None:
-    """The text between the brace at `start` and its partner; None if there is no such pair."""
-    depth = 0
-    for position in range(start, len(text)):
-        depth += (text[position] == "{") - (text[position] == "}")
-        if depth == 0:
-            return text[start + 1 : position] if position > start else None
-    return None

@@ -58,3 +58,10 @@ class Call:
 
 
 Expression = Number | Symbol | Call
+
+
+def is_constant(expression: Expression | None) -> bool:
+    """Whether an expression has no variable."""
+    if isinstance(expression, Call):
+        return all(is_constant(argument) for argument in expression.arguments)
+    return isinstance(expression, Number) or (isinstance(expression, Symbol) and expression.name in CONSTANTS)
