@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rewards_compose import batch
 
 from benchmarks.hostile import LENGTHS, PLACES, TOKENS, repeated
 from rewards.answer import Answer
@@ -209,7 +208,6 @@ class TestAttack:
 
 MEMORY = r"""
 import resource
-from test_rewards_compose import batch
 
 from benchmarks.hostile import TOKENS, PLACES, repeated
 from rewards.answer import Answer
