@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_rewards_compose import batch
 
 from benchmarks.hostile import LENGTHS, PLACES, TOKENS, repeated
 from rewards.answer import Answer
