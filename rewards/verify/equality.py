@@ -14,8 +14,9 @@ from .labels import labelled
 from .latex import WORDS, normalise
 from .numerals import decimal_comma
 from .quantity import as_number, as_quantity, same_quantity
-from .reader import expression, has_words
+from .reader import expression
 from .structure import Matrix, Plain, Ratio, Relation, Several, Shape, read
+from .tokens import has_words
 from .tree import Call, Expression, Number, is_constant
 from .unit_reader import unit
 from .units import Unit

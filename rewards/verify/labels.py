@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .reader import GREEK
 from .structure import Relation, Several, Shape, read
+from .tokens import GREEK
 
 _LABEL = re.compile(
     rf"""(?:m ?)?(?:

@@ -6,78 +6,26 @@ The whole text must be read; nothing is passed over. What has no certain meaning
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from fractions import Fraction
 
-from .tree import FUNCTIONS, Call, Expression, Number, Symbol
+from .tokens import ALIASES, GREEK, NAMES, Token, Unread, tokens_of, words
+from .tree import Call, Expression, Number, Symbol
 
-MAX_TOKENS = 600
 MAX_DEPTH = 40
-GREEK = frozenset({
-    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa",
-    "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma",
-    "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar",
-})  # fmt: skip
-_ALIASES = {"acos": "arccos", "asin": "arcsin", "atan": "arctan", "arctg": "arctan", "tg": "tan", "ctg": "cot"}
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-_NAMES = frozenset({*FUNCTIONS, *_ALIASES, "ln", "log", "lg", "exp", "sqrt", "pi"}) - {"abs", "floor", "ceil"}
 _APPLIED = frozenset("fghFGHP")  # `f(x)` is a value of a function, not a product
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+\.?\d*|\.\d+)|\\(?P<command>[A-Za-z]+)|(?P<letters>[A-Za-z]+)"
-    r"|(?P<symbol>\\[{}|]|[-+*/^!(){}\[\]|_%'√∛]))",
-    re.ASCII,
-)
-_WORDS = re.compile(
-    r"(?<=[A-Za-z0-9)}%]) ([A-Za-z]{2,})(?![A-Za-z])|(?<![A-Za-z\\])([A-Za-z]{2,}) (?=[A-Za-z0-9\\({])|^([A-Za-z]{4,})$"
-)
-_SHORT = frozenset({"or", "is", "to", "no", "if", "of", "at", "in", "by"})
 _STARTS = frozenset({"(", "{", "√", "∛"})
 _NO_FACTORS = frozenset({"rfloor", "rceil", "times", "ast"})
-Token = tuple[str, str]
-
-
-class Unread(Exception):  # noqa: N818 — control flow, not an error
-    """The text has no certain meaning as an expression."""
 
 
 def expression(text: str) -> Expression | None:
     """The expression that a normalised text certainly means, or None."""
-    if any(_words(text)):
+    if any(words(text)):
         return None
     try:
-        return _Parser(_tokens(text)).parse()
+        return _Parser(tokens_of(text)).parse()
     except Unread:
         return None
-
-
-def has_words(text: str) -> bool:
-    """Whether the text has words: three letters or more between spaces, or a short word such as "or"."""
-    return any(len(word) > 2 or word in _SHORT for word in _words(text))
-
-
-def _words(text: str) -> Iterator[str]:
-    """What stands between spaces like a word and names no function; two letters may be a product, as in `x dx`."""
-    words = (match[1] or match[2] or match[3] for match in _WORDS.finditer(text))
-    return (word for word in words if word not in _NAMES)
-
-
-def _tokens(text: str) -> list[Token]:
-    tokens: list[Token] = []
-    position = 0
-    text = text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None or len(tokens) > MAX_TOKENS:
-            raise Unread
-        kind = match.lastgroup or ""
-        word = match[kind]
-        if kind == "letters" and word not in _NAMES:
-            tokens += [("letter", letter) for letter in word]
-        else:
-            tokens.append(("command" if kind == "letters" else kind, word))
-        position = match.end()
-    return tokens
 
 
 class _Parser:
@@ -195,7 +143,7 @@ class _Parser:
         if kind != "command":
             raise Unread
         self.position += 1
-        text = _ALIASES.get(text, text)
+        text = ALIASES.get(text, text)
         if text in GREEK:
             return self.subscripted("\\" + text)
         match text:
@@ -288,7 +236,7 @@ class _Parser:
 
     def function(self, name: str) -> Expression:
         r"""A function's value: `\sin^2 x`, `\log_2 8`, `\ln(x+1)`, `\sin 30^\circ`."""
-        if name not in _NAMES or (name == "log" and self.text != "_"):
+        if name not in NAMES or (name == "log" and self.text != "_"):
             raise Unread  # an unknown command, or a logarithm to base 10 or e
         base: Expression = Number(Fraction(10)) if name == "lg" else Symbol("e")
         if name == "log":
