@@ -26,11 +26,19 @@ class HFEngine(StreamingEngine):
         model_dir: checkpoint with config, tokenizer and processor.
         max_model_len: limit of prompt and completion tokens together.
         dtype: "float32" or "bfloat16".
+        head_dtype: "float32": logits are computed in float32; None: as config.json says.
     """
 
-    def __init__(self, model_dir: Path | str, *, max_model_len: int = 1024, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        model_dir: Path | str,
+        *,
+        max_model_len: int = 1024,
+        dtype: str = "float32",
+        head_dtype: str | None = None,
+    ) -> None:
         self._processor = AutoProcessor.from_pretrained(model_dir)
-        self._model = load_model(Path(model_dir), dtype=getattr(torch, dtype)).eval()
+        self._model = load_model(Path(model_dir), dtype=getattr(torch, dtype), head_dtype=head_dtype).eval()
         self._max_model_len = max_model_len
         self._version = 0
 

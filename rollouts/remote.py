@@ -44,7 +44,7 @@ class RemoteEngine(StreamingEngine):
         request_timeout, push_timeout: seconds for one prompt's group and for one push.
         patience: seconds without any reachable server after which the run stops.
         max_failures: failures of one prompt after which the run stops.
-        max_model_len, dtype: the trainer's values; the servers must be started with the same values.
+        max_model_len, dtype, head_dtype: the trainer's values; the servers must be started with the same values.
     """
 
     shares_gpu = False
@@ -65,6 +65,7 @@ class RemoteEngine(StreamingEngine):
         max_failures: int = 5,
         max_model_len: int = 1024,
         dtype: str = "float32",
+        head_dtype: str | None = None,
     ) -> None:
         if not servers:
             raise ValueError("engine.kwargs.servers is empty; give at least one address, http://HOST:PORT")

@@ -39,6 +39,7 @@ class VLLMEngine(StreamingEngine):
         model_dir: checkpoint with config, tokenizer and processor; the weights come with the first push.
         max_model_len: limit of prompt and completion tokens together.
         dtype: "float32" or "bfloat16"; the trainer's dtype, because log-probs differ otherwise.
+        head_dtype: "float32": logits are computed in float32, as in the trainer; None: as config.json says.
         max_num_seqs: number of sequences that are decoded at once.
         kv_cache_gib: memory for the key-value cache, in GiB.
         capture_routed_experts: record an MoE's routing in `Rollout.routed_experts`. On a CPU this turns prefix caching
@@ -55,6 +56,7 @@ class VLLMEngine(StreamingEngine):
         *,
         max_model_len: int = 1024,
         dtype: str = "float32",
+        head_dtype: str | None = None,
         max_num_seqs: int = 128,
         kv_cache_gib: float = 0.5,
         capture_routed_experts: bool = False,
@@ -83,6 +85,7 @@ class VLLMEngine(StreamingEngine):
                 logprobs_mode="processed_logprobs",
                 # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
                 enable_chunked_prefill=torch.cuda.is_available(),
+                **({"hf_overrides": {"head_dtype": head_dtype}} if head_dtype else {}),
                 **_launcher(),
                 **(_capturing_options() if capture_routed_experts else {}),
                 **(options or {}),

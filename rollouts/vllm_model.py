@@ -80,6 +80,8 @@ class SailVLForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, 
         super().__init__()
         config = vllm_config.model_config.hf_config
         self.config = config
+        if config.head_dtype:  # vLLM's head reads it from the configuration of the language model
+            config.text_config.head_dtype = config.head_dtype
         with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
             self.vision_tower = SailViT._from_config(
                 config.vision_config, attn_implementation="sdpa", dtype=vllm_config.model_config.dtype

@@ -252,3 +252,23 @@ def test_rollouts_in_parts_are_the_whole_ones_and_know_who_sampled_what(
             assert (rollout.sample, rollout.stop_reason) == (all_at_once.sample, all_at_once.stop_reason)
             assert rollout.logprobs == pytest.approx(all_at_once.logprobs, abs=1e-5)
             assert rollout.token_versions == ([1] * 5 + [2] * 5 + [3] * 2)[: len(rollout.token_ids)]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_float32_head_is_one_in_vllm_and_in_the_trainer(
+    tiny_dir: Callable[..., Path], vllm_engine_at: Callable[..., VLLMEngine], encoder: Encoder
+) -> None:
+    """The same bfloat16 hidden states give the same float32 logits, and differ from those of a bfloat16 head."""
+    engine = vllm_engine_at(tiny_dir(), dtype="bfloat16", head_dtype="float32")
+    float32, rounded = (
+        load_model(tiny_dir(), dtype=torch.bfloat16, head_dtype=head).eval() for head in ("float32", None)
+    )
+    engine.push_weights(1, float32.named_parameters())
+    hidden = torch.randn(5, float32.config.text_config.hidden_size).bfloat16()
+    (logits,) = engine._llm.collective_rpc(lambda worker: worker.model_runner.model.compute_logits(hidden))
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, float32.lm_head(hidden), atol=1e-5, rtol=1e-5)
+    assert (logits - rounded.lm_head(hidden)).abs().max() > 1e-3
+    prompts = [question(encoder, str(number), [picture(number)]) for number in range(4)]
+    assert gap(float32, encoder, prompts, engine.generate(prompts, SAMPLING)) < 0.1

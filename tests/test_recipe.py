@@ -399,9 +399,10 @@ def test_gspo_with_the_engine_s_logprobs_needs_a_mismatch_below_its_clip(surroga
         load_recipe(QUICKSTART, fine)
 
 
-def test_bfloat16_needs_zero_because_gradients_add_up_in_float32_there() -> None:
-    with pytest.raises(ValueError, match="zero_stage is 0, where DeepSpeed adds up the gradients"):
-        load_recipe(QUICKSTART, ["model.dtype=bfloat16", "deepspeed.zero_stage=0"])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_bfloat16_needs_zero_because_gradients_add_up_in_float32_there(stage: int) -> None:
+    with pytest.raises(ValueError, match=f"zero_stage is {stage}, where DeepSpeed doesn't add up the gradients"):
+        load_recipe(QUICKSTART, ["model.dtype=bfloat16", f"deepspeed.zero_stage={stage}"])
 
 
 class TestAlgorithms:

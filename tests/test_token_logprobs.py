@@ -8,6 +8,7 @@ import torch
 from sail_rl.maths.losses import PolicyLoss
 from sail_rl.maths.token_fields import TokenFields
 from sail_rl.models import Distribution, TokenLogprobs
+from sail_rl.models.modeling import LanguageModelHead
 from sail_rl.models.token_logprobs import CHUNK, token_logprobs
 
 
@@ -121,3 +122,21 @@ def test_no_labelled_token_gives_an_empty_score_that_still_has_a_gradient() -> N
 def test_greedy_temperature_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature is 0"):
         Distribution(temperature=0.0)
+
+
+def test_a_float32_head_does_not_round_the_logits_of_a_bfloat16_model() -> None:
+    torch.manual_seed(0)
+    head = LanguageModelHead(64, 500, bias=False).bfloat16()
+    hidden, targets = torch.randn(300, 64).bfloat16(), torch.randint(500, (300,))
+    exact = (hidden.double() @ head.weight.double().t()).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    rounded, _ = head(hidden, targets)
+    head.in_float32 = True
+    hidden.requires_grad_()
+    logprobs, _ = head(hidden, targets)
+    assert (logprobs - exact).abs().max() < 1e-5
+    assert (rounded - exact).abs().max() > 1e-3
+    assert head(hidden).dtype == torch.float32
+    logprobs.sum().backward()
+    assert hidden.grad is not None
+    assert head.weight.grad is not None
+    assert (hidden.grad.dtype, head.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)

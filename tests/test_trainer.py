@@ -265,7 +265,7 @@ class OneAndCrumbs(FixedBatches):
         self.batch = StepBatch(samples, float(tokens), layout=[[number] for number in range(len(samples))])
 
 
-@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+@pytest.mark.parametrize("zero_stage", [2, 3])
 def test_gradients_of_micro_batches_add_up_in_float32(
     zero_stage: int, train: Callable[..., Trained], samples: list[Sample]
 ) -> None:

@@ -119,10 +119,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _gradients_add_up_in_float32(self) -> Self:
-        if self.model.dtype == "bfloat16" and self.deepspeed.zero_stage == 0:
+        stage = self.deepspeed.zero_stage
+        if self.model.dtype == "bfloat16" and stage < 2:
             raise ValueError(
-                "deepspeed.zero_stage is 0, where DeepSpeed adds up the gradients of a bfloat16 model in bfloat16, "
-                "which loses small ones; set it to 1 or more"
+                f"deepspeed.zero_stage is {stage}, where DeepSpeed doesn't add up the gradients of a bfloat16 model's "
+                "micro-batches in float32 (with 0), or adds them up wrongly (with 1); set it to 2 or 3"
             )
         return self
 

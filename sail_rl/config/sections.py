@@ -44,6 +44,9 @@ class ModelConfig(Strict):
     """Language model of the tiny SAIL-VL2 (not read when `path` is given)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights, in training and in the engine."""
+    head_dtype: Literal["float32"] | None = None
+    """float32: the head computes logits in float32 in trainer and engine, which makes bfloat16's mismatch smaller.
+    None: as the model's config.json says, or in `dtype`."""
     max_length: PositiveInt = 1024
     """Longest sequence in tokens, prompt and completion together."""
 

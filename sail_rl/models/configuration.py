@@ -26,6 +26,8 @@ class SailVLConfig(PreTrainedConfig):
             norm, -2 is the input of the last block without that norm, and so on.
         critic: None; "head" or "model" for a policy that PPO trains (see `critic.Critic`).
         projector_hidden_act: activation between the adapter's two linear layers.
+        head_dtype: "float32": logits are computed in float32, here and in vLLM (MiniMax-M1, arXiv 2506.13585, section
+            3.2); None: in the model's dtype.
         published: further fields of the published config.json that the model was loaded from (tiles, template, remote
             code), which the processor and saving need; else None.
     """
@@ -43,6 +45,7 @@ class SailVLConfig(PreTrainedConfig):
         select_layer: int = -1,
         critic: str | None = None,
         projector_hidden_act: str = "gelu",
+        head_dtype: str | None = None,
         published: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -60,6 +63,9 @@ class SailVLConfig(PreTrainedConfig):
             raise ValueError(f"critic is {critic!r}; give 'head', 'model' or None")
         self.critic = critic
         self.projector_hidden_act = projector_hidden_act
+        if head_dtype not in (None, "float32"):
+            raise ValueError(f"head_dtype is {head_dtype!r}; give 'float32' or None")
+        self.head_dtype = head_dtype
         self.published = published
         # The language model's setting is the only one for tied embeddings.
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings

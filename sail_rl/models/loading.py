@@ -21,6 +21,7 @@ def load_model(
     *,
     dtype: torch.dtype | str = torch.float32,
     critic: str | None = None,
+    head_dtype: str | None = None,
     quantization_config: Any = None,
 ) -> SailVLForConditionalGeneration:
     """Load a saved model, with packed attention in its language model and SDPA in its vision tower.
@@ -30,6 +31,7 @@ def load_model(
             only if `critic` requests one.
         dtype: the dtype of the weights; "auto" keeps that of the files.
         critic: "head" or "model" adds a critic (see `critic.Critic`), randomly initialised if the folder has none.
+        head_dtype: "float32" computes logits in float32; None: as its config.json says.
         quantization_config: transformers' quantisation settings (GPU only).
 
     Raises:
@@ -37,6 +39,7 @@ def load_model(
     """
     config = SailVLConfig.from_pretrained(model_dir)
     config.critic = critic
+    config.head_dtype = head_dtype or config.head_dtype
     model, found = SailVLForConditionalGeneration.from_pretrained(
         model_dir,
         config=config,

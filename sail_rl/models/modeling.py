@@ -52,13 +52,19 @@ class LanguageModelHead(nn.Linear):
     Both are computed inside this module's forward, so that ZeRO-3's hooks gather the weight.
     """
 
+    in_float32 = False
+    """Multiply in float32, whatever the weight's dtype (`SailVLConfig.head_dtype`)."""
+
     def forward(
         self, hidden: torch.Tensor, targets: torch.Tensor | None = None, distribution: Distribution = MODEL_DISTRIBUTION
     ) -> Any:
         """Return logits [..., V], or with `targets` [N] the pair of `token_logprobs` for hidden states [N, H]."""
+        weight = self.weight
+        if self.in_float32:
+            hidden, weight = hidden.float(), weight.float()
         if targets is None:
-            return super().forward(hidden)
-        return token_logprobs(hidden, self.weight, targets, distribution)
+            return nn.functional.linear(hidden, weight)
+        return token_logprobs(hidden, weight, targets, distribution)
 
 
 class SailVLPreTrainedModel(PreTrainedModel):
@@ -165,6 +171,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = SailVLModel(config)
         self.lm_head = LanguageModelHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head.in_float32 = config.head_dtype == "float32"
         make_replayable(self.model.language_model)
         if config.critic:
             trunk = SailVLModel(config) if config.critic == "model" else None

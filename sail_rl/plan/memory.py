@@ -74,6 +74,8 @@ def estimate(recipe: Recipe, stage: SFTStage | RLStage, config: SailVLConfig, *,
     gpu["logits"] = 3.0 * CHUNK * config.text_config.vocab_size * 4
     if "llm" in stage.learning and stage.lora is None:  # summed in float32, then rounded, see models.token_logprobs
         gpu["head's gradient"] = (4.0 + width) * config.text_config.vocab_size * config.text_config.hidden_size
+    if recipe.model.head_dtype and width == 2:
+        gpu["float32 head"] = 4.0 * config.text_config.vocab_size * config.text_config.hidden_size
     if copies := stage.needs_reference + (stage.critic_kind == "model") * 9:
         gpu["reference, critic"] = float(copies * width * own.total)
     if getattr(resolve(recipe.engine.path), "shares_gpu", True) and "devices" not in recipe.engine.kwargs:

@@ -119,6 +119,8 @@ def build_base(recipe: Recipe, datasets: Mapping[str, Rows]) -> Path:
 def engine_options(recipe: Recipe) -> dict[str, Any]:
     """Keyword arguments of the rollout engine."""
     options: dict[str, Any] = {"max_model_len": recipe.model.max_length, "dtype": recipe.model.dtype}
+    if recipe.model.head_dtype:
+        options["head_dtype"] = recipe.model.head_dtype
     if any(stage.sampling.routing_replay for stage in recipe.rl_stages):
         options["capture_routed_experts"] = True
     return options | recipe.engine.kwargs

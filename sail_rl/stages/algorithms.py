@@ -121,6 +121,6 @@ def _reference(config: RLStage, recipe: Recipe, parent: Path) -> Reference:
     if config.lora:
         return policy_without_adapters
     with zero3_disabled():
-        model = load_model(parent, dtype=getattr(torch, recipe.model.dtype))
+        model = load_model(parent, dtype=getattr(torch, recipe.model.dtype), head_dtype=recipe.model.head_dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return frozen_reference(model.requires_grad_(False).eval().to(device))

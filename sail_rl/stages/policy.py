@@ -27,7 +27,13 @@ def load_policy(
     critic = config.critic_kind
     dtype = getattr(torch, recipe.model.dtype)
     quantisation = _nf4(dtype) if config.lora and config.lora.quantize else None
-    model = load_model(Path(parent), dtype=dtype, critic=critic, quantization_config=quantisation)
+    model = load_model(
+        Path(parent),
+        dtype=dtype,
+        critic=critic,
+        head_dtype=recipe.model.head_dtype,
+        quantization_config=quantisation,
+    )
     if critic and SailVLConfig.from_pretrained(parent).critic != critic:
         start_critic(model)
     policy = prepare_parameters(
