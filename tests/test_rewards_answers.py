@@ -49,7 +49,7 @@ def mistakes(reward: Answer, cases: list[dict[str, Any]]) -> list[str]:
 
 def test_there_are_enough_cases_of_every_kind() -> None:
     cases = CASES + OPEN
-    assert len(cases) >= 2000
+    assert len(cases) >= 3000
     for category in {case["category"] for case in cases}:
         outcomes = {bool(case["expected"]) for case in cases if case["category"] == category}
         assert outcomes == {True, False} or category in ("empty", "truncated", "nested braces"), category
