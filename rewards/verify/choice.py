@@ -27,11 +27,6 @@ MOST_LETTERS = 26
 Same = Callable[[str, str], bool]
 
 
-def is_letters(text: str) -> bool:
-    """Whether a gold answer is one capital letter."""
-    return len(text) == 1 and "A" <= text <= "Z"
-
-
 def letters(answer: str, options: Mapping[str, str], same: Same | None = None) -> frozenset[str]:
     """The options that an answer chooses; empty if the choice is unclear.
 

@@ -90,9 +90,7 @@ class _Parser:
         """Whether the next token multiplies the factor before it, as in `2x` and `3(x+1)`; adjacent numbers don't."""
         if self.kind == "symbol":
             return self.text in _STARTS
-        return self.kind == "letter" or (
-            self.kind == "command" and self.text not in ("rfloor", "rceil", "times", "ast")
-        )
+        return self.kind == "letter" or (self.kind == "command" and self.text not in _NO_FACTORS)
 
     def signed(self) -> Expression:
         negative = False
