@@ -10,6 +10,7 @@ from typing import Any
 
 import mpmath
 import sympy
+from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from .evaluation import CALCULUS, Undecided, equal, number, proportional, rebuilt, variables
 from .forms import Chain, Combined, Form, Label, Named, Parts, Ratio, Value
@@ -18,7 +19,7 @@ from .rounding import rounds
 from .solving import ORDERED, expressions_of, same_region
 from .translation import Unreadable, expression
 
-_CONSTANTS = frozenset(["C", "K", "c", "k", "C_1"])  # of integration
+_CONSTANTS = frozenset(["C", "K", "c", "k", "C_1"])  # of integration; a gold answer's is a capital
 _TUPLES = ("()", "[]", "⟨⟩")
 
 
@@ -108,7 +109,10 @@ class Agreement:
         left, right = gold.expression, given.expression
         if gold.text.endswith("%") and "%" not in given.text:
             return self._equal(100 * left, right)
-        degrees = [value.text.endswith("^\\circ") for value in (gold, given)]
+        degrees = [
+            value.text.endswith("^\\circ") and not value.expression.has(TrigonometricFunction)
+            for value in (gold, given)
+        ]
         if any(degrees) and not all(degrees):
             factors = [180 / sympy.pi if degree else 1 for degree in degrees]
             return self._equal(left * factors[0], right * factors[1])
@@ -235,7 +239,7 @@ def _with_constant_of(gold: Any, given: Any) -> Any:
     """The given expression with the gold one's constant of integration, if both add one and call it differently."""
     ours, theirs = ({symbol.name for symbol in e.free_symbols} for e in (gold, given))
     names = ours - theirs, theirs - ours
-    if all(len(only) == 1 and only <= _CONSTANTS for only in names):
+    if ours & theirs and names[0] <= {"C", "K", "C_1"} and all(len(only) == 1 and only <= _CONSTANTS for only in names):
         (name,), (other,) = names
         if all(e.diff(sympy.Symbol(n)) == 1 for e, n in ((gold, name), (given, other))):
             return given.subs(sympy.Symbol(other), sympy.Symbol(name))

@@ -80,9 +80,10 @@ def without_unit(answer: str) -> tuple[str, Unit | None]:
     r"""The answer without the unit at its end, as in `2\pi\text{ cm}`, or the dollar sign before it; and that unit."""
     if money := _MONEY.match(answer := answer.removesuffix("$")):
         return answer[money.end() :], UNITS["$"]
-    match = _UNIT.search(answer)
-    found = unit(match[1] + (match[2] or ""), attached=False, one=False) if match else None
-    if match is None or found is None or found.dimension in _ANGLES or answer[: match.start()].endswith(_SUFFIXES):
+    if (match := _UNIT.search(answer)) is None or answer[: match.start()].endswith(_SUFFIXES):
+        return answer, None
+    found = unit(match[1] + (match[2] or ""), attached=False, one=False)
+    if found is None or found.doubtful or found.dimension in _ANGLES:
         return answer, None
     return answer[: match.start()], found
 
