@@ -20,7 +20,6 @@ from .tokens import has_words
 from .tree import Call, Expression, Number, is_constant
 from .unit_reader import unit
 from .units import Unit
-from .words import NUMBER_WORDS
 
 MAX_DEPTH = 8  # of structures within structures
 _BASE = re.compile(r"([0-9A-Za-z]+)_{?(\d+)}?")
@@ -53,11 +52,11 @@ def prepared(text: str) -> str:
         text = text[frame.end() :]
     if time := _TIME.fullmatch(text):
         return f"{time[1]} {time[2].lower()}m"
-    if (word := text.casefold()) in _NO_SOLUTION:
+    if text.casefold() in _NO_SOLUTION:
         return "\\emptyset"
     if text in _REALS:
         return "(-\\infty,\\infty)"
-    return text if word == "none" else NUMBER_WORDS.get(word, text)
+    return text
 
 
 def _decide(left: str, right: str, depth: int = 0) -> bool | None:

@@ -14,7 +14,7 @@ from .units import PERCENT
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s.\-]|(?<!\d)\.|\.(?!\d)")
-NUMBER_WORDS = {"none": "0", **{word: str(value) for word, value in UNITS.items()}, "twenty": "20"}
+_DIGITS = {"none": "0", **{word: str(value) for word, value in UNITS.items()}, "twenty": "20"}
 
 
 def plain(text: str) -> str:
@@ -27,7 +27,7 @@ def plain(text: str) -> str:
     if value is not None and value.denominator == 1:
         return str(value)
     words = _PUNCTUATION.sub(" ", _ARTICLES.sub(" ", bare)).split()
-    return " ".join(NUMBER_WORDS.get(word, word) for word in words)
+    return " ".join(_DIGITS.get(word, word) for word in words)
 
 
 def check(gold: Any, row: Mapping[str, Any]) -> None:
