@@ -119,9 +119,9 @@ def _several(left: str, right: str, shapes: tuple[Shape, Shape], decide: Decide)
         case (Bracketed(), _) | (_, Bracketed()):
             return _ordered_and_unordered(gold, given, decide)
         case Several(), _:
-            return _all_equal([decide(item, right) for item in gold.items], given)
+            return _all_equal(gold.items, given, lambda item: decide(item, right))
         case _, Several():
-            return _all_equal([decide(left, item) for item in given.items], gold)
+            return _all_equal(given.items, gold, lambda item: decide(left, item))
     return None
 
 
@@ -139,11 +139,17 @@ def _assigned(
     return _ordered_and_unordered(gold, given, decide)
 
 
-def _all_equal(verdicts: Sequence[bool | None], other: Shape | Assignment) -> bool | None:
-    """Several answers are one value only if all of them certainly are."""
-    if len(verdicts) == 1 or None not in verdicts:
-        return verdicts[0] if len(verdicts) == 1 else bool(verdicts) and all(verdicts)
-    return False if isinstance(other, Plain) and is_value(other) else None
+def _all_equal(items: Sequence[str], other: Shape | Assignment, same: Callable[[str], bool | None]) -> bool | None:
+    """Several answers are one value only if all of them certainly are; the first that isn't ends the comparison."""
+    if len(items) == 1:
+        return same(items[0])
+    value = isinstance(other, Plain) and is_value(other)
+    verdicts: list[bool | None] = []
+    for item in dict.fromkeys(items):
+        verdicts.append(same(item))
+        if value and verdicts[-1] is not True:
+            return False
+    return None if None in verdicts else bool(verdicts) and all(verdicts)
 
 
 def _without_repetitions(gold: Sequence[str], given: Sequence[str]) -> Sequence[str]:

@@ -7,6 +7,7 @@ The whole text must be read; nothing is passed over. What has no certain meaning
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
 from .tokens import ALIASES, GREEK, NAMES, Token, Unread, tokens_of, words
 from .tree import Call, Expression, Number, Symbol
@@ -18,6 +19,7 @@ _STARTS = frozenset({"(", "{", "√", "∛"})
 _NO_FACTORS = frozenset({"rfloor", "rceil", "times", "ast"})
 
 
+@lru_cache(maxsize=256)  # a part may be compared with many others
 def expression(text: str) -> Expression | None:
     """The expression that a normalised text certainly means, or None."""
     if any(words(text)):
