@@ -26,7 +26,10 @@ from sail_rl.trainer.weights import gathered_weights
 
 
 class Batches:
-    """Six samples a step, dealt to the ranks unevenly: of two, one gets four."""
+    """Six samples in the second of three steps, dealt to the ranks unevenly: of two, one gets four.
+
+    The other steps carry no signal on any rank, so they make no update, not even one of the router losses.
+    """
 
     distribution = MODEL_DISTRIBUTION
 
@@ -35,14 +38,15 @@ class Batches:
         self.own = samples if world_size() == 1 else (samples[:4], samples[4:])[rank()]
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
-        while True:
-            yield StepBatch.token_mean(self.own)
+        yield StepBatch([], 3.0)
+        yield StepBatch.token_mean(self.own)
+        yield StepBatch([], 0.0)
 
 
 def main(model_dir: str, folder: str, zero_stage: str, pack_length: str, checkpointing: str) -> None:
     """Take one step and write its gradients to `folder`/gradients.pt (rank 0)."""
     join_process_group(timeout_minutes=2)
-    stage: dict[str, Any] = {"name": "s", "kind": "sft", "data": "d", "steps": 1, "batch_size": 6}
+    stage: dict[str, Any] = {"name": "s", "kind": "sft", "data": "d", "steps": 3, "batch_size": 6}
     stage |= {"optimizer": {"learning_rate": 1.0, "max_grad_norm": 1e9, "schedule": "constant"}}
     recipe = Recipe.model_validate(
         {
