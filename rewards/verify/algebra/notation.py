@@ -13,6 +13,8 @@ from ..units import PERCENT, UNITS, Unit
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢₓ", "0123456789+-nix", strict=True))
 _SUBSCRIPT = re.compile(f"[{''.join(_LOWERED)}]+")
 _UNICODE = {
+    "√": "\\sqrt ", "π": "\\pi ", "∞": "\\infty ", "×": "\\times ", "÷": "/", "·": "*", "±": "\\pm ", "∪": "\\cup ",
+    "≤": "\\le ", "≥": "\\ge ", "−": "-",
     "⁄": "/", "∕": "/", "⋅": "\\cdot ", "∙": "\\cdot ", "∗": "*", "∖": "\\setminus ", "∩": "\\cap ", "∈": "\\in ",
     "∉": "\\notin ", "∅": "\\emptyset ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "≠": "\\ne ",
     "≈": "\\approx ", "∓": "\\mp ", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "…": "\\ldots ", "⌊": "\\lfloor ",
