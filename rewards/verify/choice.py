@@ -15,13 +15,14 @@ _FRAME = re.compile(
 _DECORATED = re.compile(r"['\"`“‘]+([^'\"`“”‘’]+)['\"`”’]+|\\?{([^{}]+?)\\?}")
 _CHINESE_LETTER = re.compile(r"^第?([A-Za-z])(?:选项|项)$")
 _LABEL = re.compile(r"[(\[]?([A-Za-z0-9])[)\]]?[.:),]?")
-_LABELS = re.compile(rf"{_LABEL.pattern}(?: {_LABEL.pattern})+")
 _LABEL_AND_TEXT = re.compile(r"(?:[(\[]([A-Za-z0-9])[)\]]|([A-Za-z0-9])(?=[\s.:)(]))\s*([.:)]?)\s*(\S.*)", re.DOTALL)
 _TEXT_AND_LABEL = re.compile(r"(.*\S)\s*[(\[]([A-Za-z0-9])[)\]]", re.DOTALL)
 _MARK = re.compile(r"(?:^|(?<=\s))(?:\(([A-Z])\)|（([A-Z])）|([A-Z])[.:)、．：）])\s*", re.MULTILINE)
 _AND = re.compile(r"\s*(?:\band\b|&|和|与|及)\s*", re.IGNORECASE)
 _HEDGE = re.compile(
-    r"(?:or|and|nor|not|no|is|isn't)\b|[,;/&或和不非]|.*(?<![A-Za-z])(?:[B-HJ-Z](?![A-Za-z])|A\W*\Z)", re.DOTALL
+    r"(?:or|and|nor|not|no|is|isn't|wrong|false|incorrect|excluded|ruled|maybe|perhaps|possibly|could|might|may|unlikely)\b"
+    r"|[,;/&或和不非错误排可]|.*(?<![A-Za-z])(?:[B-HJ-Z](?![A-Za-z])|A\W*\Z)",
+    re.DOTALL,
 )
 MOST_LETTERS = 26
 Same = Callable[[str, str], bool]
@@ -47,12 +48,18 @@ def letters(answer: str, options: Mapping[str, str], same: Same | None = None) -
         return frozenset({one})
     if run := _run(text, answer, options):
         return run
-    ways = split_at(text, ",;"), split_at(_AND.sub(",", text), ",;"), text.split() if _LABELS.fullmatch(text) else []
+    ways = split_at(text, ",;"), split_at(_AND.sub(",", text), ",;"), _labels(text)
     for pieces in ways:
         found = [_one(piece, options, same) for piece in pieces if piece] if len(pieces) <= MOST_LETTERS else []
         if len(found) > 1 and all(found):
             return frozenset(label for label in found if label)
     return frozenset()
+
+
+def _labels(text: str) -> list[str]:
+    """The words of a text that consists of two labels or more; of any other, none."""
+    words = text.split()
+    return words if len(words) > 1 and all(map(_LABEL.fullmatch, words)) else []
 
 
 def read_options(prompt: str) -> dict[str, str]:

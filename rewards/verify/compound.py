@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 from .labels import APPROXIMATE, Assignment, Labelled, chain_holds, labelled, resolved, same_label
 from .matching import matched
@@ -15,6 +17,8 @@ from .tree import is_constant
 Decide = Callable[[str, str], bool | None]
 SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` matters
 _WORD = re.compile(r"^[A-Za-z]{3,}")
+_NO_TERM = re.compile(r"^0\d|[A-Za-z] ?m$")  # 12:05, 3:30 pm
+_TIME = re.compile(r"[1-9]\d?:[0-5]\d", re.ASCII)
 _UNIT_VECTORS = re.compile(r"[ij].*[jk]")
 
 
@@ -62,7 +66,7 @@ def in_order(gold: Sequence[str], given: Sequence[str], decide: Decide) -> bool 
         return False
     verdict: bool | None = True
     for left, right in zip(gold, given, strict=True):
-        if (one := decide(left, right)) is False:
+        if (one := _items(decide, left, right)) is False:
             return False
         verdict = verdict and one
     return verdict
@@ -115,7 +119,7 @@ def _several(left: str, right: str, shapes: tuple[Shape, Shape], decide: Decide)
                 return None
             if gold.choice != given.choice and all(map(_WORD.search, gold.items)):
                 return False  # Alice and Bob, Alice or Bob
-            return matched(gold.items, _without_repetitions(gold.items, given.items), decide, _key)
+            return matched(gold.items, _without_repetitions(gold.items, given.items), partial(_items, decide), _key)
         case (Bracketed(), _) | (_, Bracketed()):
             return _ordered_and_unordered(gold, given, decide)
         case Several(), _:
@@ -152,6 +156,11 @@ def _all_equal(items: Sequence[str], other: Shape | Assignment, same: Callable[[
     return None if None in verdicts else bool(verdicts) and all(verdicts)
 
 
+def _items(decide: Decide, left: str, right: str) -> bool | None:
+    """Compare two elements: the element {1} isn't 1, although a whole answer {1} is."""
+    return False if left.startswith("\\{") != right.startswith("\\{") else decide(left, right)
+
+
 def _without_repetitions(gold: Sequence[str], given: Sequence[str]) -> Sequence[str]:
     """The given items, each once, unless the gold answer repeats some: a set has each element once."""
     if len({_key(item) for item in gold}) < len(gold):
@@ -171,7 +180,7 @@ def _ordered_and_unordered(gold: Shape | Assignment, given: Shape | Assignment, 
         match shape:
             case Assignment():
                 parts.append(shape.in_order())
-            case Bracketed(opening="(", closing=")") | Several(braces=False):
+            case Bracketed(opening="(", closing=")") | Several(braces=False, choice=False):
                 parts.append(shape.items)
             case Bracketed():
                 return None
@@ -199,8 +208,10 @@ def _vector(matrix: Matrix) -> tuple[str, ...]:
 
 
 def _ratios(gold: Sequence[str], given: Sequence[str]) -> bool | None:
-    if len(gold) != len(given) or any(term[:1] == "0" for term in (*gold, *given)):
-        return False  # 12:05 is a time
+    if len(gold) != len(given) or _is_time(gold) or any(_NO_TERM.search(term) for term in (*gold, *given)):
+        return False
+    if _TIME.fullmatch(":".join(gold)) and _TIME.fullmatch(":".join(given)):
+        return tuple(gold) == tuple(given)
     pairs = [(as_number(left), as_number(right)) for left, right in zip(gold, given, strict=True)]
     known = [(left, right) for left, right in pairs if left is not None and right is not None]
     if any(left * known[0][1] != right * known[0][0] for left, right in known):
@@ -208,9 +219,16 @@ def _ratios(gold: Sequence[str], given: Sequence[str]) -> bool | None:
     return True if len(known) == len(pairs) and any(left for left, _ in known) else None
 
 
+def _is_time(terms: Sequence[str]) -> bool:
+    """Whether `12:24` or `3:30` is a time of day rather than a ratio, which people reduce."""
+    return bool(_TIME.fullmatch(":".join(terms))) and math.gcd(int(terms[0]), int(terms[1])) > 1
+
+
 def _ratio_and_quotient(terms: Sequence[str], text: str) -> bool | None:
     """`3:4` equals `3/4`, and `1:2:3` no number."""
     value, numbers = as_number(text), [as_number(term) for term in terms]
+    if _is_time(terms):
+        return False
     if value is None or None in numbers:
         return None
     return len(numbers) == 2 and bool(numbers[1]) and numbers[0] == value * numbers[1]  # type: ignore[operator]

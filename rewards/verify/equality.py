@@ -12,6 +12,7 @@ from . import chinese, choice, expressions
 from .compound import SPACES, is_value, same_compound
 from .labels import labelled
 from .latex import WORDS, normalise
+from .names import same_name
 from .numerals import decimal_comma
 from .quantity import as_number, as_quantity, same_quantity
 from .reader import expression
@@ -25,11 +26,11 @@ MAX_DEPTH = 8  # of structures within structures
 _BASE = re.compile(r"([0-9A-Za-z]+)_{?(\d+)}?")
 _FRAME = re.compile(
     r"(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?(?:final )?(?:answer|result) (?:is|equals)|there (?:are|is))"
-    r"|answer ?:|approximately|about|exactly|\\approx|≈)[: ]+",
+    r"|answer ?:|approximately|about|exactly|roughly|nearly|\\approx|≈)[: ]+",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?([ap])\.?m\.?", re.IGNORECASE)
-_ASIDE = re.compile(r"(.*\S) ?\(([^()]*[A-Za-z\u4e00-\u9fff][^()]*)\)", re.DOTALL)
+_ASIDE = re.compile(r"(.*\S) \(([^()]*[A-Za-z\u4e00-\u9fff][^()]*)\)", re.DOTALL)
 _ARTICLE = re.compile(r"(?:an?|the) (?=\w{3})")
 _REALS = frozenset({"all real numbers", "all reals", "\\mathbb{R}", "\\mathbb R", "ℝ", "\\Reals"})
 _NO_SOLUTION = frozenset(
@@ -72,6 +73,8 @@ def _decide(left: str, right: str, depth: int = 0) -> bool | None:
         return verdict
     if (comma := _decimal_comma(left, right)) is not None:
         return comma
+    if (verdict := same_name(left, right)) is not None:
+        return verdict
     shapes = _shape(left), _shape(right)
     if letters := _letters(left, shapes[0]):
         return not _hedges(shapes[1]) and choice.letters(right.strip("[]"), {}) == letters
@@ -99,12 +102,13 @@ def _same_number(x: Fraction, y: Fraction, left: str, right: str) -> bool | None
     return expressions.compare(trees[0], trees[1]) if trees[0] and trees[1] else False
 
 
-def _decimal_comma(left: str, right: str) -> bool | None:
-    """Whether "1,5" is the plain decimal on the other side; None if neither is a plain decimal."""
-    for decimal, other in ((left, right), (right, left)):
-        if _DECIMAL.fullmatch(decimal) and (value := decimal_comma(other)) is not None:
-            return value == as_number(decimal)
-    return None
+def _decimal_comma(gold: str, answer: str) -> bool | None:
+    """Whether "1,5" is the gold decimal 1.5; the other way round, only `0,5` is certainly no list. None for others."""
+    if _DECIMAL.fullmatch(answer) and gold.lstrip("+-").startswith("0,"):
+        gold, answer = answer, gold
+    if not _DECIMAL.fullmatch(gold) or (value := decimal_comma(answer)) is None:
+        return None
+    return value == as_number(gold)
 
 
 def _shape(text: str) -> Shape:
@@ -127,8 +131,8 @@ def _plain(left: str, right: str) -> bool | None:
         return verdict
     if len(left) > 2 and WORDS.fullmatch(left) and WORDS.fullmatch(right):  # as products, cat would be act
         return _ARTICLE.sub("", left.casefold()) == _ARTICLE.sub("", right.casefold())
-    if left.casefold() == right.casefold() in _SHORT_WORDS:
-        return True
+    if left.casefold() in _SHORT_WORDS or right.casefold() in _SHORT_WORDS:
+        return left.casefold() == right.casefold()
     if len(left) > 2 and WORDS.fullmatch(left) and set("eiou") & set(left):
         return False
     gold, given = _measured(left), _measured(right)
@@ -197,7 +201,7 @@ def _readable(text: str) -> bool:
     shape = read(text)
     if isinstance(shape, Plain):
         words = WORDS.fullmatch(text) or chinese.is_chinese(text) or text in _INFINITIES
-        return bool(words) or is_value(shape)
+        return bool(words) or is_value(shape) or same_name(text, text) is not None
     if isinstance(shape, Relation):
         found = labelled(shape)
         return bool(found and found.label) and _readable(found.value if found else "")

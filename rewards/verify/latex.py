@@ -7,9 +7,11 @@ from functools import lru_cache
 
 from .characters import plain_characters
 
-_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|operatorname|mbox|boxed)\s*{|[{}]")
+_WRAPPERS = re.compile(
+    r"\\(?:text|textbf|textrm|textit|emph|mathrm|mathbf|mathit|underline|operatorname|mbox|boxed)\s*{|[{}]"
+)
 _UPRIGHT_UNIT = re.compile(r"(?<=[0-9A-Za-z}])(?=\\(?:text|textrm|mathrm|mbox)\s*{\s*[A-Za-z])")  # 2m may be a product
-_SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle)(?![A-Za-z])")  # not \leftarrow
+_SIZES = re.compile(r"\\(?:left|right|bigl?|bigr?|Bigl?|Bigr?|displaystyle|bf|it|rm|sf)(?![A-Za-z])")  # not \leftarrow
 _SPACE = re.compile(r"(?<!\\)\\ ")  # not the second backslash that ends a matrix row
 _REPLACED = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
@@ -33,6 +35,7 @@ WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 def normalise(answer: str) -> str:
     r"""Remove what doesn't change an answer: math dollars, `\text{}`, spaces, a last period, the case of words."""
     text = " ".join((answer if _ORDINARY.fullmatch(answer) else _without_notation(answer)).split())
+    text = text[1:-1].strip() if re.fullmatch(r"{[^{}]*}", text) else text
     text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
     return text.casefold() if len(text) > 2 and WORDS.fullmatch(text) else text  # X isn't x, and AB isn't ab
 

@@ -13,7 +13,7 @@ from . import chinese, english
 from .latex import normalise
 from .numerals import literal
 from .unit_reader import unit as read_unit
-from .units import NAMESAKES, NONE, PERCENT, UNITS, Unit
+from .units import NAMESAKES, NONE, PERCENT, THING, UNITS, Unit
 
 MAX_LENGTH = 400  # characters; longer numbers are left to other rules
 _CANONICAL = {
@@ -35,6 +35,9 @@ _INTRODUCTION = re.compile(
     r"|there (?:are|is|were|was) |(?:it|they) (?:is|are) |(?:=|\\approx|≈|approximately|approx\.|about|exactly) ?",
     re.IGNORECASE,
 )
+_NO_LABEL = re.compile(
+    r"\b(?:not|less|more|fewer|greater|than|most|least|any|all|but|except|under|over|above|below|sin|cos|tan|log|ln)\b"
+)
 _LABEL = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}(?:_\{?\w{1,10}\}?)? ?(?:=|:|\\approx|≈) ?(?=[^=≈:]*$)")
 
 
@@ -54,7 +57,8 @@ def as_number(normalised: str) -> Fraction | None:
     `1,234`, `2\frac{1}{2}`, `0.\overline{3}`, "twenty-one", "5 million", 三分之一, 2.5亿. A percentage has a unit.
     """
     quantity = as_quantity(normalised)
-    return quantity.value if quantity and quantity.unit is None else None
+    bare = quantity is not None and (quantity.unit is None or quantity.unit.noun == THING)
+    return quantity.value if quantity and bare else None
 
 
 @lru_cache(maxsize=256)  # a part may be compared with many others
@@ -130,7 +134,7 @@ def unlabelled(normalised: str) -> str:
         return normalised
     text = normalised
     for pattern in (_INTRODUCTION, _LABEL, _INTRODUCTION):
-        if match := pattern.match(text):
+        if (match := pattern.match(text)) and not _NO_LABEL.search(match[0]):
             text = text[match.end() :]
     return text
 
@@ -213,6 +217,8 @@ def _same_share(gold: Quantity, given: Quantity, tolerance: float | Fraction) ->
 def _alike(left: Unit, right: Unit) -> bool:
     """Whether two units are written alike (£ and pounds), or one noun is the other without its adjectives."""
     if left.noun and right.noun:
+        if THING in (left.noun, right.noun):
+            return True
         names = f" {left.noun}", f" {right.noun}"
         return not (left.doubtful or right.doubtful) and (names[0].endswith(names[1]) or names[1].endswith(names[0]))
     return {left, right} in NAMESAKES

@@ -17,6 +17,7 @@ _SCAN = re.compile(
     r"|(?P<union>\\(?:cup|cap|setminus)(?![A-Za-z]))|\\[A-Za-z]+|\\."
 )
 _SIGNS = re.compile(r"\\[pm]{2}(?![A-Za-z])")  # ±, ∓
+_POINT = re.compile(r"[A-Z]\(.*,")
 _MATRIX = re.compile(r"(\[|\()? ?\\begin{(matrix|array)}(.*)\\end{\2} ?(\]|\))?", re.DOTALL)
 _COLUMNS = re.compile(r"{[clr ]*}")
 _OR = frozenset({"or", "或", "或者"})
@@ -32,7 +33,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    r"""Answers side by side, `a, b`, `a or b`, `1 \pm 2`; in set `braces`, or as a `choice` with "or" between them."""
+    r"""Answers side by side, `a, b`, `a or b`, `1 \pm 2`; in set `braces`, or as a `choice` with "or" or with ±."""
 
     items: tuple[str, ...]
     braces: bool = False
@@ -91,7 +92,7 @@ def read(text: str) -> Shape:
     if "union" in kinds:
         return Plain(text)
     if len(signed := _both_signs(text)) > 1:
-        return Several(tuple(signed))
+        return Several(tuple(signed), choice=True)
     if "colon" in kinds:
         return Ratio(tuple(_pieces(text, marks, "colon")))
     return _enclosed(text)
@@ -132,6 +133,8 @@ def _both_signs(text: str) -> list[str]:
 
 
 def _enclosed(text: str) -> Shape:
+    if _POINT.match(text) and _closes_at_end(text[1:]) and isinstance(point := _enclosed(text[1:]), Bracketed):
+        return point  # P(2,-3)
     if match := _MATRIX.fullmatch(text):
         return _matrix(match) or Plain(text)
     if text.startswith("\\{") and text.endswith("\\}") and _closes_at_end(text):

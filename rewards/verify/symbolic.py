@@ -54,16 +54,13 @@ class SymbolicEquality:
             return False
 
 
-def _decimal_comma(gold: str, given: str) -> tuple[str, str]:
-    """Both texts with decimal points, if one has a point, and the other a comma that separates no list.
-
-    A gold answer such as `1,22` is a list; `0,22` isn't.
-    """
-    if _POINT.fullmatch(gold) and _COMMA.fullmatch(given):
-        return gold, given.replace(",", ".")
-    if _POINT.fullmatch(given) and _COMMA.fullmatch(gold) and gold.lstrip("+-").startswith("0,"):
-        return gold.replace(",", "."), given
-    return gold, given
+def _decimal_comma(gold: str, answer: str) -> tuple[str, str]:
+    """Both texts with points, if one has a point and the other a comma; of gold answers, only `0,5` is no list."""
+    if _POINT.fullmatch(gold) and _COMMA.fullmatch(answer):
+        return gold, answer.replace(",", ".")
+    if _POINT.fullmatch(answer) and _COMMA.fullmatch(gold) and gold.lstrip("+-").startswith("0,"):
+        return gold.replace(",", "."), answer
+    return gold, answer
 
 
 def _form(text: str) -> Form | None:

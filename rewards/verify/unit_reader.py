@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from .nouns import chinese_noun, noun
-from .units import NONE, UNITS, Unit, dimension_of
+from .units import NONE, THING, UNITS, Unit, dimension_of
 
 MAX_LENGTH = 60  # characters; longer texts aren't units
 _TOKEN = re.compile(
@@ -44,7 +44,7 @@ def unit(text: str, *, attached: bool, one: bool) -> Unit | None:
     if (known := _named(bare)) or (known := _compound(bare)):
         return replace(known, doubtful=_may_be_a_product(bare, attached=attached))
     if (counted := chinese_noun(bare)) is not None:
-        return _noun_unit(counted, known=True) if counted else NONE
+        return _noun_unit(counted or THING, known=True)
     found = None if attached else noun(bare, one=one)
     return _noun_unit(found[0], known=found[1]) if found else None
 

@@ -42,6 +42,7 @@ class Unit:
 
 
 NONE = Unit(Fraction(1), ())
+THING = "thing"  # the noun of a Chinese counter alone, which counts anything
 _PREFIXES = {
     "p": ("pico", -12), "n": ("nano", -9), "μ": ("micro", -6), "m": ("milli", -3), "c": ("centi", -2),
     "d": ("deci", -1), "h": ("hecto", 2), "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9), "T": ("tera", 12),
@@ -175,7 +176,7 @@ yen,JPY,日元 1 yen
 pence,penny 1/100 sterling
 ₹,INR,Rs,rupee,rupees 1 rupee
 ₩,KRW,won 1 won
-%,percent,per_cent,pct,％ 1/100 -
+%,percent,per_cent,percentage,pct,％ 1/100 -
 ‰,permille 1/1000 -
 """
 

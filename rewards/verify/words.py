@@ -13,7 +13,7 @@ from .quantity import Quantity, as_number, as_quantity, same_quantity, uncounted
 from .units import PERCENT
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_PUNCTUATION = re.compile(r"[^\w\s.\-]|(?<!\d)\.|\.(?!\d)")
+_PUNCTUATION = re.compile(r"[^\w\s.\-+*/^=<>%$€£¥#!]|(?<!\d)\.|\.(?!\d)|!+(?!\w)")  # operators and currencies stay
 _DIGITS = {"none": "0", **{word: str(value) for word, value in UNITS.items()}, "twenty": "20"}
 
 

@@ -43,8 +43,10 @@ class Agreement:
     def _approximates(self, chain: Chain) -> bool:
         """Whether the decimal number at the end of a chain is near to the value before it."""
         *_, exact, rounded = chain.terms
-        if not isinstance(exact, Value) or not isinstance(rounded, Value):
+        if not isinstance(exact, Value) or not isinstance(rounded, Value) or exact.decimals is not None:
             return False
+        if not rounded.decimals:
+            raise FalseLink  # 20/3 is near to 7, but 7 isn't its value
         with suppress(Undecided):
             left, right = number(exact.expression), number(rounded.expression)
             if 2 * abs(left - right) <= mpmath.mpf(10) ** -(rounded.decimals or 0):

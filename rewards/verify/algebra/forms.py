@@ -148,7 +148,7 @@ def _bracketed(text: str, depth: int) -> Form | None:
     if not inside.strip():
         return Named("empty") if start == 2 else None
     if start == 2 and len(builder := _split(inside, re.compile(r"\||:"))) == 2:
-        return read(builder[1], depth + 1)
+        return _condition(builder[0], builder[1], depth)
     if len(groups := _split(inside, re.compile(";"))) > 1:
         return Parts(kind, tuple(read(group, depth + 1) for group in groups))
     pieces = _split(inside, _LISTED if kind in ("{}", ",") else _COMMA)
@@ -159,6 +159,15 @@ def _bracketed(text: str, depth: int) -> Form | None:
         form = read(piece, depth + 1)
         items.extend(form.items if isinstance(form, Parts) and form.kind == "," and "\\pm" in piece else [form])
     return Parts(kind, tuple(items))
+
+
+def _condition(variable: str, condition: str, depth: int) -> Form:
+    r"""The condition of a set-builder such as `\{x \mid x < 1\}` about its own variable."""
+    bare = re.sub(r"\\in ?(?:\\mathbb ?{?R}?|\\Reals)", "", variable).strip()
+    form = read(condition, depth + 1)
+    if not re.fullmatch(r"[A-Za-z]|\\[a-z]+", bare) or bare not in condition or isinstance(form, Value):
+        raise Unreadable
+    return form
 
 
 def _plain(text: str, depth: int) -> Form:
