@@ -34,6 +34,8 @@ TOKENS = {
     "factorials": "!",
     "units": " cm",
     "options": "\nA. ",
+    "letters": "(A) ",
+    "numbered": "(1) ",
     "thoughts": "<think>",
     "ends of thoughts": "</think>",
     "reversed items": "",  # not a token: a set of as many items, which the gold answer has in the other order

@@ -166,3 +166,32 @@ def test_a_gold_answer_is_understood(gold: str) -> None:
 @pytest.mark.parametrize("gold", ["\\foo{x}", "x^{", "2x > 3", "\\sum_k k"])
 def test_other_gold_answers_are_left_to_math_verify(gold: str) -> None:
     assert not understood(gold)
+
+
+SMALL = st.integers(1, 6)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(SMALL, SMALL, SMALL, SMALL)
+def test_no_rule_of_structure_says_what_is_not_so(a: int, b: int, c: int, d: int) -> None:
+    pairs: list[tuple[str, str, bool]] = [
+        (f"{a}:{b}", f"{c}:{d}", a * d == b * c),
+        (f"{a}:{b}", f"{c}/{d}", a * d == b * c),
+        (f"x={a},y={b}", f"y={c},x={d}", (a, b) == (d, c)),
+        (f"({a},{b})", f"x={c},y={d}", (a, b) == (c, d)),
+        (f"\\begin{{pmatrix}}{a}&{b}\\end{{pmatrix}}", f"\\begin{{bmatrix}}{c}&{d}\\end{{bmatrix}}", (a, b) == (c, d)),
+        (f"{a}_{b + 6}", f"{c}_{{{d + 6}}}", (a, b) == (c, d)),
+        (f"{a}", f"{c}_{d + 6}", a == c and d + 6 == 10),
+        (f"x={a}", f"x={c}={d}", a == c == d),
+        (f"{a}", f"{c}+{d}={a}", c + d == a),
+        (f"{a * 100 + b}", f"{c * 100 + d}%", c * 100 + d == (a * 100 + b) * 100),
+        (f"{a},{b}00", f"{c},{d}00", (a, b) == (c, d)),
+        (f"{a},{b}00", f"{b}00,{a}", False),
+        (f"{a}\\pm{b}", f"{c - d},{c + d}", (a, b) == (c, d)),
+        (f"\\{{{a},{b}\\}}", f"\\{{{c},{d}\\}}", {a, b} == {c, d} and (a == b) == (c == d)),
+        (f"({a},{b}]", f"({c},{d}]", (a, b) == (c, d)),
+        (f"{a}x+{b}+C", f"{c}x+{d}+K", a == c),
+        (f"{a}x^2+{b}x", f"{c}x^2+{d}x+C", False),
+    ]
+    for gold, answer, expected in pairs:
+        assert quick_equal(gold, answer) in (expected, None), (gold, answer)

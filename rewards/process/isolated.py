@@ -102,4 +102,5 @@ def _score(result: Result) -> Any:
         return Score(result.value, seconds=result.seconds) if numeric else result.value
     if result.message.startswith(ArgumentsError.__name__):
         raise ArgumentsError(result.message.partition(": ")[2])
-    return TimeoutError(result.message) if result.status == "timeout" else RuntimeError(result.message)
+    message = result.message.removeprefix("RuntimeError: ")
+    return TimeoutError(message) if result.status == "timeout" else RuntimeError(message)

@@ -16,21 +16,24 @@ from .tree import is_constant
 
 Decide = Callable[[str, str], bool | None]
 SPACES = re.compile(r"(?<!\d) | (?!\d)")  # the space in `1 2` matters
-_WORD = re.compile(r"^[A-Za-z]{3,}")
+_POINT = re.compile(r"([A-Z])\(.*,")
+VERDICTS = frozenset(
+    ["true", "false", "t", "f", "yes", "no", "对", "错", "正确", "错误", "是", "否", "√", "×", "\\times"]
+)
 _NO_TERM = re.compile(r"^0\d|[A-Za-z] ?m$")  # 12:05, 3:30 pm
 _TIME = re.compile(r"[1-9]\d?:[0-5]\d", re.ASCII)
 _UNIT_VECTORS = re.compile(r"[ij].*[jk]")
 
 
-def same_compound(left: str, right: str, decide: Decide) -> bool | None:
+def same_compound(left: str, right: str, shapes: tuple[Shape, Shape], decide: Decide) -> bool | None:
     """Whether two texts, of which at least one has structure, are equal; None where that isn't certain.
 
     Args:
         left: the gold answer.
         right: the given answer.
+        shapes: their structures.
         decide: compares two parts.
     """
-    shapes = read(left), read(right)
     if isinstance(shapes[0], Relation) or isinstance(shapes[1], Relation):
         return _relations(left, right, shapes, decide)
     if isinstance(shapes[0], Several) or isinstance(shapes[1], Several):
@@ -117,12 +120,16 @@ def _several(left: str, right: str, shapes: tuple[Shape, Shape], decide: Decide)
         case Several(), Several():
             if any(map(_is_inequality, gold.items + given.items)):
                 return None
-            if gold.choice != given.choice and all(map(_WORD.search, gold.items)):
+            if gold.choice != given.choice and not all(map(_is_number, gold.items)):
                 return False  # Alice and Bob, Alice or Bob
+            if any(item.casefold() in VERDICTS for item in gold.items):  # of several questions, in their order
+                return in_order(gold.items, given.items, decide)
             return matched(gold.items, _without_repetitions(gold.items, given.items), partial(_items, decide), _key)
         case (Bracketed(), _) | (_, Bracketed()):
             return _ordered_and_unordered(gold, given, decide)
         case Several(), _:
+            if len(gold.items) > 1 and is_value(given):
+                return False  # 3, 3 isn't 3
             return _all_equal(gold.items, given, lambda item: decide(item, right))
         case _, Several():
             return _all_equal(given.items, gold, lambda item: decide(left, item))
@@ -157,8 +164,16 @@ def _all_equal(items: Sequence[str], other: Shape | Assignment, same: Callable[[
 
 
 def _items(decide: Decide, left: str, right: str) -> bool | None:
-    """Compare two elements: the element {1} isn't 1, although a whole answer {1} is."""
-    return False if left.startswith("\\{") != right.startswith("\\{") else decide(left, right)
+    """Compare two elements: the element {1} isn't 1, although a whole answer {1} is; A(1,2) isn't B(1,2)."""
+    names = _POINT.match(left), _POINT.match(right)
+    if left.startswith("\\{") != right.startswith("\\{") or (names[0] and names[1] and names[0][1] != names[1][1]):
+        return False
+    return decide(left, right)
+
+
+def _is_number(item: str) -> bool:
+    """Whether an item, without its label, is a number or another constant."""
+    return is_constant(expression(item.rpartition("=")[2])) or as_quantity(item) is not None
 
 
 def _without_repetitions(gold: Sequence[str], given: Sequence[str]) -> Sequence[str]:

@@ -24,18 +24,21 @@ from .units import Unit
 
 MAX_DEPTH = 8  # of structures within structures
 _BASE = re.compile(r"([0-9A-Za-z]+)_{?(\d+)}?")
+_DIGITS = re.compile(r"[0-9A-Fa-f]+")
 _FRAME = re.compile(
     r"(?:(?:(?:so|thus|hence|therefore),? )?(?:(?:the )?(?:final )?(?:answer|result) (?:is|equals)|there (?:are|is))"
     r"|answer ?:|approximately|about|exactly|roughly|nearly|\\approx|≈)[: ]+",
     re.IGNORECASE,
 )
 _TIME = re.compile(r"(\d{1,2}:\d\d(?::\d\d)?) ?([ap])\.?m\.?", re.IGNORECASE)
+_NEGATIVE = re.compile(r"^(?:negative|minus) (?=\d)", re.IGNORECASE)
 _ASIDE = re.compile(r"(.*\S) \(([^()]*[A-Za-z\u4e00-\u9fff][^()]*)\)", re.DOTALL)
 _ARTICLE = re.compile(r"(?:an?|the) (?=\w{3})")
 _REALS = frozenset({"all real numbers", "all reals", "\\mathbb{R}", "\\mathbb R", "ℝ", "\\Reals"})
 _NO_SOLUTION = frozenset(
     {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "无解", "没有解"}
 )
+_ORDERED = frozenset("TFHNSEWIVXLCDM")  # verdicts, coins, compass points, Roman numerals
 _SHORT_WORDS = frozenset({"no", "up", "on", "in", "ok"})
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+", re.ASCII)
 _INFINITIES = frozenset({"\\infty", "-\\infty"})
@@ -53,6 +56,7 @@ def prepared(text: str) -> str:
         text = text[frame.end() :]
     if time := _TIME.fullmatch(text):
         return f"{time[1]} {time[2].lower()}m"
+    text = _NEGATIVE.sub("-", text)
     if text.casefold() in _NO_SOLUTION:
         return "\\emptyset"
     if text in _REALS:
@@ -83,7 +87,7 @@ def _decide(left: str, right: str, depth: int = 0) -> bool | None:
     if isinstance(shapes[0], Plain) and isinstance(shapes[1], Plain):
         texts = shapes[0].text, shapes[1].text
         return _plain(*texts) if texts == (left, right) else _decide(*texts, depth + 1)  # (5) is 5
-    return same_compound(left, right, partial(_decide, depth=depth + 1))
+    return same_compound(left, right, shapes, partial(_decide, depth=depth + 1))
 
 
 def _as_quantities(left: str, right: str) -> bool | None:
@@ -129,6 +133,8 @@ def _plain(left: str, right: str) -> bool | None:
     """Compare two texts without structure: letters, words, numerals of a base, and expressions."""
     if (verdict := _same_in_base(left, right)) is not None:
         return verdict
+    if len(left) == 2 and set(left + right) <= _ORDERED:
+        return False  # TF isn't FT, IX isn't XI
     if len(left) > 2 and WORDS.fullmatch(left) and WORDS.fullmatch(right):  # as products, cat would be act
         return _ARTICLE.sub("", left.casefold()) == _ARTICLE.sub("", right.casefold())
     if left.casefold() in _SHORT_WORDS or right.casefold() in _SHORT_WORDS:
@@ -160,14 +166,20 @@ def _measured(text: str) -> tuple[Expression, Unit | None] | None:
 
 def _same_measure(gold: Expression, gold_unit: Unit | None, given: Expression, given_unit: Unit | None) -> bool | None:
     """Compare expressions with units; a unit that only one has is ignored."""
-    if gold_unit and given_unit:
+    if any(one and not one.dimension for one in (gold_unit, given_unit)):  # percent
+        gold, given = _scaled(gold, gold_unit), _scaled(given, given_unit)
+    elif gold_unit and given_unit:
         if gold_unit.dimension != given_unit.dimension:
             return False
-        gold, given = (Call("*", (Number(one.size), tree)) for one, tree in ((gold_unit, gold), (given_unit, given)))
+        gold, given = _scaled(gold, gold_unit), _scaled(given, given_unit)
     verdict = expressions.compare(gold, given)
     if verdict is False and not is_constant(gold) and (gold_unit or given_unit):
         return None  # `2\\pi hr` isn't in hours
     return verdict
+
+
+def _scaled(tree: Expression, size: Unit | None) -> Expression:
+    return Call("*", (Number(size.size), tree)) if size else tree
 
 
 def _same_in_base(left: str, right: str) -> bool | None:
@@ -176,7 +188,7 @@ def _same_in_base(left: str, right: str) -> bool | None:
     numerals = [
         (match[1], match[2]) if match else (text, "10") for match, text in zip(found, (left, right), strict=True)
     ]
-    if not any(found) or not all(digits[:1].isdigit() and digits.isalnum() for digits, _ in numerals):
+    if not any(found) or not all(_DIGITS.fullmatch(digits) for digits, _ in numerals):
         return None
     return numerals[0] == numerals[1]
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .quantity import NO_LABEL
 from .structure import Relation, Several, Shape, read
 from .tokens import GREEK
 
@@ -40,7 +41,7 @@ class Labelled:
 
 def label_of(text: str) -> str | None:
     """The label that a text is, without spaces; None for any other text."""
-    return text.replace(" ", "") if _LABEL.fullmatch(text) else None
+    return text.replace(" ", "") if _LABEL.fullmatch(text) and not NO_LABEL.search(text) else None
 
 
 def labelled(shape: Relation) -> Labelled | None:

@@ -27,6 +27,7 @@ _ORDINARY = re.compile(r"[A-Za-z0-9 .,+\-*/()=<>:;!?'\"|\[\]^]*")  # characters 
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF10, 0xFF5B)}  # digits and letters
 _MATRICES = re.compile(r"\\(begin|end){[pbB]?matrix}")  # vmatrix is a determinant
 _SCRIPTS = re.compile(r"(?:[\^_]\s*[^\s{\\]\s*){3}")
+_LETTER = re.compile(r"\b[B-Z]\b")  # "A" may be an article
 MAX_NESTING = 40
 WORDS = re.compile(r"[A-Za-z][A-Za-z ]*")
 
@@ -37,7 +38,8 @@ def normalise(answer: str) -> str:
     text = " ".join((answer if _ORDINARY.fullmatch(answer) else _without_notation(answer)).split())
     text = text[1:-1].strip() if re.fullmatch(r"{[^{}]*}", text) else text
     text = text if text.endswith("..") else text.removesuffix(".").rstrip()  # 0.33... isn't 0.33
-    return text.casefold() if len(text) > 2 and WORDS.fullmatch(text) else text  # X isn't x, and AB isn't ab
+    words = len(text) > 2 and WORDS.fullmatch(text) and not _LETTER.search(text)
+    return text.casefold() if words else text  # X isn't x, and AB isn't ab
 
 
 def _without_notation(text: str) -> str:

@@ -35,8 +35,9 @@ _INTRODUCTION = re.compile(
     r"|there (?:are|is|were|was) |(?:it|they) (?:is|are) |(?:=|\\approx|≈|approximately|approx\.|about|exactly) ?",
     re.IGNORECASE,
 )
-_NO_LABEL = re.compile(
-    r"\b(?:not|less|more|fewer|greater|than|most|least|any|all|but|except|under|over|above|below|sin|cos|tan|log|ln)\b"
+NO_LABEL = re.compile(
+    r"\b(?:not|less|more|fewer|greater|than|most|least|any|all|but|except|under|over|above|below|sin|cos|tan|log|ln"
+    r"|half|twice|double|triple|square|root|sqrt|minus|plus|times|never|wrong)\b"
 )
 _LABEL = re.compile(r"\\?[A-Za-z][A-Za-z ]{0,40}(?:_\{?\w{1,10}\}?)? ?(?:=|:|\\approx|≈) ?(?=[^=≈:]*$)")
 
@@ -134,7 +135,7 @@ def unlabelled(normalised: str) -> str:
         return normalised
     text = normalised
     for pattern in (_INTRODUCTION, _LABEL, _INTRODUCTION):
-        if (match := pattern.match(text)) and not _NO_LABEL.search(match[0]):
+        if (match := pattern.match(text)) and not NO_LABEL.search(match[0]):
             text = text[match.end() :]
     return text
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 _SCAN = re.compile(
     r"(?P<open>\\\{|[(\[{]|\\begin{|\\lfloor|\\lceil|\\langle)|(?P<close>\\\}|[)\]}]|\\end{|\\rfloor|\\rceil|\\rangle)"
     r"|(?P<comma>[,;]|\s(?:or|and)(?=\s)|(?<![A-Za-z\\])[或和])|(?P<colon>(?<!:):(?![:=]))"
-    r"|(?P<relation>\\(?:le|ge|ne|neq|lt|gt|in|notin|approx|equiv|sim|subset|subseteq|to)(?![A-Za-z])"
+    r"|(?P<relation>\\not ?(?:\\in(?![A-Za-z])|[<>=])"
+    r"|\\(?:le|ge|ne|neq|lt|gt|in|notin|approx|equiv|sim|subset|subseteq|to)(?![A-Za-z])"
     r"|\\(?:Right|Left|Leftright|left|right|leftright)arrow(?![A-Za-z])|\\implies(?![A-Za-z])|[<>]=?|:?==?|≠|≈|≡|∈)"
     r"|(?P<union>\\(?:cup|cap|setminus)(?![A-Za-z]))|\\[A-Za-z]+|\\."
 )
 _SIGNS = re.compile(r"\\[pm]{2}(?![A-Za-z])")  # ±, ∓
+_NUMBERED = re.compile(r"\([1-9]\) ")
 _POINT = re.compile(r"[A-Z]\(.*,")
 _MATRIX = re.compile(r"(\[|\()? ?\\begin{(matrix|array)}(.*)\\end{\2} ?(\]|\))?", re.DOTALL)
 _COLUMNS = re.compile(r"{[clr ]*}")
@@ -78,6 +80,8 @@ def read(text: str) -> Shape:
     """The outermost structure of a normalised text."""
     if text in EMPTY_SETS:
         return Several((), braces=True)
+    if len(numbered := _NUMBERED.split(text)) > 2 and not numbered[0]:
+        return Bracketed("(", tuple(item.strip(" ,;") for item in numbered[1:]), ")")  # (1) 5 (2) 3
     marks = list(_outer_marks(text))
     kinds = {kind for kind, _ in marks}
     if any(match[0] == ";" for _, match in marks) and any(match[0] == "," for _, match in marks):

@@ -146,11 +146,17 @@ def variables(*expressions: Any) -> list[str]:
     return sorted(found | applied)
 
 
-def points(names: list[str], seed: str, count: int = POINTS) -> Iterator[dict[str, Fraction]]:
-    """Random points, the same for the same seed: positive and signed ones in turn, near to zero and far from it."""
+def points(
+    names: list[str], seed: str, count: int = POINTS, reach: Fraction = Fraction(0)
+) -> Iterator[dict[str, Fraction]]:
+    """Random points, the same for the same seed: positive and signed ones in turn, near to zero and far from it.
+
+    Some lie between `reach`, the largest number in the expressions, and three times it: there pieces of functions meet.
+    """
     source = random.Random(seed)
+    spreads = (*_SPREADS, (reach, 3 * reach)) if reach > 1 else _SPREADS
     for number in range(count if names else 1):
-        low, high = _SPREADS[number // 2 % len(_SPREADS)]
+        low, high = spreads[number // 2 % len(spreads)]
         point = {}
         for name in names:
             value = low + (high - low) * Fraction(source.randrange(1, 9973), 9973)
@@ -158,6 +164,15 @@ def points(names: list[str], seed: str, count: int = POINTS) -> Iterator[dict[st
                 value = Fraction(round(value))
             point[name] = -value if number % 2 and source.random() < 0.6 else value
         yield point
+
+
+def _reach(left: Any, right: Any) -> Fraction:
+    """The largest absolute value of a number in two expressions; numbers beyond a million count as that."""
+    numbers = [
+        abs(Fraction(int(number.p), int(number.q)))
+        for number in (left.atoms(sympy.Rational) | right.atoms(sympy.Rational))
+    ]
+    return min(max(numbers, default=Fraction(0)), Fraction(10**6))
 
 
 def equal(left: Any, right: Any, seed: str) -> bool:
@@ -172,7 +187,7 @@ def equal(left: Any, right: Any, seed: str) -> bool:
         if not complex_numbers and (left.has(sympy.I) or right.has(sympy.I)):
             continue
         agreed = 0
-        for point in points(names, seed, POINTS * factor):
+        for point in points(names, seed, POINTS * factor, _reach(left, right) if factor > 1 else Fraction(0)):
             with suppress(Undecided):
                 (x, y), resolution, real = _precise(left, right, point, complex_numbers)
                 if real or complex_numbers:
