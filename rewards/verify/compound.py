@@ -12,6 +12,7 @@ from .matching import matched
 from .quantity import as_number, as_quantity
 from .reader import expression
 from .structure import Bracketed, Matrix, Plain, Ratio, Relation, Several, Shape, read
+from .tokens import has_words
 from .tree import is_constant
 
 Decide = Callable[[str, str], bool | None]
@@ -89,6 +90,8 @@ def _relations(left: str, right: str, shapes: tuple[Shape, Shape], decide: Decid
     if given is None:
         close = isinstance(shapes[1], Relation) and set(shapes[1].signs) <= APPROXIMATE
         return False if is_value(shapes[0]) and not close else None
+    if given.label is None and has_words(given.chain[0]):
+        return False  # half x = 5
     return _with_chain(decide(left, given.value), given, decide)
 
 
