@@ -154,7 +154,7 @@ def points(
     Some lie between `reach`, the largest number in the expressions, and three times it: there pieces of functions meet.
     """
     source = random.Random(seed)
-    spreads = (*_SPREADS, (reach, 3 * reach)) if reach > 1 else _SPREADS
+    spreads = (_SPREADS[0], (reach, 3 * reach), *_SPREADS[1:]) if reach > 1 else _SPREADS
     for number in range(count if names else 1):
         low, high = spreads[number // 2 % len(spreads)]
         point = {}
@@ -164,6 +164,10 @@ def points(
                 value = Fraction(round(value))
             point[name] = -value if number % 2 and source.random() < 0.6 else value
         yield point
+
+
+def _has_root(expression: Any) -> bool:
+    return any(not power.exp.is_Integer for power in expression.atoms(sympy.Pow))
 
 
 def _reach(left: Any, right: Any) -> Fraction:
@@ -183,11 +187,12 @@ def equal(left: Any, right: Any, seed: str) -> bool:
     """
     names = variables(left, right)
     factor = PIECES if left.has(*_PIECEWISE) or right.has(*_PIECEWISE) else 1
+    reach = _reach(left, right) if factor > 1 or _has_root(left) or _has_root(right) else Fraction(0)
     for complex_numbers in (False, True):
         if not complex_numbers and (left.has(sympy.I) or right.has(sympy.I)):
             continue
         agreed = 0
-        for point in points(names, seed, POINTS * factor, _reach(left, right) if factor > 1 else Fraction(0)):
+        for point in points(names, seed, POINTS * factor, reach):
             with suppress(Undecided):
                 (x, y), resolution, real = _precise(left, right, point, complex_numbers)
                 if real or complex_numbers:
