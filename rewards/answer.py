@@ -25,7 +25,7 @@ class Answer:
     The column `answer_type` names a row's verifier, one of VERIFIERS; the default is `kind`. Answers are compared in
     killable processes, which all rewards share. An answer that takes longer than `timeout_s`, needs more memory than
     `memory_gib` or crashes its worker scores 0, and so does one that is longer than `longest_answer`, or, if only
-    math-verify can decide, than `longest_symbolic_answer`. These are logged and appear in the metrics.
+    sympy can decide, than `longest_symbolic_answer`. These are logged and appear in the metrics.
 
     Args:
         kind: the verifier of rows that don't name one.

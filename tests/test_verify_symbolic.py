@@ -137,6 +137,12 @@ RIGHT = {
         (r"\frac13", r"33.333333\%"),
         ("78.54", r"25\pi\approx 78.54"),
     ],
+    "without values": [
+        (r"\lim_{n\to\infty}(1+1/n)^n", "e"),
+        (r"\sum_{n=0}^\infty\frac{1}{n!}", "e"),
+        (r"\frac{\pi^2}{6}", r"\sum_{n=1}^\infty\frac{1}{n^2}"),
+        (r"\int_0^\infty e^{-x^2}dx", r"\frac{\sqrt\pi}{2}"),
+    ],
     "bases and ratios": [
         ("204_5", "204_{5}"),
         ("204_5", "(204)_5"),
@@ -276,6 +282,13 @@ WRONG = {
         (r"\frac{1}{10^{8}}", "0.000000"),
         ("1", "0.999999"),
         ("0.3333333", "0.333333"),
+    ],
+    "without values": [
+        (r"\lim_{n\to\infty}(1+1/n)^n", "3"),
+        (r"\sum_{n=0}^\infty\frac{1}{n!}", "2.718"),
+        (r"\frac{\pi^2}{6}", r"\sum_{n=1}^\infty\frac{1}{n^3}"),
+        (r"\int_0^\infty e^{-x^2}dx", r"\frac{\sqrt\pi}{3}"),
+        (r"\sum_{n=1}^\infty\frac{1}{n^2}", "1.6449"),
     ],
     "bases and ratios": [
         ("42", "42_8"),

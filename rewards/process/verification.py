@@ -59,7 +59,7 @@ class Verification:
     def scores(self, answers: Sequence[tuple[Any, ...]]) -> list[Result]:
         """The scores of answers (kind, gold answer, given answer, columns) as results.
 
-        The rules come first, many answers at a time. Those that no rule decides go to math-verify one by one, the
+        The rules come first, many answers at a time. Those that no rule decides go to sympy one by one, the
         shortest first: if the batch's time runs out, it is at the expense of the longest.
         """
         with self.pool.lock:
@@ -71,7 +71,7 @@ class Verification:
                 if result.status != "ok" or result.value is not None:
                     continue
                 if len(given) > longest_symbolic_answer(gold):
-                    message = "no rule decides it, and it is too long for math-verify"
+                    message = "no rule decides it, and it is too long for sympy"
                     results[number] = replace(result, value=0.0, status="too_long", message=message)
                 else:
                     asked[number] = "symbolic", gold, given

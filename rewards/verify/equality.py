@@ -1,4 +1,4 @@
-"""Equality of mathematical answers, by rules that decide only what is certain; math-verify decides the rest."""
+"""Equality of mathematical answers, by rules that decide only what is certain; sympy decides the rest (symbolic.py)."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def check(gold: Any, row: Mapping[str, Any]) -> None:
 
 
 def understood(gold: str) -> bool:
-    """Whether the rules here read a gold answer whole; otherwise math-verify must parse it."""
+    """Whether the rules here read a gold answer whole; otherwise sympy must read it."""
     return _readable(prepared(gold))
 
 
@@ -224,6 +224,6 @@ def _readable(text: str) -> bool:
 
 
 def score(gold: Any, given: str, row: Mapping[str, Any]) -> float | None:
-    """1 or 0, or None where math-verify must decide."""
+    """1 or 0, or None where sympy must decide."""
     verdict = quick_equal(str(gold), given)
     return None if verdict is None else float(verdict)

@@ -76,7 +76,7 @@ def unwrapped(text: str) -> str:
 def impossible(text: str) -> bool:
     """Whether brackets are nested deeper than MAX_NESTING, or scripts follow each other, as LaTeX forbids (`x^x^x^x`).
 
-    math-verify needs exponential time to find out.
+    math-verify's parser needs exponential time to find out.
     """
     depth = deepest = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""The questions that verification processes answer: the quick rules, math-verify, and the guards' comparisons."""
+"""The questions that verification processes answer: the quick rules, sympy, and the guards' comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Questions:
         return getattr(self, question)(*arguments)
 
     def rules(self, kind: str, gold: Any, given: str, row: Row) -> float | None:
-        """The score of an answer by the rules of its kind; None where math-verify must decide."""
+        """The score of an answer by the rules of its kind; None where sympy must decide."""
         return VERIFIERS[kind].score(gold, given, row)
 
     def symbolic(self, gold: str, given: str | None) -> bool:

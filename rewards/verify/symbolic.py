@@ -1,4 +1,4 @@
-"""Equality of the answers that no quick rule decides: math-verify's parser and sympy read them, and numbers decide."""
+"""Equality of the answers that no quick rule decides: math-verify's parser reads them, and values decide."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class SymbolicEquality:
     """Whether two answers are equal; use it in a killable process, as sympy can take for ever.
 
     math-verify's parser, with some readings mended, makes sympy objects of the expressions in both answers. They are
-    equal if they have the same kind and structure, and the same values at random points to 60 digits. What can't be
-    read is equal only to the same text.
+    equal if they have the same kind and structure, and the same values at random points to 60 digits; math-verify
+    itself decides infinite sums, limits and integrals without such values. What can't be read is equal only to the same
+    text.
     """
 
     def __init__(self) -> None:

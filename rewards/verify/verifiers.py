@@ -72,5 +72,5 @@ def longest_answer(gold: Any, row: Row) -> int:
 
 
 def longest_symbolic_answer(gold: str) -> int:
-    """The length in characters above which math-verify, whose time grows fast, isn't asked: 200 + 10 x the gold one."""
+    """The length in characters above which sympy, whose time grows fast, isn't asked: 200 + 10 x the gold one."""
     return SPARE_SYMBOLIC_LENGTH + LENGTH_FACTOR * len(gold)

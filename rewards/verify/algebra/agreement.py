@@ -121,7 +121,7 @@ class Agreement:
         return False
 
     def _equal(self, left: Any, right: Any) -> bool:
-        if left == right or left.has(sympy.oo) or right.has(sympy.oo):
+        if left == right or _is_infinite(left) or _is_infinite(right):
             return bool(left == right) and not left.has(sympy.nan, sympy.zoo)
         if left.has(*CALCULUS) and rebuilt(left) == rebuilt(right):
             return True
@@ -274,3 +274,8 @@ def _links(chain: Chain) -> list[tuple[bool, Any]] | None:
         (len(sign) == 1, sympy.Add(right, -left) if sign[0] == "<" else sympy.Add(left, -right))
         for (left, right), sign in zip(pairwise(sides), chain.signs, strict=True)
     ]
+
+
+def _is_infinite(expression: Any) -> bool:
+    """Whether infinity is in an expression, other than as the bound of a sum, an integral or a limit."""
+    return expression.has(sympy.oo) and not expression.has(*CALCULUS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import mpmath
 import sympy
+from math_verify import verify
 
 DIGITS = 60  # of agreement, at least, beyond the largest and the smallest number of an expression
 MAX_EXTENT = 7_000  # decimal digits of the largest number that is evaluated
@@ -203,7 +204,17 @@ def equal(left: Any, right: Any, seed: str) -> bool:
                 break
         if agreed >= (ENOUGH // 2 if names else 1):
             return True
-    return False
+    return _by_transformation(left, right)
+
+
+def _by_transformation(left: Any, right: Any) -> bool:
+    """math-verify's verdict where sums, integrals and limits have no values that numbers find, such as infinite sums.
+
+    It transforms the two expressions with sympy, and compares floats to 30 digits.
+    """
+    if not (left.has(*CALCULUS) or right.has(*CALCULUS)):
+        return False
+    return bool(verify(left, right, float_rounding=30, numeric_precision=DIGITS, timeout_seconds=None))
 
 
 def proportional(left: Any, right: Any, seed: str) -> Any | None:
