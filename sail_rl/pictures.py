@@ -6,7 +6,6 @@ vLLM's media loader shows the same pixels to a served model, except for pictures
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import suppress
 from functools import cache
 from io import BytesIO
@@ -66,7 +65,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     values = np.nan_to_num(values.astype(np.float64))
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > limit:
-        values, limit = values - low, max(high - low, sys.float_info.min)
+        values, limit = values - low, high - low or 1.0
     return np.round(values * (255 / limit)).astype(np.uint8)
 
 

@@ -185,9 +185,12 @@ class TestDeaths:
             assert [(result.value, result.status) for result in results] == [(n % 2 == 1, "ok") for n in range(2, 8)]
 
     def test_workers_that_never_start_stop_the_run(self) -> None:
+        # Without memory, Python's compiler may fail with any error.
         with (
             closing(WorkerPool(EQUALITY, workers=1, memory_bytes=1024**2)) as pool,
-            pytest.raises(RuntimeError, match=r"did not start|a worker can't use .*: .*(MemoryError|ImportError)"),
+            pytest.raises(
+                RuntimeError, match=r"did not start|a worker can't use rewards.verify.symbolic:\w+: \w+Error"
+            ),
         ):
             pool.run(PAIRS)
 
