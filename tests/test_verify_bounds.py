@@ -212,7 +212,7 @@ def test_a_hostile_expression_costs_little(name: str) -> None:
     ):
         started = time.process_time()
         compare(expression, other)
-        assert time.process_time() - started < 1  # seconds; about 0.05 on an idle machine
+        assert time.process_time() - started < 5  # seconds; about 0.05 on an idle machine
 
 
 @QUICK
