@@ -38,7 +38,8 @@ class HFEngine(StreamingEngine):
         head_dtype: str | None = None,
     ) -> None:
         self._processor = AutoProcessor.from_pretrained(model_dir)
-        self._model = load_model(Path(model_dir), dtype=getattr(torch, dtype), head_dtype=head_dtype).eval()
+        model = load_model(Path(model_dir), dtype=getattr(torch, dtype), head_dtype=head_dtype)
+        self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._max_model_len = max_model_len
         self._version = 0
 
@@ -67,16 +68,17 @@ class HFEngine(StreamingEngine):
     @torch.no_grad()
     def _group(self, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
         inputs = self._processor(images=prompt.images or None, text=prompt.text, return_tensors="pt")
+        inputs = inputs.to(self._model.device)
         length = inputs["input_ids"].shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(sampling.seed, prompt.id))
             output = self._model.generate(
                 **inputs, **self._options(sampling, length), return_dict_in_generate=True, output_scores=True
             )
-        logprobs = torch.stack([scores.float().log_softmax(-1) for scores in output.scores], dim=1)  # [G, C, V]
+        logprobs = torch.stack([scores.float().log_softmax(-1).cpu() for scores in output.scores], dim=1)  # [G, C, V]
         return [
             self._rollout(prompt, sample, tokens, logprobs[sample])
-            for sample, tokens in enumerate(output.sequences[:, length:])
+            for sample, tokens in enumerate(output.sequences[:, length:].cpu())
         ]
 
     def _options(self, sampling: Sampling, prompt_length: int) -> dict[str, Any]:

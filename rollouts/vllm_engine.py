@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     import numpy as np
     from vllm import RequestOutput
 
-# vLLM reads these at import: in-process engine, no telemetry, no pinning of the trainer's threads, no compiler.
+# vLLM reads these at import: in-process engine, no telemetry, no pinning of the trainer's threads.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "TORCH_COMPILE_DISABLE": "1",
 }
+# A GPU runs compiled CUDA graphs; on a CPU the compiler only stalls the first batch.
+CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
 GIB = 1024**3
 
 
@@ -44,7 +45,7 @@ class VLLMEngine(StreamingEngine):
         kv_cache_gib: memory for the key-value cache, in GiB.
         capture_routed_experts: record an MoE's routing in `Rollout.routed_experts`. On a CPU this turns prefix caching
             off, because a cached prefix is not routed again.
-        options: further keyword arguments of `vllm.LLM`.
+        options: keyword arguments of `vllm.LLM`, which go before the ones that this class sets.
     """
 
     supports_partial_rollouts = True
@@ -62,7 +63,8 @@ class VLLMEngine(StreamingEngine):
         capture_routed_experts: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
-        for name, value in ENVIRONMENT.items():
+        on_gpu = torch.cuda.is_available()
+        for name, value in (ENVIRONMENT | ({} if on_gpu else CPU_ENVIRONMENT)).items():
             os.environ.setdefault(name, value)
         from vllm import LLM
         from vllm.distributed import model_parallel_is_initialized
@@ -73,25 +75,22 @@ class VLLMEngine(StreamingEngine):
             raise RuntimeError("another vLLM engine lives in this process, and closing one would break both; close it")
 
         register()
+        own = {
+            "load_format": "dummy",
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "enforce_eager": not on_gpu,
+            "logprobs_mode": "processed_logprobs",
+            # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
+            "enable_chunked_prefill": on_gpu,
+        }
+        own |= _memory(kv_cache_gib) | _launcher() | (_capturing_options() if capture_routed_experts else {})
+        own |= {"hf_overrides": {"head_dtype": head_dtype}} if head_dtype else {}
         with preserved_rng():  # LLM() reseeds every global generator
-            self._llm = LLM(
-                model=str(model_dir),
-                load_format="dummy",
-                dtype=dtype,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                kv_cache_memory_bytes=int(kv_cache_gib * GIB),
-                enforce_eager=True,
-                logprobs_mode="processed_logprobs",
-                # A chunked prefill rewinds the sampler's seed, which vLLM 0.31 can't do with a CPU generator.
-                enable_chunked_prefill=torch.cuda.is_available(),
-                **({"hf_overrides": {"head_dtype": head_dtype}} if head_dtype else {}),
-                **_launcher(),
-                **(_capturing_options() if capture_routed_experts else {}),
-                **(options or {}),
-            )
+            self._llm = LLM(model=str(model_dir), **(own | (options or {})))
         self._capturing = capture_routed_experts
-        self._recorder = self._route_recorder() if capture_routed_experts and not torch.cuda.is_available() else None
+        self._recorder = self._route_recorder() if capture_routed_experts and not on_gpu else None
         tokenizer = self._llm.get_tokenizer()
         banned = _image_token_ids(tokenizer)
         self._maker = RequestMaker(tokenizer, banned=banned, max_model_len=max_model_len)
@@ -197,6 +196,18 @@ def _process_group_kept() -> Iterator[None]:
         yield
     finally:
         parallel_state.destroy_distributed_environment = destroy_all
+
+
+def _memory(kv_cache_gib: float) -> dict[str, Any]:
+    """Options that reserve the key-value cache and nothing else.
+
+    With a fixed cache vLLM uses `gpu_memory_utilization` (0.9 by default) only to refuse a GPU with less free memory at
+    the start, which a GPU shared with the trainer always has.
+    """
+    size = int(kv_cache_gib * GIB)
+    if not torch.cuda.is_available():
+        return {"kv_cache_memory_bytes": size}
+    return {"kv_cache_memory_bytes": size, "gpu_memory_utilization": size / torch.cuda.mem_get_info()[1]}
 
 
 def _capturing_options() -> dict[str, Any]:

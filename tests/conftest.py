@@ -122,10 +122,10 @@ def vllm_engine_at() -> Iterator[Callable[..., VLLMEngine]]:
     from sail_rl.trainer.distributed import join_process_group
 
     join_process_group()
-    live: dict[tuple[Any, ...], VLLMEngine] = {}
+    live: dict[tuple[Path, str], VLLMEngine] = {}
 
     def engine(folder: Path, **changes: Any) -> VLLMEngine:
-        key = (folder, *sorted(changes.items()))
+        key = (folder, repr(sorted(changes.items())))
         if key not in live:
             for other in live.values():
                 other.close()

@@ -22,7 +22,7 @@ from typing import Any
 
 import forked
 
-from rollouts.vllm_engine import ENVIRONMENT
+from rollouts.vllm_engine import CPU_ENVIRONMENT, ENVIRONMENT
 
 FORKS = multiprocessing.get_context("forkserver")
 JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -45,7 +45,7 @@ def start_server() -> None:
     before = dict(os.environ)
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), before.get("PYTHONPATH", "")])
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # as `sail-rl` sets it
-    os.environ.update(environment(**ENVIRONMENT, **quiet, PYTHONPATH=path, **{forked.PRELOAD: "1"}))
+    os.environ.update(environment(**ENVIRONMENT, **CPU_ENVIRONMENT, **quiet, PYTHONPATH=path, **{forked.PRELOAD: "1"}))
     try:
         FORKS.set_forkserver_preload(["forked"])
         forkserver.ensure_running()

@@ -215,6 +215,17 @@ def test_a_second_engine_in_the_process_is_refused(
 
 
 @pytest.mark.slow
+def test_options_of_vllm_go_before_the_engine_s_own(
+    vllm_engine_at: Callable[..., VLLMEngine], tiny_dir: Callable[..., Path]
+) -> None:
+    changes = {"enforce_eager": False, "max_num_seqs": 7, "kv_cache_memory_bytes": 2**27}
+    config = vllm_engine_at(tiny_dir(), options=changes)._llm.llm_engine.vllm_config
+    assert not config.model_config.enforce_eager
+    assert config.scheduler_config.max_num_seqs == 7
+    assert config.cache_config.kv_cache_memory_bytes == 2**27
+
+
+@pytest.mark.slow
 def test_the_trainer_s_process_group_outlives_an_engine(vllm_engine: Callable[..., VLLMEngine]) -> None:
     vllm_engine()
     trainers, batch = torch.distributed.new_group([0]), torch.ones(3)

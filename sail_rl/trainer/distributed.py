@@ -31,7 +31,10 @@ def join_process_group(*, timeout_minutes: float = 30.0) -> None:
         os.environ["MASTER_PORT"] = str(_free_port())
     # DeepSpeed would compile a shared-memory collective for CPU (a minute, and a compiler); gloo needs neither.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():  # before anything allocates: engines and models follow the current device
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "nccl"
     deepspeed.init_distributed(backend, timeout=timedelta(minutes=timeout_minutes), verbose=False)
     if own_port:  # a process started from this one creates its own job at another port
         del os.environ["MASTER_PORT"]
