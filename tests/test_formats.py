@@ -276,10 +276,10 @@ def test_paths_that_lead_out_of_the_data_are_refused(path: str, folder: Path) ->
 
 def test_a_broken_line_is_named(folder: Path) -> None:
     (folder / "d.jsonl").write_text('{"prompt": "x"}\n{"prompt": \n')
-    with pytest.raises(ValueError, match=r"d.jsonl, row 1: not JSON"):
+    with pytest.raises(ValueError, match=r"d.jsonl, row 1 \(line 2\): not JSON: Expecting value, column 12"):
         Rows(folder / "d.jsonl")
     (folder / "e.jsonl").write_text('{"prompt": "x"}\n["y"]\n')
-    with pytest.raises(ValueError, match=r"e.jsonl, row 1: a list instead of an object"):
+    with pytest.raises(ValueError, match=r"e.jsonl, row 1 \(line 2\): list instead of an object"):
         Rows(folder / "e.jsonl")
 
 

@@ -55,7 +55,7 @@ class SourceConfig(Strict):
     """One dataset: where it is, and what its columns are called."""
 
     path: Path | None = None
-    """A .jsonl, .json, .parquet or .arrow file, or a folder (see `data.files`)."""
+    """A JSON, CSV, Parquet or Arrow file, or a folder (see `data.files`)."""
     hub: str | None = None
     """Or a dataset of the Hugging Face hub, `organisation/dataset`. It is fetched once, into the run's folder."""
     config: str | None = None
