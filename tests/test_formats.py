@@ -92,7 +92,7 @@ DATA_URL = "data:image/png;base64," + base64.b64encode(png(0)).decode()
                     {"from": "gpt", "value": "A cat"},
                 ],
             },
-            {"id": 7, "image": "a.png", "prompt": ASKED, "completion": "A cat"},
+            {"id": 7, "images": ["a.png"], "prompt": ASKED, "completion": "A cat"},
         ),
         (
             {
@@ -124,10 +124,10 @@ DATA_URL = "data:image/png;base64," + base64.b64encode(png(0)).decode()
         # Plain columns
         (
             {"question": "What is it?", "image": "a.png", "answer": "cat"},
-            {"prompt": [{"role": "user", "content": "What is it?"}], "image": "a.png", "answer": "cat"},
+            {"prompt": [{"role": "user", "content": "What is it?"}], "images": ["a.png"], "answer": "cat"},
         ),
         ({"prompt": "Hi", "answer": "Ho"}, {"prompt": "Hi", "answer": "Ho"}),
-        ({"prompt": "<image>What is it?", "image": "a.png"}, {"prompt": ASKED, "image": "a.png"}),
+        ({"prompt": "<image>What is it?", "image": "a.png"}, {"prompt": ASKED, "images": ["a.png"]}),
         # A null in every column that this row doesn't use, as Arrow has it
         (
             {
@@ -163,7 +163,7 @@ def test_columns_are_called_what_the_recipe_says() -> None:
     [
         ({"messages": []}, "the list of messages is empty"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, "the only message is the assistant's"),
-        ({"messages": [{"role": "critic", "content": "Hi"}]}, "a message has the role 'critic'"),
+        ({"messages": [{"role": "critic", "content": "Hi"}]}, r"messages\[0\].role is 'critic'; give one of user"),
         ({"messages": [{"role": "user", "content": None}]}, "the user's message has no content"),
         ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "a part of type 'audio'"),
         (
@@ -285,17 +285,17 @@ def test_a_broken_line_is_named(folder: Path) -> None:
 
 def test_a_bad_message_is_named_with_its_row(folder: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "x"}]}, {"messages": [{"role": "ghost", "content": "x"}]}]
-    with pytest.raises(ValueError, match=r"d.jsonl, row 1: a message has the role 'ghost'"):
+    with pytest.raises(ValueError, match=r"d.jsonl, row 1: messages\[0\].role is 'ghost'"):
         Rows(write_jsonl(folder / "d.jsonl", rows))
 
 
 def test_a_missing_column_says_how_to_map_it(folder: Path) -> None:
-    file = write_jsonl(folder / "d.jsonl", [{"problem": "1+1?", "solution": "2"}])
+    file = write_jsonl(folder / "d.jsonl", [{"task": "1+1?", "result": "2"}])
     with pytest.raises(
-        ValueError, match="no column 'prompt' among problem, solution; if it has another name, set `columns`"
+        ValueError, match="no column 'prompt' among task, result; if it has another name, set `columns`"
     ):
         Rows(file)
-    assert Rows(file, columns={"prompt": "problem", "answer": "solution"})[0]["answer"] == "2"
+    assert Rows(file, columns={"prompt": "task", "answer": "result"})[0]["answer"] == "2"
 
 
 # In a recipe

@@ -9,6 +9,7 @@ appended to repeated ids.
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,13 @@ from sail_rl.messages import as_messages, as_parts, image_count, in_parts, texts
 from sail_rl.models.processing import image_tokens_in
 
 from .files import load_file
-from .formats import unified
+from .formats import CONVERSATIONS, unified
 from .images import Size, checked_size, open_picture
+from .pictures_in import PICTURES, VIDEOS
+from .unread import unread
 from .video import frame_sizes, read_frames, with_frames
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +91,26 @@ class Rows(Sequence[dict[str, Any]]):
         return RowIndex(self.columns, self._sizes, self._ids, self._kept)
 
     def _checked(self, needs: Sequence[str]) -> RowIndex:
-        """Check every row; ValueError for one that can't be used."""
-        with self._naming(0):
-            columns = list(unified(self._dataset[0], self._names))
-        if missing := [name for name in needs if name not in columns]:
-            raise ValueError(
-                f"{self.path}: no column {', '.join(map(repr, missing))} among "
-                f"{', '.join(self._dataset.column_names)}; if it has another name, set `columns` in the recipe's data"
-            )
+        """Check every row; ValueError for one that can't be used. Names columns that are passed over."""
+        columns: dict[str, None] = {}
         sizes: list[list[Size]] = []
-        given: list[Any] = []
+        ids: list[Any] = []
+        passed_over: dict[str, tuple[str, int]] = {}
+        turns = {*CONVERSATIONS, "prompt", *self._names.values()}
         for number, row in enumerate(self._dataset):
             with self._naming(number):
                 ours = unified(row, self._names)
                 sizes.append(self._check(ours, needs))
-                given.append(ours.get("id"))
-        return RowIndex(columns, sizes, _distinct(given), list(range(len(self._dataset))))
+            ids.append(ours.get("id"))
+            columns |= dict.fromkeys(ours)
+            for name, kind in unread(ours, [row.get(name) for name in turns]).items():
+                passed_over.setdefault(name, (kind, number))
+        for name, (kind, number) in passed_over.items():
+            logger.warning(
+                "%s: %s looks like %s, but isn't read (first in row %d); if it matters, map it with `columns`",
+                *(self.path, name, kind, number),
+            )
+        return RowIndex(list(columns), sizes, _distinct(ids), list(range(len(self._dataset))))
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -110,15 +119,15 @@ class Rows(Sequence[dict[str, Any]]):
         number = self._kept[index]
         source = self._source(number)
         with self._naming(number):
-            images = [open_picture(image, self.root) for image in _images(source)]
-            video = read_frames(source["video"], self.root, count=self._frames) if _has_video(source) else []
+            images = [open_picture(image, self.root) for image in source.get("images", ())]
+            video = read_frames(source["video"], self.root, count=self._frames) if "video" in source else []
         return self._row(source, number, images, video)
 
     def metadata(self, index: int) -> dict[str, Any]:
         """The row with (height, width) in place of each image or frame, without decoding any."""
         number = self._kept[index]
         source = self._source(number)
-        sizes, video = self._sizes[number], _has_video(source)
+        sizes, video = self._sizes[number], "video" in source
         return self._row(source, number, [] if video else sizes, sizes if video else [])
 
     def raw(self, index: int) -> dict[str, Any]:
@@ -139,9 +148,10 @@ class Rows(Sequence[dict[str, Any]]):
 
     def texts(self) -> Iterator[str]:
         """All texts of prompts and completions, for training a tokenizer."""
-        pictures = [self._names.get(name, name) for name in ("image", "images", "video")]
-        for row in self._dataset.remove_columns([c for c in pictures if c in self._dataset.column_names]):
-            ours = unified(row, {o: t for o, t in self._names.items() if o not in ("image", "images", "video")})
+        pictures = {*PICTURES, *VIDEOS, *(self._names[name] for name in (*PICTURES, *VIDEOS) if name in self._names)}
+        names = {ours: theirs for ours, theirs in self._names.items() if theirs not in pictures}
+        for row in self._dataset.remove_columns([name for name in self._dataset.column_names if name in pictures]):
+            ours = unified(row, names)
             for name in ("prompt", "completion"):
                 yield from texts_of(as_messages(ours.get(name) or ""))
 
@@ -149,14 +159,8 @@ class Rows(Sequence[dict[str, Any]]):
         return unified(self._dataset[number], self._names)
 
     def _row(self, source: dict[str, Any], number: int, images: list[Any], video: list[Any]) -> dict[str, Any]:
-        row = {name: value for name, value in source.items() if name != "image"}
-        row |= {
-            "id": self._ids[number],
-            "images": images,
-            "video": video,
-            "prompt": _with_placeholders(row["prompt"], images, len(video)),
-        }
-        return row
+        prompt = _with_placeholders(source["prompt"], images, len(video))
+        return source | {"id": self._ids[number], "images": images, "video": video, "prompt": prompt}
 
     @contextmanager
     def _naming(self, number: int) -> Iterator[None]:
@@ -169,24 +173,46 @@ class Rows(Sequence[dict[str, Any]]):
     def _check(self, row: dict[str, Any], needs: Sequence[str]) -> list[Size]:
         """The sizes of the row's images or frames; raises ValueError for an unusable row."""
         for name in needs:
-            if row.get(name) in (None, "", []):
-                raise ValueError(f"{name!r} is empty")
-        for name in ("prompt", "completion"):
-            for text in texts_of(as_messages(row.get(name) or "")):
+            self._check_filled(row, name)
+        messages = as_messages(row.get("prompt") or "")
+        for name, own in (("prompt", messages), ("completion", as_messages(row.get("completion") or ""))):
+            for text in texts_of(own):
                 if written := image_tokens_in(text):
                     raise ValueError(
                         f"{name!r} has {', '.join(written)} in its text, which the model would read as an image; "
                         "remove these words, and give images as parts of the message or in `images`"
                     )
-        if _has_video(row):
-            if _images(row):
+        images = row.get("images", [])
+        if "video" in row:
+            if images:
                 raise ValueError("the row has images and a video; give only one of the two")
-            with_frames(as_messages(row["prompt"]), 1)
+            with_frames(messages, 1)
             return frame_sizes(row["video"], self.root, count=self._frames)
-        placeholders, images = image_count(as_messages(row["prompt"])), _images(row)
-        if placeholders not in (0, len(images)):
-            raise ValueError(f"the prompt has {placeholders} image part(s) but the row has {len(images)} image(s)")
-        return [checked_size(image, self.root) for image in images]
+        if any(part["type"] == "video" for message in messages for part in as_parts(message["content"])):
+            raise ValueError("the prompt has a video part or `<video>`, but the row has no `video`")
+        if image_count(messages) not in (0, len(images)):
+            raise ValueError(
+                f"the prompt has {image_count(messages)} image part(s) but the row has {len(images)} image(s); "
+                "each `<image>` in a text stands for one of `images`"
+            )
+        sizes = [checked_size(image, self.root) for image in images]
+        _with_placeholders(messages, sizes, 0)
+        return sizes
+
+    def _check_filled(self, row: dict[str, Any], name: str) -> None:
+        """Raise ValueError if a row lacks a column that is needed, or if it says nothing."""
+        if name not in row:
+            hint = " (the last message isn't the assistant's)" if name == "completion" else ""
+            raise ValueError(
+                f"no column {name!r} among {', '.join(self._dataset.column_names)}{hint}; if it has another name, set "
+                "`columns` in the recipe's data"
+            )
+        value = row[name]
+        if name in ("prompt", "completion") and value:
+            messages = as_messages(value)
+            value = image_count(messages) or "video" in row or any(text.strip() for text in texts_of(messages))
+        if value in (None, "", [], False):
+            raise ValueError(f"{name!r} is empty")
 
 
 def _distinct(given: Sequence[Any]) -> list[str]:
@@ -203,16 +229,6 @@ def _distinct(given: Sequence[Any]) -> list[str]:
             taken.add(name)
         made.append(name)
     return made
-
-
-def _images(row: dict[str, Any]) -> list[Any]:
-    if row.get("image") is not None:
-        return [row["image"]]
-    return row.get("images") or []
-
-
-def _has_video(row: dict[str, Any]) -> bool:
-    return row.get("video") is not None
 
 
 def _with_placeholders(prompt: str | list[Message], images: list[Any], frames: int) -> list[Message]:

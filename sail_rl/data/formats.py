@@ -1,57 +1,59 @@
-"""Converts rows of common formats into one: `prompt`, `images` or `video`, `completion`, and all other columns.
+"""Converts rows of common formats into one: `prompt`, `images` or `video`, `completion`, `answer`, and other columns.
 
-Three formats are recognised by their columns: `messages` (OpenAI, TRL), `conversations` (LLaVA, ShareGPT), and
-`question` beside plain columns. A recipe's `columns` maps columns with other names.
+A format is recognised by its columns: `messages` (OpenAI, TRL, ms-swift), `conversations` (LLaVA, ShareGPT,
+LLaMA-Factory), `instruction` (Alpaca), `query` (ms-swift), `question` or `problem` (VQA, MMMU, EasyR1), `prompt` (TRL,
+verl). A recipe's `columns` maps columns with other names. This is the only reader of rows.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from sail_rl.completion import THINK_END, THINK_START
 from sail_rl.contracts import Message
-from sail_rl.messages import as_parts, in_parts
+from sail_rl.messages import as_messages, as_parts, in_parts, text_of
 
-Row = dict[str, Any]
+from .numbered import with_numbered
+from .pictures_in import Row, with_pictures
+from .turns import answer, conversation, has_placeholder, listing, parts_of, turns
+from .values import wrong
 
-PLACEHOLDERS = {"<image>": "image", "<video>": "video"}
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CONVERSATIONS = ("messages", "conversations", "conversation")
+QUESTIONS = ("question", "problem", "instruction", "query", "input")
+RESPONSES = ("response", "output")
+SYSTEMS = ("system", "system_prompt")
+PAIRED = ("instruction", "query", "input")
+"""Questions of formats whose `output` or `response` is the completion, and whose `history` holds earlier turns."""
+TAGGED = re.compile(r"\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 
 
 def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Row:
     """The row in our format.
 
     A final assistant turn becomes the `completion`, with a separate thought put into `<think>` tags; without one, the
-    row has only a prompt. Images named in messages are collected in their order.
+    row has only a prompt. Images named in messages are collected in their order. Columns that are read lose their own
+    names, except for those of gold answers.
 
     Args:
         row: a row of the file.
         columns: the dataset's names of our columns; these columns lose their own names.
 
     Raises:
-        ValueError: names the part that can't be read.
+        ValueError: names the field that can't be read, and what fits there.
     """
-    row = _renamed(row, columns or {})
-    if isinstance(row.get("image"), list):
-        row["images"] = row.pop("image")
-    if row.get("prompt") is not None:
-        row["prompt"] = row["prompt"] if isinstance(row["prompt"], str) else [_message(m) for m in row["prompt"]]
-        if isinstance(row["prompt"], str) and _has_placeholder(row["prompt"]):
-            row["prompt"] = [_message({"role": "user", "content": row["prompt"]})]
-    elif row.get("messages") is not None:
-        row |= _split([_message(message) for message in row.pop("messages")])
-    elif row.get("conversations") is not None:
-        row |= _split([_message(_from_sharegpt(turn)) for turn in row.pop("conversations")])
-    elif row.get("question") is not None:
-        row["prompt"] = [_message({"role": "user", "content": row.pop("question")})]
-    if isinstance(row.get("completion"), list):
-        row["completion"] = _answer([_message(message) for message in row["completion"]])
-    return _with_named_images(row)
+    row = with_pictures(_renamed(row, columns or {}))
+    source = next((name for name in ("prompt", *CONVERSATIONS, *QUESTIONS) if row.get(name) is not None), None)
+    if source in CONVERSATIONS:
+        row = with_numbered(_of_conversation(row, source))
+    elif source is not None:
+        row = with_numbered(_of_question(row, source))
+        row = _with_response(row, strict=source in PAIRED)
+    if row.get("completion") is not None:
+        row["completion"] = answer(row["completion"], "completion")
+    if source is not None:
+        row = _with_system(row)
+    return _with_named_sources(_with_gold(row))
 
 
 def alike(row: Row) -> Row:
@@ -67,106 +69,96 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     return kept | {ours: row[theirs] for ours, theirs in columns.items()}
 
 
-def _split(messages: list[Message]) -> Row:
+def _of_conversation(row: Row, name: str) -> Row:
     """The prompt, and the last turn as the completion if it is the assistant's."""
-    if not messages:
-        raise ValueError("the list of messages is empty")
-    if messages[-1]["role"] != "assistant":
-        return {"prompt": messages}
-    if len(messages) == 1:
-        raise ValueError("the only message is the assistant's; add a prompt before it")
-    *prompt, last = messages
-    return {"prompt": prompt, "completion": _answer([last])}
+    prompt, completion = conversation(row.pop(name), name)
+    if completion is None:
+        return row | {"prompt": prompt}
+    if row.get("completion") not in (None, completion):
+        raise ValueError(f"{name} ends with the assistant's turn beside a `completion`; give the answer once")
+    return row | {"prompt": prompt, "completion": completion}
 
 
-def _answer(messages: list[Message]) -> str:
-    """The text of a completion's only message."""
-    if len(messages) != 1:
-        raise ValueError(f"completion has {len(messages)} messages; give exactly one assistant message")
-    parts = as_parts(messages[0]["content"])
-    if any(part["type"] != "text" for part in parts):
-        raise ValueError("the assistant's answer has an image, but the model answers with text only")
-    return "".join(part["text"] for part in parts)
+def _of_question(row: Row, name: str) -> Row:
+    """The prompt out of a text or a list of messages, with Alpaca's `input` and `history` if the row has them."""
+    value = row[name] if name == "prompt" else row.pop(name)  # a prompt keeps its place among the columns
+    if isinstance(value, list):
+        return row | {"prompt": turns(value, name)}
+    if not isinstance(value, str):
+        raise wrong(name, value, "a text, or a list of messages")
+    if name == "instruction" and (more := row.pop("input", None)):
+        if not isinstance(more, str):
+            raise wrong("input", more, "a text")
+        value = f"{value}\n{more}" if value else more
+    content = parts_of(value) if has_placeholder(value) else value
+    if name == "prompt" and isinstance(content, str):
+        return row | {"prompt": content}
+    earlier = _earlier(row.pop("history", None)) if name in PAIRED else []
+    return row | {"prompt": [*earlier, {"role": "user", "content": content}]}
 
 
-def _from_sharegpt(turn: Mapping[str, Any]) -> Message:
-    role = turn.get("from", turn.get("role"))
-    return {"role": role, "content": turn.get("value", turn.get("content"))}
-
-
-def _message(message: Mapping[str, Any]) -> Message:
-    """A message with one of our roles, and with parts if it has images or a video."""
-    role = ROLES.get(str(message.get("role")))
-    if role is None:
-        raise ValueError(f"a message has the role {message.get('role')!r}; give one of {', '.join(ROLES)}")
-    content = message.get("content")
-    thought = next((message[name] for name in THOUGHTS if message.get(name)), None)
-    if thought is not None:
-        content = f"{THINK_START}\n{str(thought).strip()}\n{THINK_END}\n\n{content or ''}"
-    if content is None:
-        raise ValueError(f"the {role}'s message has no content")
-    if isinstance(content, str):
-        return {"role": role, "content": _parts(content) if _has_placeholder(content) else content}
-    return {"role": role, "content": [part for given in content for part in _from_part(given)]}
-
-
-def _from_part(part: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Our parts for a given part: texts, an image (with its source if it names one) or a video."""
-    kind = part.get("type")
-    if kind == "text":
-        return _parts(part.get("text") or "")
-    if kind in ("image", "image_url"):
-        source = part.get("image_url") or part.get("image") or part.get("url") or part.get("path")
-        if kind == "image_url" and isinstance(source, Mapping):
-            source = source.get("url")
-        return [{"type": "image"} | ({"image": _local(source)} if source is not None else {})]
-    if kind == "video":
-        return [{"type": "video"}]
-    raise ValueError(f"a message has a part of type {kind!r}; give text, image, image_url or video")
-
-
-def _parts(text: str) -> list[dict[str, Any]]:
-    """A text with `<image>` and `<video>` placeholders as parts; a placeholder includes the line break after it."""
-    pieces = re.split(r"(<image>|<video>)\n?", text)
-    return [
-        {"type": PLACEHOLDERS[piece]} if piece in PLACEHOLDERS else {"type": "text", "text": piece}
-        for piece in pieces
-        if piece
+def _earlier(history: Any) -> list[Message]:
+    """The turns of a list of pairs of a question and its answer."""
+    pairs = listing(history) or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise wrong("history", history, "a list of pairs of a question and its answer")
+    listed = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
+    return turns(listed, "history") if listed else []
 
 
-def _has_placeholder(text: str) -> bool:
-    return any(placeholder in text for placeholder in PLACEHOLDERS)
+def _with_response(row: Row, *, strict: bool) -> Row:
+    """The row with a `response` or `output` as its completion; only in a strict format may it have a wrong type."""
+    name = next((name for name in RESPONSES if row.get(name) is not None), None)
+    if name is None or row.get("completion") is not None or not (strict or isinstance(row[name], str)):
+        return row
+    return row | {"completion": answer(row.pop(name), name)}
 
 
-def _local(source: Any) -> Any:
-    """The source of an image part: a path, or the bytes of a `data:` URL."""
-    if not isinstance(source, str):
-        return source
-    if source.startswith("data:"):
-        head, _, body = source.partition(",")
-        try:
-            return {"bytes": base64.b64decode(body, validate=True), "path": None}
-        except binascii.Error as error:
-            raise ValueError(f"an image's data: URL ({head}) isn't base64: {error}") from error
-    if "://" in source:
-        raise ValueError(
-            f"image {source!r} is a network address, which is never fetched; download it and give its path"
-        )
-    return source
+def _with_system(row: Row) -> Row:
+    """The row with a column `system` as its first turn."""
+    name = next((name for name in SYSTEMS if row.get(name)), None)
+    row = {column: value for column, value in row.items() if column not in SYSTEMS or value}
+    if name is None:
+        return row
+    text, messages = row.pop(name), as_messages(row["prompt"])
+    if not isinstance(text, str):
+        raise wrong(name, text, "the text of the system's turn, or rename the column with `columns`")
+    if messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": text}, *messages]
+    elif text_of(messages[0]["content"]) != text:
+        raise ValueError(f"`{name}` differs from the system's turn in the messages; give it once")
+    return row | {"prompt": messages}
 
 
-def _with_named_images(row: Row) -> Row:
-    """Move the images that messages name into the column `images`, and leave plain image parts behind."""
+def _with_gold(row: Row) -> Row:
+    """The row with its gold answer as `answer`, if it has another common name: verl's, TRL's, or R1-V's with tags."""
+    if row.get("answer") is not None:
+        return row
+    model = row.get("reward_model")
+    found = model.get("ground_truth") if isinstance(model, Mapping) else None
+    found = next((value for value in (found, row.get("ground_truth"), row.get("solution")) if value is not None), None)
+    if isinstance(found, str) and (tagged := TAGGED.fullmatch(found)):
+        found = tagged[1].strip()
+    return row if found is None else row | {"answer": found}
+
+
+def _with_named_sources(row: Row) -> Row:
+    """Move the images and the video that messages name into columns, and leave plain parts behind."""
     if isinstance(row.get("prompt"), str) or not row.get("prompt"):
         return row
     parts = [part for message in row["prompt"] for part in as_parts(message["content"])]
     shown = [part for part in parts if part["type"] == "image"]
     named = [part.pop("image") for part in shown if "image" in part]
-    if not named:
-        return row
-    if len(named) != len(shown):
+    films = [part.pop("video") for part in parts if part["type"] == "video" and "video" in part]
+    for name, found in (("images", named), ("video", films)):
+        if found and row.get(name):
+            raise ValueError(f"{name} are given in the messages and in a column; give them in one place only")
+    if named and len(named) != len(shown):
         raise ValueError(f"{len(named)} of {len(shown)} image parts name their image; name all or none")
-    if row.get("images") or row.get("image") is not None:
-        raise ValueError("images are given in the messages and in a column; give them in one place only")
-    return {name: value for name, value in row.items() if name != "image"} | {"images": named}
+    if len(films) > 1:
+        raise ValueError(f"the messages have {len(films)} videos; a row may have one")
+    return row | ({"images": named} if named else {}) | ({"video": films[0]} if films else {})

@@ -57,8 +57,6 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
 def frame_sizes(video: Any, folder: Path, *, count: int) -> list[Size]:
     """(height, width) of each frame of `read_frames`, without decoding any; the errors are the same."""
     if isinstance(video, list):
-        if not video:
-            raise ValueError("the video is an empty list of frames")
         return [checked_size(video[index], folder) for index in sample_indices(len(video), count)]
     total, size = _probe(inside(folder, video))
     return [size] * min(total, count)
