@@ -11,12 +11,12 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow
-from datasets import Dataset, List, load_from_disk
-from datasets import Image as ImageFeature
+from datasets import Audio, Dataset, Features, Image, LargeList, List, Video, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ipc, parquet
 
@@ -168,12 +168,17 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _undecoded(dataset: Dataset | TextRows) -> Dataset | TextRows:
-    """The dataset with undecoded images; we decode them ourselves, so that errors can name the row."""
+    """The dataset with undecoded media; we decode images ourselves, so that errors can name the row."""
     if isinstance(dataset, TextRows):
         return dataset
-    for name, feature in dataset.features.items():
-        if isinstance(feature, ImageFeature):
-            dataset = dataset.cast_column(name, ImageFeature(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, ImageFeature):
-            dataset = dataset.cast_column(name, List(ImageFeature(decode=False)))
-    return dataset
+    features = Features({name: _raw(feature) for name, feature in dataset.features.items()})
+    return dataset if features == dataset.features else dataset.cast(features)
+
+
+def _raw(feature: Any) -> Any:
+    """The feature with undecoded media, at any depth."""
+    if isinstance(feature, dict):
+        return {name: _raw(inner) for name, inner in feature.items()}
+    if isinstance(feature, List | LargeList):
+        return replace(feature, feature=_raw(feature.feature))
+    return replace(feature, decode=False) if isinstance(feature, Image | Video | Audio) else feature
