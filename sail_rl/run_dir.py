@@ -83,7 +83,8 @@ class RunDir:
 
     @classmethod
     def of_model(cls, model_dir: Path) -> RunDir | None:
-        """The run that made a model, if the model lies at `RUN/stages/NAME/model`."""
+        """The run that made a model, if it lies at `RUN/stages/NAME/model`, or at `…/adapter` as a LoRA adapter."""
         stage = model_dir.resolve().parent
         run = cls(stage.parent.parent)
-        return run if run.model(stage.name) == model_dir.resolve() and run.recipe.is_file() else None
+        own = (run.model(stage.name), run.stage(stage.name).adapter)
+        return run if model_dir.resolve() in own and run.recipe.is_file() else None

@@ -60,7 +60,7 @@ def test_an_untrue_batch_or_a_model_of_unknown_size_is_found(capsys: pytest.Capt
         "packing.micro_batches 64 / 7 ranks = 9.14286 micro-batches of 20480 tokens a rank" in capsys.readouterr().err
     )
     assert main(["check", recipe, "model.size=null"]) == 2
-    assert "models/SAIL-VL2-2B, which has no config.json" in capsys.readouterr().err
+    assert "model.path: models/SAIL-VL2-2B doesn't exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ranks", [1, 8, 64])

@@ -246,7 +246,7 @@ def test_wrong_folders_are_refused_with_what_was_found_and_what_is_wanted(
 
     assert "has model_type 'qwen3'; give a folder with aimv2_vision_model, aimv2, sailvl" in error(vision=llm)
     assert "has model_type 'aimv2_vision_model'; give a folder with qwen3, qwen3_moe" in error(llm=vision)
-    assert "has no config.json" in error(vision=str(tmp_path / "nowhere"))
+    assert "doesn't exist; give a model's folder" in error(vision=str(tmp_path / "nowhere"))
     assert "is not empty" in error(out=llm)
     config = Path(vision, "config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": 84}))

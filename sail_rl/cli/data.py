@@ -90,6 +90,7 @@ def _show(options: argparse.Namespace) -> None:
 def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
     """The dataset that the options name, and the model whose processor renders it."""
     from sail_rl.data.dataset import Rows
+    from sail_rl.models.folder import check_model_folder
 
     if options.name is None and options.data.suffix not in (".yaml", ".yml"):
         if options.model is None:
@@ -100,6 +101,7 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
             if not equals or not theirs:
                 raise ValueError(f"--columns {given}: write OURS=THEIRS, such as prompt=problem")
             columns[ours] = theirs
+        check_model_folder(options.model)
         return Rows(options.data, columns=columns, root=options.root), options.model
     from sail_rl.config.loading import load_recipe
     from sail_rl.plan.datasets import build_data, open_rows
@@ -110,8 +112,9 @@ def _rows_and_model(options: argparse.Namespace) -> tuple[Any, Path]:
         known = {*recipe.data.files, *recipe.data.curated, *(paths if recipe.data.builder else ())}
         raise ValueError(f"--name {options.name}: {options.data} has the datasets {', '.join(sorted(known))}")
     model = options.model or recipe.model.path or recipe.run_dir.base
-    if not (model / "config.json").is_file():
+    if not options.model and not model.exists():
         raise ValueError(f"no model at {model}: give --model, or run the recipe first, which builds its model there")
+    check_model_folder(model)
     return open_rows(recipe, paths, options.name), model
 
 

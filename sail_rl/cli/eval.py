@@ -10,13 +10,13 @@ from typing import Any
 
 from sail_rl.files import atomic_write
 
-from .rollouts import add_sampling_options, sampling_options
+from .rollouts import add_model, add_sampling_options, sampling_options
 
 
 def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("eval", help="measure a model's accuracy on held-out datasets, by source")
-    parser.add_argument("model", type=Path, help="folder of a model")
+    add_model(parser)
     parser.add_argument("data", type=Path, nargs="+", help="files of held-out datasets")
     parser.add_argument("--out", type=Path, help="folder that keeps the rollouts; the same command resumes there")
     parser.add_argument("--json", type=Path, help="JSON file to write the metrics to")
@@ -40,7 +40,8 @@ def _eval(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for data in options.data:
             out = (options.out or Path(scratch)) / data.stem
-            found[data.stem] = sample(SampleOptions(options.model, data, out, **sampling_options(options)))
+            settings = SampleOptions(options.model, data, out, options.base, **sampling_options(options))
+            found[data.stem] = sample(settings)
     table = Table("metric", *found, title=str(options.model))
     for name in dict.fromkeys(name for metrics in found.values() for name in metrics):
         table.add_row(name, *(_cell(metrics.get(name)) for metrics in found.values()))

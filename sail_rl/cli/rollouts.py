@@ -13,7 +13,7 @@ def add_parsers(commands: Any) -> None:
     sample = commands.add_parser(
         "sample", help="sample and score rollouts for each row of a dataset; the same command resumes"
     )
-    sample.add_argument("model", type=Path, help="folder of a model")
+    add_model(sample)
     sample.add_argument("data", type=Path, help="file of a dataset")
     sample.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
     add_sampling_options(sample, n=8, temperature=1.0)
@@ -40,6 +40,14 @@ def add_parsers(commands: Any) -> None:
         parser.add_argument("run", type=Path, help="folder of a run")
         parser.add_argument("--stage", help="stage of the run (default: all stages)")
         parser.add_argument("--step", type=int, help="step of the stage (default: all steps)")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a model, or a LoRA adapter with its base model."""
+    parser.add_argument("model", type=Path, help="folder of a model (such as RUN/stages/NAME/model) or LoRA adapter")
+    parser.add_argument(
+        "--base", type=Path, help="folder of the model that the adapter is merged onto (default: as the adapter says)"
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, temperature: float | None) -> None:
@@ -77,7 +85,7 @@ def _sample(options: argparse.Namespace) -> None:
 
     console = Console()
     for name, value in sample(
-        SampleOptions(options.model, options.data, options.out, **sampling_options(options))
+        SampleOptions(options.model, options.data, options.out, options.base, **sampling_options(options))
     ).items():
         console.print(f"{name:12} {value:.4g}")
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .rollouts import add_model
+
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to the command line."""
@@ -41,7 +43,7 @@ def add_parsers(commands: Any) -> None:
     export = commands.add_parser(
         "export", help="write a folder for publication: model, processor, model card and lineage"
     )
-    export.add_argument("model", type=Path, help="folder of a model, such as RUN/stages/NAME/model")
+    add_model(export)
     export.add_argument("out", type=Path, help="a new folder")
     export.add_argument(
         "--published", action="store_true", help="write the published layout, which needs remote code to load"
@@ -120,5 +122,5 @@ def _doctor(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from sail_rl.stages.export import export_model, push
 
-    export_model(options.model, options.out, published=options.published, name=options.push)
+    export_model(options.model, options.out, base=options.base, published=options.published, name=options.push)
     sys.stdout.write(f"{push(options.out, options.push) if options.push else options.out}\n")

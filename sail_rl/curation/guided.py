@@ -16,7 +16,8 @@ from sail_rl.contracts import Sampling
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import sampled_hash, short_hash
 from sail_rl.messages import as_messages, as_parts, image_count
-from sail_rl.models.loading import load_engine
+from sail_rl.models.folder import ModelFolder, check_model_folder
+from sail_rl.models.merging import load_engine
 from sail_rl.records.jsonl import append_jsonl, read_jsonl
 
 from .prompts import normalised
@@ -38,11 +39,13 @@ class EngineWriter:
 
     def __init__(self, config: GuidedCoT, notes: Path, *, seed: int) -> None:
         assert config.model is not None
+        check_model_folder(config.model)
         self.notes = notes
         self._settings = [config.model_dump(mode="json"), sampled_hash(config.model), seed]
         self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
         self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
-        self._engine = load_engine(config.engine, config.model, max_length=config.max_length, dtype=config.dtype)
+        folder = ModelFolder(config.model)
+        self._engine = load_engine(config.engine, folder, max_length=config.max_length, dtype=config.dtype)
         self._sampling = Sampling(1, config.max_tokens, config.temperature, seed)
 
     def __enter__(self) -> Self:

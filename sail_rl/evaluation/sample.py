@@ -17,7 +17,8 @@ from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
-from sail_rl.models.loading import load_engine
+from sail_rl.models.folder import ModelFolder, model_folder
+from sail_rl.models.merging import check_adapter, load_engine
 from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.seeding import derive_seed
@@ -34,6 +35,7 @@ class SampleOptions:
     model: Path
     data: Path
     out: Path
+    base: Path | None = None
     n: int = 8
     rewards: tuple[str, ...] = ("rewards.answer:math_answer",)
     engine: str = "rollouts.vllm_engine:VLLMEngine"
@@ -51,8 +53,11 @@ def sample(options: SampleOptions) -> dict[str, float]:
     Rows are sampled in batches. A batch's file is complete or absent, so the same command resumes after a kill. A
     prompt's seed depends only on its id, so results don't depend on where a run was stopped.
     """
+    folder = model_folder(options.model, base=options.base)
+    if folder.adapter:
+        check_adapter(folder.adapter)
     rows = Rows(options.data)
-    _check_options(options)
+    _check_options(options, folder)
     store = RolloutStore(options.out, max_gib=1e6)
     done = _batches_done(options.out)
     batches = [
@@ -60,8 +65,8 @@ def sample(options: SampleOptions) -> dict[str, float]:
     ]
     missing = [number for number in range(len(batches)) if number not in done]
     if missing:
-        encoder = Encoder(AutoProcessor.from_pretrained(options.model), max_length=options.max_length)
-        engine = load_engine(options.engine, options.model, max_length=options.max_length, dtype=options.dtype)
+        encoder = Encoder(AutoProcessor.from_pretrained(folder.model), max_length=options.max_length)
+        engine = load_engine(options.engine, folder, max_length=options.max_length, dtype=options.dtype)
         scorer = _scorer(options)
         try:
             for number in _progress(missing, options.out, total=len(batches)):
@@ -96,12 +101,13 @@ def summary(rollouts: Sequence[StoredRollout], sources: Mapping[str, str | None]
     return {"rollouts": float(len(completions))} | summarise(completions)
 
 
-def _check_options(options: SampleOptions) -> None:
+def _check_options(options: SampleOptions, folder: ModelFolder) -> None:
     """Store the options; refuse a folder whose rollouts were sampled with other options."""
     path = options.out / "options.json"
     own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
     own["data"] = [str(options.data), content_hash(options.data)]
     own["model"] = [str(options.model), sampled_hash(options.model)]
+    own["base"] = [str(options.base), sampled_hash(folder.model)] if folder.adapter else None
     if path.exists() and (before := json.loads(path.read_text())) != own:
         differing = [name for name in own if own[name] != before.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")

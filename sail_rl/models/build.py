@@ -14,6 +14,7 @@ from transformers.models.internvl.modeling_internvl import InternVLMultiModalPro
 
 from .configuration import LANGUAGE_MODELS, SailVLConfig
 from .files import read_tensors, tensor_names
+from .folder import check_model_folder, described
 from .images import SailVLImageProcessor
 from .loading import check_loaded, load_model
 from .modeling import SailVLForConditionalGeneration, SailVLModel
@@ -79,7 +80,7 @@ def check_kind(folder: Path, wanted: tuple[str, ...], what: str) -> str:
     """The `model_type` in a folder's config.json; raises ValueError unless it is one of `wanted`."""
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder}, given as {what}, has no config.json; give a model's folder")
+        raise ValueError(f"{folder}, given as {what}, {described(folder)}; give a model's folder")
     found = json.loads(path.read_text()).get("model_type")
     if found not in wanted:
         raise ValueError(f"{folder}, given as {what}, has model_type {found!r}; give a folder with {', '.join(wanted)}")
@@ -195,7 +196,7 @@ def join(vision: tuple[SailViT, dict[str, Any]], llm: Any, tokenizer: Any) -> Sa
 def convert_model(source: Path, output_dir: Path, *, published: bool) -> SailVLForConditionalGeneration:
     """Convert a SAIL-VL2 of either layout to this library's layout or to the published one; returns the model."""
     refuse_to_overwrite(output_dir)
-    check_kind(source, ("sailvl",), "the model")
+    check_model_folder(source)
     processor = SailVLProcessor.from_pretrained(source)
     fields = published_options(processor.image_processor) if published else {}
     model = load_model(source, dtype="auto")

@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 
-from sail_rl.contracts import RolloutEngine
-from sail_rl.imports import resolve
-
 from .configuration import SailVLConfig
 from .files import read_tensors, tensor_names
 from .modeling import SailVLForConditionalGeneration
@@ -99,10 +96,3 @@ def check_tied_head(model_dir: Path) -> None:
             f"{model_dir}: config.json ties the head to the embeddings (tie_word_embeddings), but the files hold a "
             "head that differs from them; set tie_word_embeddings to false in config.json"
         )
-
-
-def load_engine(path: str, model_dir: Path, *, max_length: int, dtype: str) -> RolloutEngine:
-    """The rollout engine named by `path` with the weights of a saved model, as version 1."""
-    engine: RolloutEngine = resolve(path)(model_dir, max_model_len=max_length, dtype=dtype)
-    engine.push_weights(1, load_model(model_dir, dtype=getattr(torch, dtype)).named_parameters())
-    return engine

@@ -22,6 +22,7 @@ from sail_rl.data.packing import collate
 from sail_rl.files import atomic_write
 from sail_rl.maths.balance import expert_shares, load_entropy, router_sums
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
+from sail_rl.models.folder import check_model_folder
 from sail_rl.models.loading import load_model
 
 from .source import Activation
@@ -111,8 +112,7 @@ def write_probe(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def _moe_config(model_dir: Path) -> SailVLConfig:
-    if not (model_dir / "config.json").is_file():
-        raise ValueError(f"{model_dir} has no config.json; give the folder of a saved SAIL-VL2")
+    check_model_folder(model_dir)
     config = SailVLConfig.from_pretrained(model_dir)
     if not config.is_moe:
         raise ValueError(

@@ -13,7 +13,7 @@ from sail_rl.config import Recipe
 from .datasets import build_data, load_data, missing_datasets
 from .memory import GIB, Estimate, estimate
 from .plan import check_code, make_plan
-from .policy import model_config
+from .policy import check_base, model_config
 from .rewards import check_gold_answers
 
 
@@ -27,10 +27,13 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
     yield "versions: as required"
     algebra = check_code(recipe, world_size=ranks)
     missing = missing_datasets(recipe)
-    if missing or (recipe.model.path and not (recipe.model.path / "config.json").is_file()):
+    model_is_missing = bool(recipe.model.path and not recipe.model.path.exists())
+    if recipe.model.path and not model_is_missing:
+        check_base(recipe.model.path)
+    if missing or model_is_missing:
         datasets = load_data(recipe, build_data(recipe, without=missing), missing=missing)
         check_gold_answers(recipe, datasets, missing=missing)
-        if recipe.model.path:
+        if model_is_missing:
             yield f"model {recipe.model.path}: not here; what it takes is known of its size, {recipe.model.size}"
     else:
         datasets = make_plan(recipe, algebra).datasets

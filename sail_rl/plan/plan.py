@@ -17,7 +17,7 @@ from sail_rl.models.tiny import build_tiny
 from sail_rl.trainer.distributed import gather_objects
 
 from .datasets import build_data, fit_to_context, load_data, open_rows
-from .policy import check_lora, is_moe
+from .policy import check_base, check_lora, is_moe
 from .rewards import check_gold_answers, evaluation_scorer, stage_scorer
 
 
@@ -82,8 +82,8 @@ def make_plan(recipe: Recipe, algebra: dict[str, str]) -> Plan:
     Raises:
         ValueError: naming the file and row, or the field.
     """
-    if recipe.model.path is not None and not (recipe.model.path / "config.json").is_file():
-        raise ValueError(f"model.path is {recipe.model.path}, which has no config.json; give a saved SAIL-VL2 folder")
+    if recipe.model.path:
+        check_base(recipe.model.path)
     paths = build_data(recipe)
     plan = Plan(recipe, load_data(recipe, paths), algebra, paths)
     check_gold_answers(recipe, plan.datasets)

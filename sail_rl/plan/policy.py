@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.models import SailVLConfig
+from sail_rl.models.folder import check_model_folder
 from sail_rl.models.sizes import published_size
 
 logger = logging.getLogger(__name__)
@@ -38,11 +40,22 @@ def model_config(recipe: Recipe) -> SailVLConfig | None:
     path, size = recipe.model.path, recipe.model.size
     if path is None:
         return None
-    if (path / "config.json").is_file():
-        return SailVLConfig.from_pretrained(path)
-    if size is None:
-        raise ValueError(f"model.path is {path}, which has no config.json; give a saved SAIL-VL2 folder")
-    return published_size(size)
+    if size is not None and not path.exists():
+        return published_size(size)
+    check_base(path)
+    return SailVLConfig.from_pretrained(path)
+
+
+def check_base(path: Path) -> None:
+    """Refuse a `model.path` that isn't a whole SAIL-VL2.
+
+    Raises:
+        ValueError: says what is there instead.
+    """
+    try:
+        check_model_folder(path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from None
 
 
 def is_moe(recipe: Recipe) -> bool:

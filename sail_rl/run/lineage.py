@@ -84,7 +84,7 @@ def data_hash(recipe: Recipe, name: str, path: Path) -> str:
 def write_lineage(
     recipe: Recipe, stage: AnyStage, keys: Mapping[str, str], paths: Mapping[str, Path], result: Mapping[str, Any]
 ) -> None:
-    """Write `lineage.json` into the folders of the stage and of its model: inputs, settings, metrics, versions."""
+    """Write `lineage.json` (inputs, settings, metrics, versions) into the folders of stage, model and adapter."""
     folder = recipe.run_dir.stage(stage.name)
     datasets, stages = inputs(recipe, stage)
     read: dict[str, dict[str, str]] = {
@@ -114,5 +114,6 @@ def write_lineage(
     }
     text = json.dumps(lineage, indent=2) + "\n"
     atomic_write(folder.lineage, text)
-    if folder.model.is_dir():
-        atomic_write(folder.model / folder.lineage.name, text)
+    for made in (folder.model, folder.adapter):
+        if made.is_dir():
+            atomic_write(made / folder.lineage.name, text)

@@ -15,7 +15,8 @@ from transformers import AutoProcessor
 from sail_rl.config import ExportStage
 from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
-from sail_rl.models.loading import load_model
+from sail_rl.models.folder import ModelFolder, model_folder
+from sail_rl.models.merging import load_merged
 from sail_rl.plan.plan import Plan
 from sail_rl.reporting.curves import write_curves
 from sail_rl.run_dir import LINEAGE, RunDir
@@ -24,33 +25,40 @@ from .train import StageResult
 
 
 def export_model(
-    model_dir: Path, out: Path, *, run_dir: Path | None = None, published: bool = False, name: str | None = None
+    model_dir: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    run_dir: Path | None = None,
+    published: bool = False,
+    name: str | None = None,
 ) -> None:
     """Write a model for publication.
 
     Args:
-        model_dir: the checkpoint.
+        model_dir: the folder of a model, or of a LoRA adapter, which is merged onto its base model.
         out: a new or empty folder.
+        base: the adapter's base model; None: the one that the adapter names.
         run_dir: the run that made it, for the card's lineage and curves; None: found from `model_dir` if it is
-            RUN/stages/NAME/model.
+            RUN/stages/NAME/model or RUN/stages/NAME/adapter.
         published: in the published layout; False: in ours, which vLLM reads.
         name: the model's name in the card; None: the folder's name.
 
     Raises:
-        ValueError: if `out` isn't empty, or the layout doesn't support this model.
+        ValueError: if `out` isn't empty, `model_dir` holds no model, or the layout doesn't support this model.
     """
     refuse_to_overwrite(out)
-    model_dir = model_dir.resolve()
-    run = RunDir(run_dir) if run_dir else RunDir.of_model(model_dir)
+    folder = model_folder(model_dir.resolve(), base=base)
+    run = RunDir(run_dir) if run_dir else RunDir.of_model(folder.given)
     with atomic_path(out) as partial:
-        _write_export(model_dir, partial, run=run, published=published, name=name or out.name)
+        _write_export(folder, partial, run=run, published=published, name=name or out.name)
 
 
-def _write_export(model_dir: Path, out: Path, *, run: RunDir | None, published: bool, name: str) -> None:
-    model = load_model(model_dir, dtype="auto")
+def _write_export(folder: ModelFolder, out: Path, *, run: RunDir | None, published: bool, name: str) -> None:
+    model = load_merged(folder, dtype="auto")
     model.save_pretrained(out, save_original_format=published)
-    AutoProcessor.from_pretrained(model_dir).save_pretrained(out)
-    lineage = lineage_of(model_dir)
+    AutoProcessor.from_pretrained(folder.model).save_pretrained(out)
+    lineage = lineage_of(folder.given)
     if lineage:
         (out / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
     curves = write_curves(run.root).get("overview") if run else None
@@ -101,7 +109,7 @@ def push(folder: Path, repository: str, *, private: bool = True, endpoint: str |
 
 
 def lineage_of(model_dir: Path) -> list[dict[str, Any]]:
-    """The lineage of a model and of all its ancestors, oldest first; [] if the model has none."""
+    """The lineage of a model (or adapter) and of all its ancestors, oldest first; [] if the model has none."""
     file = model_dir / LINEAGE
     if not file.is_file():
         return []

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import BitsAndBytesConfig
 
@@ -13,8 +14,11 @@ from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.files import StrPath
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
 from sail_rl.models.adapters import LoRA, describe_trainable, prepare_parameters
+from sail_rl.models.folder import name_base
 from sail_rl.models.loading import load_model
+from sail_rl.run_dir import StageDir
 from sail_rl.seeding import derive_seed
+from sail_rl.trainer.distributed import rank
 from sail_rl.trainer.weights import start_critic
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,13 @@ def load_policy(
     )
     logger.info("stage %s %s", config.name, describe_trainable(policy))
     return policy
+
+
+def write_adapter(trainer: transformers.Trainer, base: Path, stage: Path, folder: str) -> None:
+    """Save the trainer's LoRA adapter in `folder`, with the name of its base model as seen from the stage's folder."""
+    trainer.save_model(folder)
+    if rank() == 0:
+        name_base(Path(folder), base, place=StageDir(stage).adapter)
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:

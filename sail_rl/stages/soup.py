@@ -21,7 +21,8 @@ from sail_rl.config.result_settings import result_settings
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import atomic_path
 from sail_rl.models.build import refuse_to_overwrite
-from sail_rl.models.loading import load_model
+from sail_rl.models.folder import model_folder
+from sail_rl.models.merging import load_merged
 from sail_rl.plan.plan import Plan
 from sail_rl.run_dir import BASE, LINEAGE, RunDir
 
@@ -32,7 +33,7 @@ FREE = ("name", "seed", "parent", "output_dir")  # settings that may differ betw
 
 
 def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> None:
-    """Write the average of the models in these folders, with the first one's processor.
+    """Write the average of the models (or merged LoRA adapters) in these folders, with the first one's processor.
 
     Raises:
         ValueError: for fewer than two models, different architectures, or dissimilar runs (unless `force`).
@@ -40,21 +41,22 @@ def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> Non
     if len(sources) < 2:
         raise ValueError("a soup takes two models or more")
     refuse_to_overwrite(out)
+    first, *others = map(model_folder, sources)
     if not force and (why := dissimilarities(sources)):
         raise ValueError(f"these models come from dissimilar runs: {'; '.join(why)}. --force averages them anyway")
-    model = load_model(sources[0], dtype="auto")
+    model = load_merged(first, dtype="auto")
     own = {name: parameter.double() for name, parameter in model.named_parameters()}
-    for source in sources[1:]:
-        other = dict(load_model(source, dtype="auto").named_parameters())
+    for source in others:
+        other = dict(load_merged(source, dtype="auto").named_parameters())
         if {n: p.shape for n, p in other.items()} != {n: p.shape for n, p in own.items()}:
-            raise ValueError(f"{source} has other tensors than {sources[0]}; average models of one architecture")
+            raise ValueError(f"{source.given} has other tensors than {sources[0]}; average models of one architecture")
         for name, tensor in own.items():
             tensor += other[name].double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(own[name] / len(sources))
     model.save_pretrained(out)
-    AutoProcessor.from_pretrained(sources[0]).save_pretrained(out)
+    AutoProcessor.from_pretrained(first.model).save_pretrained(out)
     lineage = {"soup_of": [str(source) for source in sources], "forced": force}
     (out / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n")
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from sail_rl.trainer.weights import save_merged
 from .algorithms import make_batches, make_ledger, make_loss
 from .arguments import training_arguments
 from .best import Best, BestModels
-from .policy import load_policy
+from .policy import load_policy, write_adapter
 from .rows import rows_of
 
 logger = logging.getLogger(__name__)
@@ -253,19 +254,20 @@ class Stage:
     def _save_model(self, trainer: Trainer, place: str = ".") -> None:
         """Write the model. With LoRA, write the adapters and the model with the adapters merged in."""
         if isinstance(trainer.model, PeftModel):
-            self._save(trainer, self.folder / place / "adapter", trainer.save_model)
+            write = partial(write_adapter, trainer, self.parent, self.folder)
+            self._save(trainer, self.folder / place / "adapter", write)
             self._save(trainer, self.folder / place / "model", lambda to: save_merged(trainer.model, Path(to)))
         else:
             self._save(trainer, self.folder / place / "model", trainer.save_model)
 
     def _save(self, trainer: Trainer, folder: Path, write: Callable[[str], None]) -> None:
         """Write `folder` under a temporary name first, so that it only ever exists complete."""
-        partial = folder.with_name(f"{folder.name}.partial")
-        write(str(partial))
+        unfinished = folder.with_name(f"{folder.name}.partial")
+        write(str(unfinished))
         trainer.accelerator.wait_for_everyone()
         if rank() == 0:
-            trainer.encoder.processor.save_pretrained(partial)
-            partial.rename(folder)
+            trainer.encoder.processor.save_pretrained(unfinished)
+            unfinished.rename(folder)
 
 
 class _StageCallback(transformers.TrainerCallback):
