@@ -43,6 +43,11 @@ class StageDir:
         """The stage's own state in one of its checkpoints."""
         return checkpoint / "stage.json"
 
+    @staticmethod
+    def held_rollouts(checkpoint: Path, rank: int) -> Path:
+        """The rollouts in one of its checkpoints that a rank has sampled and no step has used yet."""
+        return checkpoint / f"rollouts_rank{rank}.npz"
+
 
 class RunDir:
     """The folder of one run, a recipe's `output_dir`."""

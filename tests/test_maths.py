@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sail_rl.maths.advantages import (
     ADVANTAGES,
@@ -18,9 +21,9 @@ from sail_rl.maths.advantages import (
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.importance import ImportanceCorrection, effective_sample_share
 from sail_rl.maths.kl import kl_estimate
-from sail_rl.maths.mismatch import Mismatch, MismatchLimits
+from sail_rl.maths.mismatch import Mismatch, MismatchLimits, order_statistic
 from sail_rl.maths.segments import segment_means, segment_sums
-from sail_rl.trainer.groups import Group
+from sail_rl.trainer.groups import Group, NumberedPrompt, RolloutSummary
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
 
@@ -67,17 +70,21 @@ def test_equal_rewards_give_exactly_zero_advantages(name: str, dtype: torch.dtyp
     assert ADVANTAGES[name](mixed)[0].tolist() == [0.0] * 8
 
 
+def group(rewards: Sequence[float]) -> Group:
+    return Group(NumberedPrompt(0, 0), 0, [RolloutSummary(reward, 1, False, 1, 1) for reward in rewards], 1, 0)
+
+
 def test_rewards_that_differ_by_rounding_are_equal_for_sampler_and_estimators() -> None:
     rewards = [0.1 + 0.2, 0.3]
     assert rewards[0] != rewards[1]
-    assert not Group(0, [], rewards, 1, 0).informative
+    assert not group(rewards).informative
     for name, estimate in ADVANTAGES.items():
         assert estimate(torch.tensor([rewards], dtype=torch.float64)).tolist() == [[0.0, 0.0]], name
 
 
 def test_groups_with_equal_rewards_carry_no_signal() -> None:
     rewards = [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.3, 0.3]]
-    assert [Group(0, [], values, 1, 0).informative for values in rewards] == [False, True, False, False]
+    assert [group(values).informative for values in rewards] == [False, True, False, False]
 
 
 def test_each_token_pays_its_own_and_later_penalties() -> None:
@@ -197,8 +204,14 @@ def test_effective_sample_share_is_one_for_equal_weights_and_small_for_a_few_hea
 LIMITS = MismatchLimits(mean=0.03, p99=0.2, kl=5.0)
 
 
+def measured(differences: torch.Tensor, *, completions: int) -> Mismatch:
+    found = Mismatch.of(differences, completions=completions)
+    assert found is not None
+    return found
+
+
 def test_mismatch_by_hand() -> None:
-    found = Mismatch.of(torch.tensor([0.0] * 98 + [-math.log(2), math.log(2)]), completions=4)
+    found = measured(torch.tensor([0.0] * 98 + [-math.log(2), math.log(2)]), completions=4)
     assert found.mean == pytest.approx(2 * math.log(2) / 100)
     assert found.p99 == found.max == pytest.approx(math.log(2))
     # k3 of trainer / engine = r: r - 1 - log r is log 2 - 1/2 for r = 1/2, and 1 - log 2 for r = 2
@@ -210,17 +223,26 @@ def test_mismatch_by_hand() -> None:
 def test_the_gate_does_not_depend_on_the_number_of_tokens_as_the_maximum_does() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = 0.03 * torch.randn(40_000, generator=generator) * torch.rand(40_000, generator=generator).sqrt()
-    few, many = Mismatch.of(noise[:100], completions=1), Mismatch.of(noise, completions=400)
+    few, many = measured(noise[:100], completions=1), measured(noise, completions=400)
     assert many.max > 1.5 * few.max
     assert many.mean == pytest.approx(few.mean, rel=0.2)
     assert many.p99 == pytest.approx(few.p99, rel=0.5)
     assert few.beyond(LIMITS) == many.beyond(LIMITS) == []
     outliers = noise.clone()
     outliers[:8] = -3.0  # tokens of an MoE whose experts changed
-    assert Mismatch.of(outliers, completions=400).beyond(LIMITS) == []
+    assert measured(outliers, completions=400).beyond(LIMITS) == []
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=9), st.data())
+def test_an_order_statistic_is_exact(numbers: list[float], data: st.DataObject) -> None:
+    """Of several ranks, too: they sum counts, and counts of all values are the sums of the ranks' counts."""
+    values = torch.tensor(numbers, dtype=torch.float32).abs()
+    place = data.draw(st.integers(1, len(numbers)))
+    found, expected = order_statistic(values, place, lambda counts: counts), values.kthvalue(place).values.item()
+    assert found == expected or (math.isnan(found) and math.isnan(expected))
 
 
 @pytest.mark.parametrize("wrong", [0.04, -0.12, float("nan"), float("-inf")])
 def test_wrong_weights_are_found(wrong: float) -> None:
     noise = 0.01 * torch.randn(4_000, generator=torch.Generator().manual_seed(0))
-    assert "mean" in Mismatch.of(noise + wrong, completions=40).beyond(LIMITS)
+    assert "mean" in measured(noise + wrong, completions=40).beyond(LIMITS)

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sail_rl.contracts import Rollout
 from sail_rl.data.order import RowStream
-from sail_rl.trainer.groups import Group, PartialGroup
+from sail_rl.trainer.groups import Group, NumberedPrompt, RolloutSummary
 from sail_rl.trainer.prompt_ledger import PromptLedger, StepGroups
 
 
@@ -31,6 +30,10 @@ class Setting:
     useful: tuple[bool, ...] = (True,)
 
 
+def group(prompt: NumberedPrompt, rewards: list[float], *, rank: int = 0, length: int = 1) -> Group:
+    return Group(prompt, rank, [RolloutSummary(reward, length, False, 1, length) for reward in rewards], 1, 0)
+
+
 @dataclass
 class Job:
     """All ranks of a job with a ledger each, and what its rounds gave so far."""
@@ -39,6 +42,8 @@ class Job:
     ledgers: list[PromptLedger] = field(init=False)
     steps: list[StepGroups] = field(default_factory=list)
     completed: list[Group] = field(default_factory=list)
+    tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens so far of each prompt that was begun, by its number."""
 
     def __post_init__(self) -> None:
         self.ledgers = [self.ledger() for _ in range(self.setting.world_size)]
@@ -59,9 +64,9 @@ class Job:
         shares = [self.ledgers[rank].prompts_of_round(rank) for rank in range(self.setting.world_size)]
         for ledger in self.ledgers:
             assert [ledger.prompts_of_round(rank) for rank in range(self.setting.world_size)] == shares
-        sampled = [[self.sampled(part) for part in share] for share in shares]
+        sampled = [[self.sampled(prompt, rank) for prompt in share] for rank, share in enumerate(shares)]
         complete = [each for share in sampled for each in share if isinstance(each, Group)]
-        unfinished = [[each for each in share if isinstance(each, PartialGroup)] for share in sampled]
+        unfinished = [[each for each in share if isinstance(each, NumberedPrompt)] for share in sampled]
         for ledger in self.ledgers:
             ledger.record_round(list(complete), [list(groups) for groups in unfinished])
         self.completed += complete
@@ -74,24 +79,21 @@ class Job:
         assert all(step == steps[0] for step in steps)
         self.steps.append(steps[0])
 
-    def sampled(self, part: PartialGroup) -> Group | PartialGroup:
+    def sampled(self, prompt: NumberedPrompt, rank: int) -> Group | NumberedPrompt:
         s = self.setting
-        before = len(part.rollouts[0].token_ids) if part.rollouts else 0
-        end = s.lengths[part.row % len(s.lengths)]
-        length = min(end, before + (s.tokens_per_round or end))
-        reason: Any = "stop" if length == end else "unfinished"
-        rollouts = [Rollout(str(part.row), 0, [7] * length, [-1.0] * length, "", reason, 1)]
-        if reason == "unfinished":
-            return PartialGroup(part.row, rollouts)
-        return Group(part.row, rollouts, [0.0, float(s.useful[part.row % len(s.useful)])], 1, 0)
+        before, end = self.tokens.get(prompt.number, 0), s.lengths[prompt.row % len(s.lengths)]
+        self.tokens[prompt.number] = length = min(end, before + (s.tokens_per_round or end))
+        if length < end:
+            return prompt
+        return group(prompt, [0.0, float(s.useful[prompt.row % len(s.useful)])], rank=rank, length=length)
 
     def checkpoint(self) -> str:
         states = [json.dumps(ledger.state()) for ledger in self.ledgers]
         assert len(set(states)) == 1, "the ledgers of all ranks agree"
         return states[0]
 
-    def killed_and_resumed(self, checkpoint: str, steps: int, completed: int) -> Job:
-        resumed = Job(self.setting, self.steps[:steps], self.completed[:completed])
+    def killed_and_resumed(self, checkpoint: str, steps: int, completed: int, tokens: dict[int, int]) -> Job:
+        resumed = Job(self.setting, self.steps[:steps], self.completed[:completed], dict(tokens))
         for ledger in resumed.ledgers:
             ledger.load_state(json.loads(checkpoint))
         return resumed
@@ -120,10 +122,13 @@ def rows(groups: list[Any]) -> list[int]:
 def check_nothing_lost_or_repeated(job: Job) -> None:
     ledger, setting = job.ledgers[0], job.setting
     used = [group for step in job.steps for group in step.groups]
-    carried = [part for groups in ledger.carried for part in groups]
+    carried = [prompt for prompts in ledger.carried for prompt in prompts]
     assert sorted(rows(job.completed) + rows(carried)) == list(range(ledger.prompts_begun))
     good = [group for group in job.completed if group.informative or not setting.dynamic]
     assert used + ledger.surplus == good, "good groups are used once each, in the order in which they came"
+    waiting = [number for rank in range(setting.world_size) for number in ledger.numbers_waiting(rank)]
+    held = [group.prompt for group in ledger.surplus] + carried
+    assert sorted(waiting) == sorted(prompt.number for prompt in held), "each rank holds the rollouts it sampled"
 
 
 @given(settings(), st.integers(1, 6))
@@ -141,7 +146,7 @@ def test_a_killed_job_resumes_as_if_nothing_had_happened(setting: Setting, kills
     for _ in kills:
         straight.step()
     job = Job(setting)
-    saved = [(job.checkpoint(), 0, 0)]
+    saved: list[tuple[str, int, int, dict[int, int]]] = [(job.checkpoint(), 0, 0, {})]
     for rounds, from_the_one_before in kills:
         for _ in range(rounds):
             if job.ledgers[0].needs_round:
@@ -151,7 +156,7 @@ def test_a_killed_job_resumes_as_if_nothing_had_happened(setting: Setting, kills
         job = job.killed_and_resumed(*saved[-1])
         job.step()
         check_nothing_lost_or_repeated(job)
-        saved.append((job.checkpoint(), len(job.steps), len(job.completed)))
+        saved.append((job.checkpoint(), len(job.steps), len(job.completed), dict(job.tokens)))
     while len(job.steps) < len(straight.steps):
         job.step()
     assert job.steps == straight.steps
@@ -201,14 +206,15 @@ def test_complete_rollouts_give_the_same_steps_on_any_number_of_ranks(
     for job in jobs:
         for _ in range(4):
             job.step()
-    assert jobs[0].steps == jobs[1].steps
+    assert [rows(step.groups) for step in jobs[0].steps] == [rows(step.groups) for step in jobs[1].steps]
 
 
 def test_without_dynamic_sampling_a_step_trains_on_the_next_prompts_of_the_order() -> None:
     stream = RowStream(range(10), batch_size=4, seed=3)  # type: ignore[arg-type]
     ledger = PromptLedger(4, stream.stretch, world_size=2)
     assert [rows(ledger.prompts_of_round(rank)) for rank in range(2)] == [stream.indices(0)[:2], stream.indices(0)[2:]]
-    ledger.record_round([Group(row, [], [1.0], 1, 0) for row in stream.indices(0)], [[], []])
+    prompts = [prompt for rank in range(2) for prompt in ledger.prompts_of_round(rank)]
+    ledger.record_round([group(prompt, [1.0]) for prompt in prompts], [[], []])
     assert rows(ledger.take_step().groups) == stream.indices(0)
     assert rows(ledger.prompts_of_round(1)) == stream.indices(1)[2:]
 
@@ -271,4 +277,4 @@ def test_a_checkpoint_of_another_number_of_ranks_is_refused() -> None:
 def test_a_round_that_loses_a_group_is_refused() -> None:
     ledger = PromptLedger(2, lambda start, count: list(range(start, start + count)))
     with pytest.raises(AssertionError, match="a round of 2 prompts gave 1 groups"):
-        ledger.record_round([Group(0, [], [1.0], 1, 0)], [[]])
+        ledger.record_round([group(NumberedPrompt(0, 0), [1.0])], [[]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import picture
@@ -36,10 +39,12 @@ from sail_rl.trainer.estimators import (
     CriticAdvantages,
     RolloutSample,
 )
-from sail_rl.trainer.groups import Group, PartialGroup
+from sail_rl.trainer.exchange import HeldRollouts
+from sail_rl.trainer.groups import Group, NumberedPrompt
 from sail_rl.trainer.mismatch import LogprobMismatchError, check_mismatch
 from sail_rl.trainer.prompt_ledger import PromptLedger
 from sail_rl.trainer.rl import RolloutBatches
+from sail_rl.trainer.rollout_bytes import from_bytes, to_bytes
 from sail_rl.trainer.sampling import GroupSampler
 from sail_rl.trainer.stopwatch import Stopwatch
 
@@ -49,34 +54,90 @@ def rollout(tokens: int, *, stop: str = "stop", version: int = 1) -> Rollout:
 
 
 def group(rewards: Sequence[float], lengths: Sequence[int] = (2, 2), **options: Any) -> Group:
-    return Group(0, [rollout(length, **options) for length in lengths], list(rewards), 3, 1)
+    return grouped([rollout(length, **options) for length in lengths], rewards)
+
+
+def grouped(rollouts: Sequence[Rollout], rewards: Sequence[float]) -> Group:
+    return Group.of(NumberedPrompt(0, 0), rollouts, rewards, rank=0, size=(3, 1))
 
 
 # Sharing out
 
+SIZES = st.tuples(st.integers(1, 500), st.integers(0, 100))
+GROUPS = st.lists(st.tuples(st.lists(SIZES, min_size=1, max_size=9), st.integers(0, 7)), max_size=30)
 
-@given(
-    st.lists(st.tuples(st.integers(1, 500), st.integers(0, 100)), max_size=60),
-    st.integers(1, 8),
-)
-def test_every_sample_goes_to_exactly_one_rank(sizes: list[tuple[int, int]], shares: int) -> None:
-    assigned = balanced_shares(sizes, shares=shares)
-    assert len(assigned) == shares
-    assert sorted(index for share in assigned for index in share) == list(range(len(sizes)))
+
+def loads_of(shares: list[list[tuple[int, int]]], sizes: Sequence[Sequence[tuple[int, int]]], kind: int) -> list[int]:
+    return [sum(sizes[group][sample][kind] for group, sample in share) for share in shares]
+
+
+@given(GROUPS, st.integers(1, 8))
+def test_every_sample_goes_to_exactly_one_rank(groups: list[Any], ranks: int) -> None:
+    sizes, homes = [each[0] for each in groups], [each[1] % ranks for each in groups]
+    shares = balanced_shares(sizes, homes, ranks=ranks)
+    assert len(shares) == ranks
+    assert all(share == sorted(share) for share in shares)
+    places = [(group, sample) for group, own in enumerate(sizes) for sample in range(len(own))]
+    assert sorted(place for share in shares for place in share) == places
+
+
+@given(GROUPS, st.integers(1, 8))
+def test_ranks_have_equal_loads_up_to_one_sample(groups: list[Any], ranks: int) -> None:
+    sizes, homes = [[(s[0], 0) for s in own] for own, _ in groups], [home % ranks for _, home in groups]
+    loads = loads_of(balanced_shares(sizes, homes, ranks=ranks), sizes, 0)
+    largest = max((size[0] for own in sizes for size in own), default=0)
+    assert max(loads) <= 1.05 * (sum(loads) / ranks + largest)
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 32])
+def test_few_groups_move_and_fewer_are_split(ranks: int) -> None:
+    """Completions of 100 to 4,000 tokens for 8 groups a rank; dealt one by one, a rank had samples of most groups."""
+    generator = random.Random(0)
+    homes = [group // 8 for group in range(8 * ranks)]
+    sizes = [[(600 + int(generator.lognormvariate(7, 0.6)), 256) for _ in range(8)] for _ in homes]
+    shares = balanced_shares(sizes, homes, ranks=ranks)
+    loads = loads_of(shares, sizes, 0)
+    assert max(loads) < 1.05 * sum(loads) / ranks
+    pieces = [(group, rank) for rank, share in enumerate(shares) for group in {group for group, _ in share}]
+    assert sum(rank != homes[group] for group, rank in pieces) < 0.2 * len(sizes)
+    assert len(pieces) < 1.2 * len(sizes)
+
+
+def test_groups_stay_whole_where_they_were_sampled_if_that_is_balanced() -> None:
+    sizes = [[(90 + 20 * sample, 64) for sample in range(2)]] * 12
+    homes = [number % 4 for number in range(12)]
+    shares = balanced_shares(sizes, homes, ranks=4)
+    assert [{homes[group] for group, _ in share} for share in shares] == [{0}, {1}, {2}, {3}]
+
+
+def test_a_rank_with_long_completions_hands_over_as_few_as_balance_needs() -> None:
+    # Rank 0 sampled 8 groups of 8 x 120 tokens, rank 1 as many of 8 x 100: 7,680 and 6,400 tokens.
+    sizes = [[(120, 0)] * 8] * 8 + [[(100, 0)] * 8] * 8
+    homes = [0] * 8 + [1] * 8
+    shares = balanced_shares(sizes, homes, ranks=2)
+    assert loads_of(shares, sizes, 0) == [6_720, 7_360]
+    moved = {place[0] for rank, share in enumerate(shares) for place in share if homes[place[0]] != rank}
+    assert len(moved) == 1
+
+
+def test_the_samples_of_one_group_are_spread_over_all_ranks() -> None:
+    shares = balanced_shares([[(100, 10)] * 8], [3], ranks=8)
+    assert [len(share) for share in shares] == [1] * 8
 
 
 def test_tokens_and_visual_tokens_are_both_balanced() -> None:
     # Four long texts and four short questions with large images.
-    sizes = [(100, 0)] * 4 + [(60, 50)] * 4
-    for share in balanced_shares(sizes, shares=2):
-        assert sum(sizes[index][0] for index in share) == 320
-        assert sum(sizes[index][1] for index in share) == 100
+    sizes = [[(100, 0)]] * 4 + [[(60, 50)]] * 4
+    for homes in ([0] * 8, [0, 1] * 4, [0] * 4 + [1] * 4):
+        shares = balanced_shares(sizes, homes, ranks=2)
+        assert loads_of(shares, sizes, 0) == [320, 320]
+        assert loads_of(shares, sizes, 1) == [100, 100]
 
 
 def test_a_long_tail_is_spread_evenly() -> None:
-    sizes = [(max(1, 2000 // (n + 1)), 0) for n in range(200)]
-    loads = [sum(sizes[index][0] for index in share) for share in balanced_shares(sizes, shares=4)]
-    assert max(loads) / min(loads) < 1.05
+    sizes = [[(max(1, 2000 // (n + 1)), 0)] for n in range(200)]
+    loads = loads_of(balanced_shares(sizes, [0] * 200, ranks=4), sizes, 0)
+    assert max(loads) < 1.05 * sum(loads) / 4
 
 
 # Dynamic sampling, with the real reference engine and a scorer that decides which prompts carry a signal
@@ -120,6 +181,11 @@ def sampler(engine: HFEngine, encoder: Encoder, useful: set[int], max_rounds: in
         scorer=ScriptedScorer(useful),
         observer=lambda *_: None,
     )
+
+
+def collected(sampler: GroupSampler, learner: Any) -> list[tuple[Group, list[Rollout]]]:
+    """A step's groups with their rollouts, which the sampler then no longer holds."""
+    return [(group, sampler.held.pop(group.prompt.number)) for group in sampler.collect(learner)]
 
 
 def trainer() -> Any:
@@ -208,17 +274,17 @@ def test_the_next_batch_is_sampled_while_this_one_is_trained_on(
     waiting.push_weights(1, load_model(tiny_dir()).named_parameters())
     ahead, record = sampler(waiting, encoder, set(), None), trainer()
     ahead.can_sample_ahead = lambda step: step == 0
-    first = ahead.collect(record)
+    first = collected(ahead, record)
     assert record.metrics["rollout/staleness"] == 0
     assert waiting.streams == 2, "the second batch is under way already"
     record.step, record.weights_version = 1, 2
     waiting.go.set()
-    second = ahead.collect(record)
+    second = collected(ahead, record)
     assert record.metrics["rollout/staleness"] == 1
     assert waiting.streams == 2, "a third one isn't: step 1 is disturbed"
     assert {"time/generate", "time/generate_ahead", "time/score_ahead", "time/wait"} <= record.stopwatch.take().keys()
     plain, now = sampler(waiting, encoder, set(), None), trainer()
-    assert [plain.collect(now), plain.collect(now)] == [first, second], "the same rollouts, but for the weights"
+    assert [collected(plain, now), collected(plain, now)] == [first, second], "the same rollouts, but for the weights"
     ahead.close()
 
 
@@ -236,8 +302,8 @@ def test_an_error_in_what_is_sampled_ahead_ends_the_run(engine: HFEngine, encode
         ahead.collect(trainer())
 
 
-def rows_of(carried: list[list[PartialGroup]]) -> list[list[int]]:
-    return [[prompt.row for prompt in prompts] for prompts in carried]
+def rows_of(prompts: list[NumberedPrompt]) -> list[int]:
+    return [prompt.row for prompt in prompts]
 
 
 class Growing(HFEngine):
@@ -272,23 +338,23 @@ def growing(encoder: Encoder, version: int = 1) -> GroupSampler:
 
 def test_partial_rollouts_are_continued_and_nothing_is_lost(encoder: Encoder) -> None:
     partial, record = growing(encoder), trainer()
-    seen: list[Group] = []
+    seen: list[tuple[Group, list[Rollout]]] = []
     for version in range(1, 9):
         partial.engine.version = record.weights_version = version  # type: ignore[attr-defined]
-        groups = partial.collect(record)
+        groups = collected(partial, record)
         assert len(groups) == 4
         seen += groups
-        for each in groups:
-            for sample, rollout in enumerate(each.rollouts):
+        for each, rollouts in groups:
+            for sample, rollout in enumerate(rollouts):
                 assert (rollout.sample, rollout.stop_reason) == (sample, "stop")
                 assert rollout.token_ids == list(range(each.row % 7 + 1 + sample)), "every token once, in order"
                 assert rollout.token_versions == sorted(rollout.token_versions)
-        ages = [version - v for each in groups for r in each.rollouts for v in r.token_versions]
+        ages = [version - v for _, rollouts in groups for r in rollouts for v in r.token_versions]
         assert record.metrics["rollout/staleness"] == fmean(ages)
-    assert any(rollout.earlier and rollout.earlier[0] < rollout.weights_version for g in seen for rollout in g.rollouts)
-    under_way = [group.row for group in partial.ledger.surplus] + rows_of(partial.ledger.carried)[0]
+    assert any(r.earlier and r.earlier[0] < r.weights_version for _, rollouts in seen for r in rollouts)
+    under_way = [group.row for group in partial.ledger.surplus] + rows_of(partial.ledger.carried[0])
     begun = partial.stream.stretch(0, partial.ledger.prompts_begun)
-    assert sorted([group.row for group in seen] + under_way) == sorted(begun), "every prompt was begun once"
+    assert sorted([group.row for group, _ in seen] + under_way) == sorted(begun), "every prompt was begun once"
     assert len(partial.ledger.carried[0]) <= 4
 
 
@@ -302,29 +368,90 @@ def test_the_observer_is_called_in_every_round_because_it_is_a_collective(encode
     assert rounds[0] == 0, "no group is complete after a token"
 
 
-def test_a_resumed_sampler_continues_partial_rollouts(encoder: Encoder) -> None:
+def resume(sampler: GroupSampler, stopped: GroupSampler, folder: Path) -> None:
+    """What a checkpoint of `stopped` gives to a new sampler."""
+    sampler.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
+    stopped.held.save(folder / "held")
+    sampler.held.load(folder / "held")
+
+
+def test_a_resumed_sampler_continues_partial_rollouts(encoder: Encoder, tmp_path: Path) -> None:
     straight, stopped = growing(encoder), growing(encoder)
     for _ in range(2):
-        straight.collect(trainer())
-        stopped.collect(trainer())
-    assert any(group.rollouts for group in stopped.ledger.carried[0]), "the case is only interesting with partial ones"
+        assert collected(straight, trainer()) == collected(stopped, trainer())
+    assert stopped.ledger.carried[0], "the case is only interesting with partial ones"
+    assert all(stopped.held[prompt.number] for prompt in stopped.ledger.carried[0])
     resumed = growing(encoder, version=1)
-    resumed.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
+    resume(resumed, stopped, tmp_path)
     for _ in range(4):
-        assert resumed.collect(trainer()) == straight.collect(trainer())
+        assert collected(resumed, trainer()) == collected(straight, trainer())
 
 
-def test_a_resumed_sampler_gives_the_groups_of_an_uninterrupted_one(engine: HFEngine, encoder: Encoder) -> None:
+def test_a_resumed_sampler_gives_the_groups_of_an_uninterrupted_one(
+    engine: HFEngine, encoder: Encoder, tmp_path: Path
+) -> None:
     useful = set(range(0, 64, 2))
     straight, stopped = (sampler(engine, encoder, useful, 5) for _ in range(2))
     for _ in range(2):
-        straight.collect(trainer())
-        stopped.collect(trainer())
+        assert collected(straight, trainer()) == collected(stopped, trainer())
     resumed = sampler(engine, encoder, useful, 5)
-    resumed.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
+    resume(resumed, stopped, tmp_path)
     assert resumed.ledger.surplus, "the case is only interesting with a surplus"
+    assert resumed.held.keys() == {group.prompt.number for group in resumed.ledger.surplus}
     for _ in range(3):
-        assert resumed.collect(trainer()) == straight.collect(trainer())
+        assert collected(resumed, trainer()) == collected(straight, trainer())
+
+
+def test_rollouts_that_no_step_will_use_are_not_held(engine: HFEngine, encoder: Encoder) -> None:
+    dynamic = sampler(engine, encoder, set(range(0, 64, 2)), 5)
+    for _ in range(4):
+        collected(dynamic, trainer())
+        assert sorted(dynamic.held) == sorted(dynamic.ledger.numbers_waiting(0))
+
+
+# The way of rollouts to other ranks and into checkpoints
+
+TEXTS = st.text(max_size=5) | st.just("\ud800 half a pair")
+TOKENS = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(allow_nan=False)), max_size=5)
+
+
+@st.composite
+def any_rollouts(draw: st.DrawFn) -> Rollout:
+    tokens = draw(TOKENS)
+    experts = draw(st.none() | st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(1, 3)))
+    return Rollout(
+        draw(TEXTS),
+        draw(st.integers(0, 9)),
+        [token for token, _ in tokens],
+        [logprob for _, logprob in tokens],
+        draw(TEXTS),
+        draw(st.sampled_from(["stop", "length", "unfinished"])),
+        draw(st.integers(0, 2**40)),
+        list(range(draw(st.integers(0, len(tokens))))),
+        None if experts is None else np.random.default_rng(0).integers(-1, 2**15 - 1, experts).astype(np.int16),
+    )
+
+
+@given(st.lists(any_rollouts(), max_size=3))
+def test_rollouts_survive_as_bytes(rollouts: list[Rollout]) -> None:
+    read = from_bytes(to_bytes(rollouts))
+    assert read == rollouts
+    for ours, theirs in zip(read, rollouts, strict=True):
+        if theirs.routed_experts is None:
+            assert ours.routed_experts is None
+        else:
+            assert ours.routed_experts is not None
+            assert ours.routed_experts.dtype == np.int16
+            assert np.array_equal(ours.routed_experts, theirs.routed_experts)
+
+
+@given(st.dictionaries(st.integers(0, 2**40), st.lists(any_rollouts(), max_size=2), max_size=3))
+def test_held_rollouts_survive_a_checkpoint(held: dict[int, list[Rollout]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        HeldRollouts(held).save(Path(folder) / "held")
+        read = HeldRollouts({1: []})
+        read.load(Path(folder) / "held")
+    assert read == held
 
 
 # The mismatch of engine and trainer
@@ -365,10 +492,6 @@ def batches(**settings: Any) -> RolloutBatches:
     return RolloutBatches(**(defaults | settings))  # type: ignore[arg-type]
 
 
-def sampled(rollout: Rollout) -> TokenFields:
-    return TokenFields(rollout_logprobs=torch.tensor(rollout.logprobs))
-
-
 def drawn(groups: Sequence[Group]) -> list[RolloutSample]:
     """Every rollout of the groups as a sample of a three-token prompt."""
     return [
@@ -376,9 +499,9 @@ def drawn(groups: Sequence[Group]) -> list[RolloutSample]:
             position,
             index,
             Sample(
-                torch.arange(3 + len(r.token_ids)),
+                torch.arange(3 + r.length),
                 3,
-                token_fields=TokenFields(rollout_logprobs=torch.tensor(r.logprobs)),
+                token_fields=TokenFields(rollout_logprobs=torch.full((r.length,), -0.5)),
             ),
         )
         for position, g in enumerate(groups)
@@ -400,7 +523,7 @@ def test_a_group_without_signal_is_not_computed_but_counts_in_the_mean_over_sequ
 
 
 def test_overlong_filtering_leaves_cut_completions_out_of_sum_and_denominator() -> None:
-    groups = [Group(0, [rollout(2), rollout(9, stop="length")], [1.0, 0.0], 3, 1)]
+    groups = [grouped([rollout(2), rollout(9, stop="length")], [1.0, 0.0])]
     samples = drawn(groups)
     CompletionAdvantages("grpo")(groups, samples)
     batch = batches(overlong_filtering=True, aggregation=Aggregation("token_mean"))._step_batch(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from sail_rl.data.packing import collate
 from sail_rl.models import Distribution, SailVLForConditionalGeneration
 from sail_rl.models.loading import load_model
 from sail_rl.models.routing import set_routed_experts
-from sail_rl.trainer.groups import Group
 
 SAMPLING = Sampling(samples_per_prompt=3, max_tokens=10, temperature=1.0, seed=5, routed_experts=True)
 CPU = torch.device("cpu")
@@ -151,13 +149,3 @@ def test_samples_with_and_without_routes_share_a_row(moe: SailVLForConditionalGe
 def test_routed_experts_of_another_model_are_refused(moe: SailVLForConditionalGeneration) -> None:
     with pytest.raises(ValueError, match="routed_experts has 7 layers, but the model has"):
         set_routed_experts(moe.model.language_model, torch.zeros(4, 7, 2))
-
-
-def test_groups_keep_their_routes_through_json() -> None:
-    routes = torch.arange(12, dtype=torch.int16).view(3, 2, 2).numpy()
-    rollouts = [Rollout("p", n, [5], [-0.25], "x", "stop", 1, routed_experts=routes if n else None) for n in range(2)]
-    group = Group(4, rollouts, [0.0, 1.0], 9, 4)
-    read = Group.from_json(json.loads(json.dumps(group.to_json())))
-    assert read == group
-    assert read.rollouts[0].routed_experts is None
-    assert (read.rollouts[1].routed_experts == routes).all()

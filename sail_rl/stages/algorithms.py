@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sail_rl.config import KLConfig, LossConfig, Recipe, RLStage
+from sail_rl.contracts import Sampling
 from sail_rl.data.order import RowStream
 from sail_rl.imports import resolve
 from sail_rl.maths.aggregation import Aggregation
@@ -75,6 +76,19 @@ def make_estimator(config: RLStage) -> AdvantageEstimator:
 def _kl_in(loss: LossConfig, place: str) -> KLConfig | None:
     """The KL penalty, if it belongs in this place."""
     return loss.kl if loss.kl and loss.kl.place == place else None
+
+
+def make_sampling(config: RLStage, seed: int) -> Sampling:
+    """How the stage samples completions."""
+    sampling = config.sampling
+    return Sampling(
+        sampling.samples_per_prompt,
+        sampling.max_tokens,
+        sampling.temperature,
+        seed,
+        max_new_tokens_per_round=sampling.partial_tokens,
+        routed_experts=sampling.routing_replay,
+    )
 
 
 def make_ledger(config: RLStage, stream: RowStream) -> PromptLedger:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoProcessor
 
 from sail_rl.config import RLStage, SFTStage
-from sail_rl.contracts import RolloutEngine, Sampling
+from sail_rl.contracts import RolloutEngine
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
 from sail_rl.data.stream import StreamPacker
@@ -38,7 +38,7 @@ from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
 from sail_rl.trainer.weights import save_merged
 
-from .algorithms import make_batches, make_ledger, make_loss
+from .algorithms import make_batches, make_ledger, make_loss, make_sampling
 from .arguments import training_arguments
 from .best import Best, BestModels
 from .policy import load_policy, write_adapter
@@ -113,6 +113,8 @@ class Stage:
         trainer = self._trainer(args)
         if checkpoint and self.source_state:
             self.source_state.load_state(saved["source"])
+            if self.sampler:
+                self.sampler.held.load(StageDir.held_rollouts(checkpoint[0], rank()))
         if self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
@@ -164,7 +166,11 @@ class Stage:
         return self._evaluated[1]
 
     def save_progress(self, checkpoint: Path) -> None:
-        """Write the stage's own state into a checkpoint."""
+        """Write this rank's part of the stage's own state into a checkpoint."""
+        if self.sampler:
+            self.sampler.held.save(StageDir.held_rollouts(checkpoint, rank()))
+        if rank():
+            return
         state = {
             "progress": asdict(self.progress),
             "source": self.source_state.state() if self.source_state else None,
@@ -210,14 +216,7 @@ class Stage:
             stream=stream,
             encoder=encoder,
             engine=self.engine,
-            sampling=Sampling(
-                how.samples_per_prompt,
-                how.max_tokens,
-                how.temperature,
-                self.plan.recipe.seed_of(config),
-                max_new_tokens_per_round=how.partial_tokens,
-                routed_experts=how.routing_replay,
-            ),
+            sampling=make_sampling(config, self.plan.recipe.seed_of(config)),
             scorer=stage_scorer(config),
             observer=self.observer,
             groups_per_score=how.groups_per_score,

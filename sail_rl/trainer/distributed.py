@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def join_process_group(*, timeout_minutes: float = 30.0) -> None:
@@ -70,12 +71,55 @@ def rank() -> int:
 
 
 def gather_objects(items: list[Any]) -> list[Any]:
-    """Concatenate the lists of all ranks, in rank order (collective)."""
+    """Concatenate the lists of all ranks, in rank order (collective). Every rank gets all items: keep them small."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return items
     gathered: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, items)
     return [item for part in gathered for item in part]
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on the CPU (collective)."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return values.cpu()
+    total = values.to(_device(), copy=True)
+    distributed.all_reduce(total)
+    return total.cpu()
+
+
+def exchange_bytes(outgoing: Callable[[int], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Send bytes to every other rank, and yield (rank, the bytes that it sent here) (collective).
+
+    One rank after the other is sent to, so that only the bytes of one pair are in memory. Every rank must exhaust the
+    iterator.
+
+    Args:
+        outgoing: `outgoing(rank)` gives the bytes for a rank, uint8 [N] with N > 0.
+    """
+    ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+    for distance in range(1, ranks):
+        to, source = (rank() + distance) % ranks, (rank() - distance) % ranks
+        sent = torch.from_numpy(outgoing(to)).to(_device())
+        (length,) = _swapped(torch.tensor([len(sent)], device=sent.device), 1, to=to, source=source).tolist()
+        yield source, _swapped(sent, length, to=to, source=source).numpy()
+
+
+def _swapped(sent: Tensor, length: int, *, to: int, source: int) -> Tensor:
+    """Send a tensor to one rank and receive one of `length` elements from another, on the CPU."""
+    received = torch.empty(length, dtype=sent.dtype, device=sent.device)
+    operations = [
+        distributed.P2POp(distributed.isend, sent, to),
+        distributed.P2POp(distributed.irecv, received, source),
+    ]
+    for work in distributed.batch_isend_irecv(operations):
+        work.wait()
+    return received.cpu()
+
+
+def _device() -> str:
+    """The device whose tensors the process group sends."""
+    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
 
 
 def _free_port() -> int:

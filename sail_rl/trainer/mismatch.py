@@ -10,7 +10,7 @@ import torch
 from sail_rl.maths.mismatch import Mismatch, MismatchLimits
 
 from .batches import Learner
-from .distributed import gather_objects
+from .distributed import all_sum
 
 
 class LogprobMismatchError(RuntimeError):
@@ -29,10 +29,10 @@ def check_mismatch(learner: Learner, differences: Sequence[torch.Tensor], limits
     Raises:
         LogprobMismatchError: names the statistics that exceed their limits.
     """
-    everyone = gather_objects([each.cpu() for each in differences])
-    if not everyone:  # all rollouts were sampled ahead, with older weights
+    own = torch.cat([torch.zeros(0), *(each.cpu() for each in differences)])
+    found = Mismatch.of(own, completions=len(differences), all_sum=all_sum)
+    if found is None:  # all rollouts were sampled ahead, with older weights
         return
-    found = Mismatch.of(torch.cat(everyone), completions=len(everyone))
     learner.record({f"mismatch/{name}": value for name, value in asdict(found).items()})
     if names := found.beyond(limits):
         values = ", ".join(f"{name} {getattr(found, name):.3g} (limit {getattr(limits, name):.3g})" for name in names)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .groups import Group, PartialGroup
+from .groups import Group, NumberedPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,9 @@ class PromptLedger:
     """Decides which prompts each rank samples in a round, and which groups a step trains on.
 
     It neither samples nor communicates. Every rank keeps its own and records the same rounds, so that all ranks
-    agree. A step wants `prompts_per_step` groups. It samples rounds until it has them, or until `max_rounds` is used
-    up; groups beyond what the step wants are the surplus that the next step begins with.
+    agree. It knows the groups in numbers only; their rollouts stay on the rank that sampled them. A step wants
+    `prompts_per_step` groups. It samples rounds until it has them, or until `max_rounds` is used up; groups beyond what
+    the step wants are the surplus that the next step begins with.
 
     Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) drops groups whose rewards are all equal and replaces them by
     groups of the next prompts. With partial rollouts, a round may leave groups unfinished: they are carried to their
@@ -42,7 +43,7 @@ class PromptLedger:
         rounds: rounds recorded so far.
         prompts_begun: number of prompts taken from the order so far, over all ranks.
         surplus: groups that no step has used yet, in order.
-        carried: each rank's unfinished groups, in order.
+        carried: the prompts of each rank's unfinished groups, in order.
     """
 
     prompts_per_step: int
@@ -53,7 +54,7 @@ class PromptLedger:
     rounds: int = 0
     prompts_begun: int = 0
     surplus: list[Group] = field(default_factory=list)
-    carried: list[list[PartialGroup]] = field(default_factory=list)
+    carried: list[list[NumberedPrompt]] = field(default_factory=list)
     _step_rounds: int = 0
     _sampled: int = 0
     _uninformative: int = 0
@@ -68,7 +69,7 @@ class PromptLedger:
             "rounds": self.rounds,
             "prompts_begun": self.prompts_begun,
             "surplus": [group.to_json() for group in self.surplus],
-            "carried": [[group.to_json() for group in groups] for groups in self.carried],
+            "carried": [[asdict(prompt) for prompt in prompts] for prompts in self.carried],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -80,21 +81,27 @@ class PromptLedger:
             )
         self.rounds, self.prompts_begun = state["rounds"], state["prompts_begun"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
-        self.carried = [[PartialGroup.from_json(group) for group in groups] for groups in state["carried"]]
+        self.carried = [[NumberedPrompt(**prompt) for prompt in prompts] for prompts in state["carried"]]
 
     @property
     def needs_round(self) -> bool:
         """True if the current step wants more groups and may sample another round."""
         return self._step_rounds < self.max_rounds and len(self.surplus) < self.prompts_per_step
 
-    def prompts_of_round(self, rank: int) -> list[PartialGroup]:
-        """The groups that a rank samples in the coming round: those carried over, then new ones."""
+    def prompts_of_round(self, rank: int) -> list[NumberedPrompt]:
+        """The prompts that a rank samples in the coming round: those carried over, then new ones."""
         new = self._new_prompts()
-        rows = self.rows_at(self.prompts_begun + sum(new[:rank]), new[rank])
-        return self.carried[rank] + [PartialGroup(row) for row in rows]
+        first = self.prompts_begun + sum(new[:rank])
+        rows = enumerate(self.rows_at(first, new[rank]), start=first)
+        return self.carried[rank] + [NumberedPrompt(number, row) for number, row in rows]
 
-    def record_round(self, complete: Sequence[Group], unfinished: Sequence[list[PartialGroup]]) -> None:
-        """Record a round's results: all ranks' complete groups in order, and each rank's unfinished groups."""
+    def numbers_waiting(self, rank: int) -> list[int]:
+        """Numbers of the prompts whose rollouts a rank holds between two rounds: surplus and carried groups."""
+        surplus = [group.prompt for group in self.surplus if group.rank == rank]
+        return [prompt.number for prompt in surplus + self.carried[rank]]
+
+    def record_round(self, complete: Sequence[Group], unfinished: Sequence[list[NumberedPrompt]]) -> None:
+        """Record a round's results: all ranks' complete groups in order, and the prompts of each rank's others."""
         sampled = sum(self._new_prompts()) + sum(map(len, self.carried))
         found = len(complete) + sum(map(len, unfinished))
         assert found == sampled, f"a round of {sampled} prompts gave {found} groups"

@@ -1,4 +1,4 @@
-"""Batches for reinforcement learning: sample, annotate, probe, advantages — the RL step on one screen."""
+"""Batches for reinforcement learning: sample, exchange, annotate, probe, advantages — the RL step on one screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from statistics import pstdev
 
 import torch
 
-from sail_rl.data.balance import balanced_shares
 from sail_rl.data.encoding import Sample
 from sail_rl.maths.aggregation import Aggregation
 from sail_rl.maths.mismatch import MismatchLimits
@@ -18,10 +17,11 @@ from sail_rl.models import Distribution
 
 from .annotate import Annotator
 from .batches import Learner, StepBatch
-from .distributed import gather_objects, rank, world_size
+from .distributed import gather_objects
 from .estimators import AdvantageEstimator, RolloutSample
 from .groups import Group
 from .mismatch import check_mismatch
+from .own_samples import own_samples
 from .sampling import GroupSampler
 
 
@@ -66,7 +66,7 @@ class RolloutBatches:
         assert start_step % (self.mini_batches * self.epochs) == 0, "checkpoints are taken between batches of rollouts"
         while True:
             groups = self.sampler.collect(learner)
-            parts = [self._own_samples(groups, part) for part in self._parts(len(groups))]
+            parts = own_samples(groups, self._parts(len(groups)), self.sampler)
             samples = [sample for part in parts for sample in part]
             self.annotator(learner, [each.sample for each in samples])
             self._check_mismatch(learner, groups, samples)
@@ -80,23 +80,10 @@ class RolloutBatches:
         bounds = [groups * part // self.mini_batches for part in range(self.mini_batches + 1)]
         return [range(start, end) for start, end in pairwise(bounds)]
 
-    def _own_samples(self, groups: Sequence[Group], part: range) -> list[RolloutSample]:
-        """This rank's share of a mini-batch; shares are balanced in tokens and visual tokens."""
-        everything = [(position, index) for position in part for index in range(len(groups[position].rollouts))]
-        sizes = [groups[position].size(index) for position, index in everything]
-        own = [everything[n] for n in balanced_shares(sizes, shares=world_size())[rank()]]
-        found = []
-        for position in sorted({position for position, _ in own}):
-            group, indices = groups[position], [index for p, index in own if p == position]
-            prompt = self.sampler.encoder.prompt(self.sampler.stream.rows[group.row])
-            samples = self.sampler.encoder.rollout_samples(prompt, [group.rollouts[index] for index in indices])
-            found += [RolloutSample(position, index, sample) for index, sample in zip(indices, samples, strict=True)]
-        return found
-
     def _check_mismatch(self, learner: Learner, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
         """Compare the log-probs of engine and trainer on rollouts that the current weights sampled."""
         newest = learner.weights_version
-        fresh = [s.sample for s in samples if min(groups[s.position].rollouts[s.index].token_versions) == newest]
+        fresh = [s.sample for s in samples if groups[s.position].rollouts[s.index].oldest_version == newest]
         if not self.annotator.recompute:
             stride = max(1, len(fresh) // self.probe_rollouts)
             fresh = fresh[::stride][: self.probe_rollouts]
@@ -119,7 +106,7 @@ class RolloutBatches:
         loss_denominator = 0.0
         for each in part:
             fields, tokens = each.sample.token_fields, each.sample.completion_length
-            if self.overlong_filtering and groups[each.position].rollouts[each.index].stop_reason == "length":
+            if self.overlong_filtering and groups[each.position].rollouts[each.index].truncated:
                 continue
             loss_denominator += self.aggregation.denominator(tokens)
             fields.weights = torch.full((tokens,), self.aggregation.token_weight(tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -23,7 +24,8 @@ def rollout_records(prompts: Sequence[Prompt], rollouts: Sequence[Rollout], scor
             "version": min(rollout.token_versions),
             "total": scores.total[index],
             "parts": {name: values[index] for name, values in scores.parts.items()},
-            "calls": {name: calls[index] for name, calls in scores.calls.items()},
+            # Messages quote completions, and belong to traces.
+            "calls": {name: replace(calls[index], message="") for name, calls in scores.calls.items()},
         }
         for index, rollout in enumerate(rollouts)
     ]

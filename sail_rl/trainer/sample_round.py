@@ -11,7 +11,7 @@ from typing import Any
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores, joined
 from sail_rl.data.encoding import Encoder
 
-from .groups import Group, PartialGroup
+from .groups import Group, NumberedPrompt, PartialGroup
 from .stopwatch import Stopwatch
 
 
@@ -19,20 +19,23 @@ from .stopwatch import Stopwatch
 class RolloutBatch:
     """The result of one rank's share of a round.
 
-    `groups` are the complete groups [P], and `unfinished` the others, both in the order of the share; `prompts`,
-    `rollouts` and `scores` are those of the samples of `groups` [N].
+    `groups` are the complete groups [P], and `unfinished` the prompts of the others, both in the order of the share.
+    `prompts`, `rollouts` and `scores` are those of the samples of `groups` [N]; `sampled` holds the rollouts of all
+    groups by the number of the prompt.
     """
 
     groups: list[Group]
     prompts: list[Prompt]
     rollouts: list[Rollout]
     scores: Scores
-    unfinished: list[PartialGroup]
+    unfinished: list[NumberedPrompt]
+    sampled: dict[int, list[Rollout]]
 
 
 def sample_round(
     share: Sequence[PartialGroup],
     *,
+    rank: int,
     rows: Sequence[dict[str, Any]],
     encoder: Encoder,
     engine: RolloutEngine,
@@ -44,8 +47,11 @@ def sample_round(
 ) -> RolloutBatch:
     """Sample and score one rank's share of a round; talks to no other rank.
 
+    Rewards run here, where the completions are, so that other ranks need only the scores.
+
     Args:
         share: the groups to sample: new ones, and unfinished ones to continue.
+        rank: the number of this rank.
         rows: the dataset that the groups' row numbers refer to.
         encoder: renders prompts.
         engine: generates, with the weights of the latest push.
@@ -54,7 +60,7 @@ def sample_round(
         groups_per_score: number of complete groups that one call scores.
         stopwatch: measures "time/generate" and "time/score", each with `suffix`.
     """
-    prompts = [replace(encoder.prompt(rows[part.row]), partial_rollouts=part.unfinished) for part in share]
+    prompts = [replace(encoder.prompt(rows[part.prompt.row]), partial_rollouts=part.unfinished) for part in share]
     sampled: dict[int, list[Rollout]] = {}
     scores: dict[int, Scores] = {}
     waiting: list[int] = []
@@ -82,13 +88,18 @@ def sample_round(
     complete = sorted(scores)
     return RolloutBatch(
         groups=[
-            Group(share[index].row, sampled[index], scores[index].total, *encoder.prompt_size(prompts[index]))
+            Group.of(
+                *(share[index].prompt, sampled[index], scores[index].total),
+                rank=rank,
+                size=encoder.prompt_size(prompts[index]),
+            )
             for index in complete
         ],
         prompts=[prompts[index] for index in complete for _ in sampled[index]],
         rollouts=[rollout for index in complete for rollout in sampled[index]],
         scores=joined([scores[index] for index in complete]),
-        unfinished=[PartialGroup(part.row, sampled[n]) for n, part in enumerate(share) if n not in scores],
+        unfinished=[part.prompt for index, part in enumerate(share) if index not in scores],
+        sampled={part.prompt.number: sampled[index] for index, part in enumerate(share)},
     )
 
 

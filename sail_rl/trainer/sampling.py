@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any, Protocol
 
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
@@ -16,7 +15,8 @@ from sail_rl.seeding import derive_seed
 
 from .batches import Learner
 from .distributed import gather_objects
-from .groups import Group
+from .exchange import HeldRollouts
+from .groups import Group, PartialGroup
 from .prompt_ledger import PromptLedger, StepGroups
 from .rollout_metrics import rollout_metrics, rollout_records
 from .sample_round import RolloutBatch, sample_round
@@ -35,7 +35,8 @@ class RolloutObserver(Protocol):
 class GroupSampler:
     """Samples and scores the groups of each step.
 
-    Every rank calls it and gets the same list of all ranks' groups. Which prompts are sampled is the ledger's decision;
+    Every rank calls it and gets the same list of all ranks' groups, in numbers. The rollouts are held by the rank that
+    sampled them, until `exchange_rollouts` takes them. Which prompts are sampled is the ledger's decision;
     `sample_round` samples this rank's share of a round.
 
     Args:
@@ -50,6 +51,7 @@ class GroupSampler:
         can_sample_ahead: `can_sample_ahead(step)` is True if the next batch may be sampled while the batch of `step`
             trains, with weights that are one batch old by then. A checkpoint or an evaluation in between forbids it:
             both need the engine idle, and a resumed run has only the newest weights.
+        held: this rank's rollouts that no step has used yet; a part of every checkpoint.
     """
 
     ledger: PromptLedger
@@ -61,6 +63,7 @@ class GroupSampler:
     observer: RolloutObserver
     groups_per_score: int = 1
     can_sample_ahead: Callable[[int], bool] = lambda step: False
+    held: HeldRollouts = field(default_factory=HeldRollouts)
     _sampled_ahead: Future[RolloutBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
 
@@ -70,13 +73,15 @@ class GroupSampler:
         while self.ledger.needs_round:
             batch = self._next_batch(learner)
             self.ledger.record_round(gather_objects(batch.groups), gather_objects([batch.unfinished]))
+            self.held.update(batch.sampled)
+            self.held.keep(self.ledger.numbers_waiting(self.stream.rank))
             self.observer(learner.step + 1, batch.prompts, batch.rollouts, batch.scores)
             records += gather_objects(rollout_records(batch.prompts, batch.rollouts, batch.scores))
         step = self.ledger.take_step()
         self._record(learner, step, records)
         if self.ledger.needs_round and self.can_sample_ahead(learner.step):
             learner.push_weights(self.engine)
-            self._sampled_ahead = self._thread.submit(self._sample, learner.stopwatch, "_ahead")
+            self._sampled_ahead = self._thread.submit(self._sample, self._share(), learner.stopwatch, "_ahead")
         return step.groups
 
     def close(self) -> None:
@@ -91,11 +96,17 @@ class GroupSampler:
                 batch, self._sampled_ahead = self._sampled_ahead.result(), None
             return batch
         learner.push_weights(self.engine)
-        return self._sample(learner.stopwatch)
+        return self._sample(self._share(), learner.stopwatch)
 
-    def _sample(self, stopwatch: Stopwatch, suffix: str = "") -> RolloutBatch:
+    def _share(self) -> list[PartialGroup]:
+        """The groups that this rank samples in the next round, with their rollouts so far."""
+        prompts = self.ledger.prompts_of_round(self.stream.rank)
+        return [PartialGroup(prompt, self.held.get(prompt.number, ())) for prompt in prompts]
+
+    def _sample(self, share: Sequence[PartialGroup], stopwatch: Stopwatch, suffix: str = "") -> RolloutBatch:
         return sample_round(
-            self.ledger.prompts_of_round(self.stream.rank),
+            share,
+            rank=self.stream.rank,
             rows=self.stream.rows,
             encoder=self.encoder,
             engine=self.engine,
@@ -114,7 +125,9 @@ class GroupSampler:
                 "step %d: only %d of %d groups carry a signal after %d round(s) of sampling; training on those",
                 *(learner.step + 1, len(step.groups), wanted, step.rounds),
             )
-        versions = [v for group in step.groups for rollout in group.rollouts for v in rollout.token_versions]
+        used = [rollout for group in step.groups for rollout in group.rollouts]
+        tokens = sum(rollout.length for rollout in used)
+        age = sum(learner.weights_version * rollout.length - rollout.version_sum for rollout in used)
         learner.record(
             rollout_metrics(records)
             | self.scorer.metrics()
@@ -124,5 +137,5 @@ class GroupSampler:
                 "sampling/used_fraction": len(step.groups) / wanted,
                 "sampling/surplus": len(self.ledger.surplus),
             }
-            | ({"rollout/staleness": fmean(learner.weights_version - v for v in versions)} if versions else {})
+            | ({"rollout/staleness": age / tokens} if tokens else {})
         )

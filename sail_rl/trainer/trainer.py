@@ -49,7 +49,7 @@ class Trainer(transformers.Trainer):
         pack_length: tokens of a micro-batch.
         monitor: detects steps that were skipped because their gradient is not finite.
         router: coefficients of an MoE's router losses; None for a dense model.
-        on_checkpoint: writes further files into a checkpoint folder before it is marked complete (rank 0 only).
+        on_checkpoint: writes this rank's further files into a checkpoint folder, before it is marked complete.
     """
 
     def __init__(
@@ -244,9 +244,9 @@ class Trainer(transformers.Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.step}"
         try:
             super()._save_checkpoint(model, trial)
+            self.on_checkpoint(folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                self.on_checkpoint(folder)
                 mark_complete(folder)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             free = shutil.disk_usage(self.args.output_dir).free / 2**30
