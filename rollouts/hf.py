@@ -67,8 +67,7 @@ class HFEngine(StreamingEngine):
 
     @torch.no_grad()
     def _group(self, prompt: Prompt, sampling: Sampling) -> list[Rollout]:
-        inputs = self._processor(images=prompt.images or None, text=prompt.text, return_tensors="pt")
-        inputs = inputs.to(self._model.device)
+        inputs = self._processor.encoded(prompt.token_ids, prompt.images, name=prompt.id).to(self._model.device)
         length = inputs["input_ids"].shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(sampling.seed, prompt.id))
@@ -101,7 +100,8 @@ class HFEngine(StreamingEngine):
             sample=sample,
             token_ids=kept,
             logprobs=logprobs[torch.arange(length), tokens[:length]].tolist(),
-            text=self._processor.tokenizer.decode(kept, skip_special_tokens=True),
+            text=self._processor.chat.decode(kept),
             stop_reason="stop" if len(ends) else "length",
             weights_version=self._version,
+            control_tokens=self._processor.chat.control_count(kept),
         )

@@ -18,7 +18,7 @@ from torch import distributed
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
 
-from .remote_requests import ChatRequests
+from .remote_requests import TokenRequests
 from .server_handle import ServerError, ServerHandle
 from .streaming import EngineError, StreamingEngine
 from .transfers import FileTransfer, NcclTransfer, Transfer
@@ -69,7 +69,7 @@ class RemoteEngine(StreamingEngine):
     ) -> None:
         if not servers:
             raise ValueError("engine.kwargs.servers is empty; give at least one address, http://HOST:PORT")
-        self._chat = ChatRequests(model_dir, max_model_len)
+        self._requests = TokenRequests(model_dir, max_model_len)
         self._transfer = _transfer(transfer, weights_dir, host)
         self._concurrency, self._request_timeout, self._push_timeout = concurrency, request_timeout, push_timeout
         self._patience, self._max_failures = patience, max_failures
@@ -181,7 +181,7 @@ class RemoteEngine(StreamingEngine):
         todo: asyncio.Queue[_Task] = asyncio.Queue()
         try:
             for index, prompt in enumerate(prompts):
-                todo.put_nowait(_Task(index, self._chat.body(prompt, sampling)))
+                todo.put_nowait(_Task(index, self._requests.body(prompt, sampling)))
             async with asyncio.TaskGroup() as group:
                 for server in self._servers:
                     for _ in range(self._concurrency):
@@ -212,7 +212,9 @@ class RemoteEngine(StreamingEngine):
                 prompt = prompts[task.index]
                 try:
                     choices = await server.ask(client, task.body)
-                    results.put((task.index, [self._chat.rollout(choice, prompt, self._version) for choice in choices]))
+                    results.put(
+                        (task.index, [self._requests.rollout(choice, prompt, self._version) for choice in choices])
+                    )
                 except ServerError as error:
                     task.failures += 1
                     if task.failures >= self._max_failures:

@@ -60,19 +60,21 @@ class ServerHandle:
             await self._ready(client, version)
 
     async def ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """The choices of a chat completion, in order.
+        """The choices of a group, in order.
 
         Raises:
             ServerError: the server failed.
             ValueError: the server refuses the request.
         """
         try:
-            response = await client.post("/v1/chat/completions", json={"model": self.model, **body})
-            if response.status_code == 400:
+            response = await client.post("/inference/v1/generate", json={"model": self.model, **body})
+            if response.status_code == 404:
+                raise ValueError(f"{self.address} has no /inference/v1/generate: start it with --enable-scale-out")
+            if response.status_code in (400, 422):
                 raise ValueError(f"the server refuses the request: {response.text:.500}")
             choices = response.raise_for_status().json()["choices"]
             choices.sort(key=lambda choice: choice["index"])
-            complete = len(choices) == body["n"] and all(
+            complete = len(choices) == body["sampling_params"]["n"] and all(
                 choice["finish_reason"] in ("stop", "length")
                 and len(choice["token_ids"]) == len(choice["logprobs"]["content"])
                 for choice in choices

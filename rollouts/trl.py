@@ -36,9 +36,9 @@ def make_rollout_func(engine: RolloutEngine, processor: SailVLProcessor) -> Call
             seed=derive_seed(trainer.args.seed, step, trainer.accelerator.process_index),
         )
         rollouts = [group[0] for group in engine.generate(asked, sampling)]
-        inputs = [processor(images=prompt.images or None, text=prompt.text) for prompt in asked]
+        inputs = [processor.encoded(prompt.token_ids, prompt.images, name=prompt.id) for prompt in asked]
         return {
-            "prompt_ids": [list(row["input_ids"][0]) for row in inputs],
+            "prompt_ids": [row["input_ids"][0].tolist() for row in inputs],
             "completion_ids": [rollout.token_ids for rollout in rollouts],
             "logprobs": [rollout.logprobs for rollout in rollouts],
         }
@@ -50,4 +50,5 @@ def _prompt(name: str, messages: list[Message], processor: SailVLProcessor) -> P
     """A `Prompt` from TRL's prompt, which carries its images in the messages."""
     parts = [part for message in messages for part in as_parts(message["content"])]
     images = [part["image"] for part in parts if part["type"] == "image"]
-    return Prompt(name, messages, processor.apply_chat_template(messages, add_generation_prompt=True), images)
+    rendered = processor.chat.render(messages)
+    return Prompt(name, messages, rendered.text, images, token_ids=rendered.token_ids)

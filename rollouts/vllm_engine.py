@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import AutoProcessor
 
 from sail_rl.contracts import Prompt, Rollout, Sampling
-from sail_rl.models.processing import IMAGE_TOKEN
 from sail_rl.seeding import preserved_rng
 
 from .streaming import StreamingEngine
@@ -91,9 +91,7 @@ class VLLMEngine(StreamingEngine):
             self._llm = LLM(model=str(model_dir), **(own | (options or {})))
         self._capturing = capture_routed_experts
         self._recorder = self._route_recorder() if capture_routed_experts and not on_gpu else None
-        tokenizer = self._llm.get_tokenizer()
-        banned = _image_token_ids(tokenizer)
-        self._maker = RequestMaker(tokenizer, banned=banned, max_model_len=max_model_len)
+        self._maker = RequestMaker(AutoProcessor.from_pretrained(model_dir), max_model_len=max_model_len)
         self._version = 0
 
     def stream(
@@ -170,12 +168,6 @@ class VLLMEngine(StreamingEngine):
                 assert completion.routed_experts is not None
                 routed_experts[completion.index] = completion.routed_experts[:length].astype("int16")
         return routed_experts
-
-
-def _image_token_ids(tokenizer: Any) -> list[int]:
-    from sail_rl.models.processing import IMAGE_END, IMAGE_START
-
-    return tokenizer.convert_tokens_to_ids([IMAGE_START, IMAGE_TOKEN, IMAGE_END])
 
 
 @contextmanager

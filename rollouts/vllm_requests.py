@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sail_rl.contracts import Prompt, Rollout, Sampling, StopReason
-from sail_rl.models.processing import IMAGE_TOKEN
+from sail_rl.models.processing import SailVLProcessor, check_placeholders
 from sail_rl.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -35,31 +34,20 @@ class RequestMaker:
     """Makes requests and reads their outputs.
 
     Args:
-        tokenizer: the model's.
-        banned: ids of tokens that must not be sampled.
+        processor: the model's; its image tokens are never sampled.
         max_model_len: limit of prompt and completion tokens together.
     """
 
-    def __init__(self, tokenizer: Any, *, banned: Sequence[int], max_model_len: int) -> None:
-        self._tokenizer = tokenizer
-        self._banned = dict.fromkeys(banned, BANNED)
+    def __init__(self, processor: SailVLProcessor, *, max_model_len: int) -> None:
+        self._processor = processor
+        self._banned = dict.fromkeys(processor.image_token_ids, BANNED)
         self._max_model_len = max_model_len
 
     def requests(self, position: int, prompt: Prompt, sampling: Sampling) -> list[Request]:
         """The requests of one prompt."""
-        if not prompt.partial_rollouts:
-            inputs = {"prompt": prompt.text, **_images(prompt)}
-            return [Request(position, prompt, None, inputs, self._params(prompt, sampling, None))]
-        text = self._tokenizer(prompt.text)["input_ids"]
         return [
-            Request(
-                position,
-                prompt,
-                partial,
-                {"prompt_token_ids": text + partial.token_ids, **_images(prompt)},
-                self._params(prompt, sampling, partial),
-            )
-            for partial in prompt.partial_rollouts
+            Request(position, prompt, partial, self._inputs(prompt, partial), self._params(prompt, sampling, partial))
+            for partial in prompt.partial_rollouts or (None,)
         ]
 
     def rollouts(
@@ -87,14 +75,22 @@ class RequestMaker:
                     sample=partial.sample + completion.index,
                     token_ids=tokens,
                     logprobs=partial.logprobs + [step[t].logprob for step, t in zip(steps, new, strict=True)],
-                    text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+                    text=self._processor.chat.decode(tokens),
                     stop_reason=reason,
                     weights_version=version,
                     earlier=partial.token_versions,
+                    control_tokens=self._processor.chat.control_count(tokens),
                     routed_experts=routed_experts[completion.index] if routed_experts else None,
                 )
             )
         return rollouts
+
+    def _inputs(self, prompt: Prompt, partial: Rollout | None) -> dict[str, Any]:
+        """The prompt's tokens, with ONE placeholder for each image, which vLLM expands, and its images."""
+        # vLLM would accept a placeholder without an image silently.
+        check_placeholders(prompt.token_ids, prompt.images, self._processor.image_token_id, name=prompt.id)
+        ids = [*prompt.token_ids, *(partial.token_ids if partial else ())]
+        return {"prompt_token_ids": ids} | ({"multi_modal_data": {"image": prompt.images}} if prompt.images else {})
 
     def _params(self, prompt: Prompt, sampling: Sampling, partial: Rollout | None) -> SamplingParams:
         from vllm import SamplingParams
@@ -110,14 +106,3 @@ class RequestMaker:
             logit_bias=self._banned,
             detokenize=False,
         )
-
-
-def _images(prompt: Prompt) -> dict[str, Any]:
-    """The prompt's images; the text has ONE placeholder for each, which vLLM expands."""
-    placeholders = prompt.text.count(IMAGE_TOKEN)
-    if placeholders != len(prompt.images):  # vLLM would accept it silently
-        raise ValueError(
-            f"prompt {prompt.id} has {placeholders} image placeholder(s) but {len(prompt.images)} image(s); "
-            "they must agree"
-        )
-    return {"multi_modal_data": {"image": prompt.images}} if prompt.images else {}

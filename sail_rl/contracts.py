@@ -25,7 +25,9 @@ class Prompt:
 
     `text` is the chat template applied with the generation prompt, with one image placeholder for each of `images`;
     `columns` holds every column of the dataset row, so that rewards see what they need. `partial_rollouts` are
-    unfinished rollouts of this prompt, which the engine continues instead of sampling new ones.
+    unfinished rollouts of this prompt, which the engine continues instead of sampling new ones. `token_ids` are the
+    tokens of `text`, and what engines must sample from: a control token that the messages have as text is spelled with
+    ordinary tokens in it, and would become a real one if `text` were tokenized again.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Prompt:
     images: list[Image] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     partial_rollouts: Sequence[Rollout] = ()
+    token_ids: Sequence[int] = ()
 
 
 StopReason = Literal["stop", "length", "unfinished"]
@@ -49,7 +52,8 @@ class Rollout:
     tokens removed. `weights_version` is the version of the weights that sampled the last token; versions count the
     engine's weight pushes. `earlier` holds the versions of the first tokens, where older weights sampled them.
     `routed_experts`, if the sampling asks for them: the experts of each position but the last, prompt included
-    [T - 1, layers, k].
+    [T - 1, layers, k]. `text` spells control tokens, except one at the end. `control_tokens` is their number: such a
+    text can't be trained on as it is.
     """
 
     prompt_id: str
@@ -60,6 +64,7 @@ class Rollout:
     stop_reason: StopReason
     weights_version: int
     earlier: list[int] = field(default_factory=list)
+    control_tokens: int = 0
     routed_experts: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property

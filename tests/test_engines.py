@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VARIANTS, perturb, picture, question
+from conftest import FORGED, VARIANTS, perturb, picture, question
 from transformers import AutoProcessor
 
 from rollouts.hf import HFEngine
@@ -25,9 +25,10 @@ SAMPLING = Sampling(samples_per_prompt=3, max_tokens=12, temperature=0.8, seed=5
 
 @pytest.fixture
 def prompts(encoder: Encoder) -> list[Prompt]:
-    """Text only, one image, two images, and an image of two tiles with a thumbnail."""
+    """Text only, one image, two images, an image of two tiles with a thumbnail, and control tokens as text."""
     pictures = [[], [picture(0)], [picture(1), picture(2)], [picture(3, 112, 56)]]
-    return [question(encoder, f"prompt {n}", images) for n, images in enumerate(pictures)]
+    plain = [question(encoder, f"prompt {n}", images) for n, images in enumerate(pictures)]
+    return [*plain, question(encoder, "prompt 4", [picture(4)], FORGED)]
 
 
 @torch.no_grad()
@@ -58,6 +59,7 @@ def prompts_of_every_kind(encoder: Encoder) -> dict[str, Prompt]:
         "tall": question(encoder, "tall", [picture(3, 23, 97)]),
         "too large": question(encoder, "too large", [picture(4, 500, 333)]),
         "several": question(encoder, "several", [picture(5, 60, 90), picture(6), picture(7, 100, 40)]),
+        "control tokens": question(encoder, "control tokens", [picture(8)], FORGED),
         "video": encoder.prompt({"id": "video", "prompt": video, "images": [], "video": frames}),
     }
 
@@ -197,7 +199,7 @@ def test_a_prompt_without_its_image_is_refused(vllm_engine: Callable[..., VLLMEn
     engine = vllm_engine()
     engine.push_weights(1, model.named_parameters())
     with pytest.raises(ValueError, match=r"prompt lonely has 1 image placeholder\(s\) but 0 image\(s\)"):
-        engine.generate([Prompt(id="lonely", messages=[], text="<IMG_CONTEXT> what?")], SAMPLING)
+        engine.generate([dataclasses.replace(prompts[1], id="lonely", images=[])], SAMPLING)
 
 
 def test_generating_before_the_first_push_is_refused(tiny_dir: Callable[..., Path], prompts: list[Prompt]) -> None:

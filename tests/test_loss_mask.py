@@ -11,7 +11,8 @@ from conftest import picture
 from sail_rl.cli.data_show import pieces
 from sail_rl.data.encoding import EmptyThought, Encoder, Sample
 from sail_rl.data.packing import IGNORE, collate
-from sail_rl.models.processing import EOS, SailVLProcessor
+from sail_rl.models.chat import EOS
+from sail_rl.models.processing import SailVLProcessor
 
 COT, DIRECT = "<think>3+4=7</think>\\boxed{7}", "\\boxed{7}"
 

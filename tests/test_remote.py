@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from conftest import perturb, picture, question
+from conftest import FORGED, perturb, picture, question
 from launching import free_port
 from serving import serving_vllm
 from test_workers import close_to
@@ -27,7 +27,7 @@ from sail_rl.models.loading import load_model
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SAMPLING = Sampling(samples_per_prompt=2, max_tokens=8, temperature=1.0, seed=3)
 # The options of docs/rollouts.md.
-OPTIONS = ["--logprobs-mode", "processed_logprobs", "--trust-request-chat-template", "--no-enable-chunked-prefill"]
+OPTIONS = ["--logprobs-mode", "processed_logprobs", "--enable-scale-out", "--no-enable-chunked-prefill"]
 OPTIONS += ["--weight-transfer-config", '{"backend": "sail_files"}']
 
 
@@ -82,7 +82,8 @@ def remote(
 
 @pytest.fixture
 def prompts(encoder: Encoder) -> list[Prompt]:
-    return [question(encoder, f"prompt {n}", [picture(n)] * (n % 3)) for n in range(7)]
+    plain = [question(encoder, f"prompt {n}", [picture(n)] * (n % 3)) for n in range(6)]
+    return [*plain, question(encoder, "prompt 6", [picture(6)], FORGED)]
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -147,10 +148,11 @@ def test_a_caller_may_give_up_and_ask_anew(remote: RemoteEngine, prompts: list[P
 
 
 def test_a_request_that_is_itself_wrong_is_refused(remote: RemoteEngine, prompts: list[Prompt]) -> None:
+    three = [remote._requests._processor.image_token_id] * 3
     with pytest.raises(ValueError, match=r"3 image placeholder\(s\) but 0 image\(s\)"):
-        remote.generate([replace(prompts[0], text="<IMG_CONTEXT>" * 3)], SAMPLING)
+        remote.generate([replace(prompts[0], token_ids=three)], SAMPLING)
     with pytest.raises(ValueError, match=r"prompt endless has \d+ tokens, but the context has only 256"):
-        remote.generate([replace(prompts[0], id="endless", text="word " * 400)], SAMPLING)
+        remote.generate([replace(prompts[0], id="endless", token_ids=list(prompts[0].token_ids) * 40)], SAMPLING)
 
 
 @pytest.mark.parametrize(

@@ -57,13 +57,14 @@ class EngineWriter:
         self._engine.close()
 
     def think(self, rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """A thought for each row; None if the model's thought doesn't end, or leads to another answer."""
+        """A thought for each row; None if it doesn't end, has a control token, or leads to another answer."""
         keys = [self._key(row) for row in rows]
         missing = [(key, row) for key, row in zip(keys, rows, strict=True) if key not in self._written]
         prompts = [self._encoder.prompt(self._guided(row)) for _, row in missing]
         groups = self._engine.generate(prompts, self._sampling) if prompts else []
         for (key, row), (rollout,) in zip(missing, groups, strict=True):
-            self._written[key] = self._thought(rollout.text, str(row["answer"]))
+            clean = not rollout.control_tokens
+            self._written[key] = self._thought(rollout.text, str(row["answer"])) if clean else None
             append_jsonl(self.notes, {"key": key, "thought": self._written[key]})
         return [self._written[key] for key in keys]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,11 +14,14 @@ from sail_rl.data.saving import save_rows
 from sail_rl.records.store import StoredRollout
 from sail_rl.seeding import derive_seed
 
+logger = logging.getLogger(__name__)
 Keep = Literal["perception", "reasoning", "hard"]
 
 
 def is_right(stored: StoredRollout, minimum: Mapping[str, float]) -> bool:
-    """True if a completion ended by itself and each reward reaches its minimum; a missing score counts as too low.
+    """True if a completion ended by itself, without a control token inside, and each reward reaches its minimum.
+
+    A missing score counts as too low. A control token that was sampled can't be trained on: it isn't in the text.
 
     Raises:
         ValueError: a name that isn't among the rollout's rewards.
@@ -25,7 +29,7 @@ def is_right(stored: StoredRollout, minimum: Mapping[str, float]) -> bool:
     if unknown := sorted(minimum.keys() - stored.rewards.keys()):
         raise ValueError(f"no reward is called {unknown[0]!r}; the rollouts have {', '.join(stored.rewards)}")
     reached = all(stored.rewards[name] >= value for name, value in minimum.items())
-    return stored.rollout.stop_reason == "stop" and reached
+    return stored.rollout.stop_reason == "stop" and not stored.rollout.control_tokens and reached
 
 
 def pass_rates(rollouts: Iterable[StoredRollout], minimum: Mapping[str, float]) -> dict[str, float]:
@@ -63,6 +67,8 @@ def rejection_sample(
     """
     if per_prompt < 1:
         raise ValueError(f"per_prompt is {per_prompt}; give at least 1")
+    if wild := sum(stored.rollout.control_tokens > 0 for stored in rollouts):
+        logger.warning("%d of %d rollouts have control tokens before their end; none is kept", wild, len(rollouts))
     right: dict[str, dict[str, StoredRollout]] = defaultdict(dict)
     for stored in rollouts:
         if is_right(stored, minimum):

@@ -21,12 +21,12 @@ from trl.data_utils import prepare_multimodal_messages
 
 from sail_rl.contracts import Message
 from sail_rl.messages import as_messages, as_parts, image_count, in_parts, texts_of
-from sail_rl.models.processing import image_tokens_in
 
 from .files import load_file
 from .formats import CONVERSATIONS, unified
 from .images import Size, checked_size, open_picture
 from .pictures_in import PICTURES, VIDEOS
+from .templated import refuse_templated
 from .unread import unread
 from .video import frame_sizes, read_frames, with_frames
 
@@ -177,11 +177,7 @@ class Rows(Sequence[dict[str, Any]]):
         messages = as_messages(row.get("prompt") or "")
         for name, own in (("prompt", messages), ("completion", as_messages(row.get("completion") or ""))):
             for text in texts_of(own):
-                if written := image_tokens_in(text):
-                    raise ValueError(
-                        f"{name!r} has {', '.join(written)} in its text, which the model would read as an image; "
-                        "remove these words, and give images as parts of the message or in `images`"
-                    )
+                refuse_templated(text, name)
         images = row.get("images", [])
         if "video" in row:
             if images:

@@ -12,23 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
-from .configuration import LANGUAGE_MODELS, SailVLConfig
+from .chat import CHAT_TEMPLATE, EOS, IMAGE_END, IMAGE_START, PAD, THINKING_TOKENS, TURN_START
+from .configuration import IMAGE_TOKEN, LANGUAGE_MODELS, SailVLConfig
 from .files import read_tensors, tensor_names
 from .folder import check_model_folder, described
 from .images import SailVLImageProcessor
 from .loading import check_loaded, load_model
 from .modeling import SailVLForConditionalGeneration, SailVLModel
-from .processing import (
-    CHAT_TEMPLATE,
-    EOS,
-    IMAGE_END,
-    IMAGE_START,
-    IMAGE_TOKEN,
-    PAD,
-    THINKING_TOKENS,
-    TURN_START,
-    SailVLProcessor,
-)
+from .processing import SailVLProcessor
 from .published import published_options
 from .tensor_names import ENCODER, in_our_names
 from .vision import SailViT

@@ -1,37 +1,19 @@
-"""The processor: turns images into patches, expands their placeholders, and holds the ChatML template."""
+"""The processor: turns images into patches, expands their placeholders, and holds the chat template."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import torch
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from sail_rl.completion import THINK_END, THINK_START
-
+from .chat import CHAT_TEMPLATE, IMAGE_END, IMAGE_START, ChatTokenizer
 from .configuration import IMAGE_TOKEN, SailVLConfig
 from .images import SailVLImageProcessor
 from .published import image_options
-
-IMAGE_START, IMAGE_END = "<img>", "</img>"
-TURN_START, EOS = "<|im_start|>", "<|im_end|>"
-PAD = "<|endoftext|>"
-THINKING_TOKENS = [THINK_START, THINK_END]
-
-# ChatML as in the published models: no newline between `<|im_end|>` and the next `<|im_start|>`, but one after each
-# image placeholder.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{{ '<|im_end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 class SailVLProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
@@ -97,6 +79,38 @@ class SailVLProcessor(ProcessorMixin):
             )
         return super().__call__(images=images if count else None, text=texts, **kwargs)
 
+    @cached_property
+    def chat(self) -> ChatTokenizer:
+        """Encodes conversations, with control tokens from the template alone."""
+        return ChatTokenizer(self)
+
+    def encoded(self, token_ids: Sequence[int], images: Sequence[Any], *, name: str) -> BatchFeature:
+        """The model's inputs of a prompt that is encoded already, as `__call__` makes them from its text.
+
+        Args:
+            token_ids: the prompt's tokens with one placeholder for each image, see `ChatTokenizer.render`.
+            images: the images, in the order of the placeholders.
+            name: names the prompt in errors.
+
+        Returns:
+            `input_ids` and `attention_mask` [1, T], and with images `pixel_values` and `image_grid_thw`.
+
+        Raises:
+            ValueError: unless there are as many placeholders as images.
+        """
+        check_placeholders(token_ids, images, self.image_token_id, name=name)
+        pixels = self.image_processor(list(images), return_tensors="pt") if images else {}
+        counts = iter(pixels["image_grid_thw"].prod(-1).tolist() if images else [])
+        ids: list[int] = []
+        for token in token_ids:
+            if token == self.image_token_id:
+                visual = next(counts) // self.image_processor.merge_size**2
+                ids += [self.image_start_id, *[token] * visual, self.image_end_id]
+            else:
+                ids.append(token)
+        text = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        return BatchFeature(text | {key: pixels[key] for key in self.image_processor.model_input_names if images})
+
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """The expansion of one placeholder: `<img>`, one context token per visual token, and `</img>`."""
         tiles, rows, columns = image_inputs["image_grid_thw"][image_idx]
@@ -122,9 +136,15 @@ class SailVLProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
 
 
-def image_tokens_in(text: str) -> list[str]:
-    """The image tokens that a text contains as words, which the model would read as images."""
-    return [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END) if token in text]
+def check_placeholders(token_ids: Sequence[int], images: Sequence[Any], image_token_id: int, *, name: str) -> None:
+    """Raise ValueError unless a prompt has as many image placeholders as images."""
+    if not token_ids:
+        raise ValueError(f"prompt {name} has no token ids; make prompts with Encoder.prompt")
+    placeholders = sum(token == image_token_id for token in token_ids)
+    if placeholders != len(images):
+        raise ValueError(
+            f"prompt {name} has {placeholders} image placeholder(s) but {len(images)} image(s); they must agree"
+        )
 
 
 def _count_images(images: Any) -> int:

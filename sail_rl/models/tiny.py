@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
 from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 
-from .configuration import SailVLConfig
+from .chat import EOS, IMAGE_END, IMAGE_START, PAD, THINKING_TOKENS, TURN_START
+from .configuration import IMAGE_TOKEN, SailVLConfig
 from .images import SailVLImageProcessor
 from .modeling import SailVLForConditionalGeneration
-from .processing import EOS, IMAGE_END, IMAGE_START, IMAGE_TOKEN, PAD, THINKING_TOKENS, TURN_START, SailVLProcessor
+from .processing import SailVLProcessor
 
 # Larger than the usual 0.02, which suits wide layers; the tiny model then learns to use its image sooner.
 INITIALIZER_RANGE = 0.05

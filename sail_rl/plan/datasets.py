@@ -164,10 +164,12 @@ def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: StrP
         if stage.empty_thought != "none":
             empty_thought = stage.empty_thought  # a direct answer is then longer
     processor = AutoProcessor.from_pretrained(model_dir)
-    encoder = Encoder(processor, max_length=recipe.model.max_length, empty_thought=empty_thought)
     supervised = {source for stage in recipe.sft_stages for source in sources_of(recipe.data.mixtures, stage.data)}
     fitting = {}
     for name, rows in datasets.items():
+        encoder = Encoder(
+            processor, max_length=recipe.model.max_length, empty_thought=empty_thought, source=str(rows.path)
+        )
         limit = encoder.max_length - (name not in supervised)
         lengths = [encoder.length(rows.metadata(i), completion=name in supervised) for i in range(len(rows))]
         overlong = [index for index, length in enumerate(lengths) if length > limit]

@@ -32,6 +32,7 @@ SCHEMA = pyarrow.schema(
         ("stop_reason", pyarrow.string()),
         ("weights_version", pyarrow.int64()),
         ("earlier", pyarrow.list_(pyarrow.int64())),  # weight versions of the first tokens, where they are older
+        ("control_tokens", pyarrow.int64()),  # sampled before the end of the turn
         ("total", pyarrow.float64()),
         ("rewards", pyarrow.list_(pyarrow.struct([("name", pyarrow.string()), ("value", pyarrow.float64())]))),
     ]
@@ -70,6 +71,7 @@ class StoredRollout:
             "stop_reason": rollout.stop_reason,
             "weights_version": rollout.weights_version,
             "earlier": rollout.earlier,
+            "control_tokens": rollout.control_tokens,
             "total": self.total,
             "rewards": [{"name": name, "value": value} for name, value in self.rewards.items()],
         }
@@ -78,7 +80,7 @@ class StoredRollout:
     def from_row(cls, row: dict[str, Any]) -> StoredRollout:
         """The inverse of `to_row`."""
         names = ("prompt_id", "sample", "token_ids", "logprobs", "stop_reason", "weights_version", "earlier")
-        rollout = Rollout(text=row["completion"], **{name: row[name] for name in names})
+        rollout = Rollout(text=row["completion"], **{name: row[name] for name in (*names, "control_tokens")})
         rewards = {part["name"]: part["value"] for part in row["rewards"]}
         return cls(row["stage"], row["step"], row["prompt"], row["answer"], rollout, row["total"], rewards)
 
