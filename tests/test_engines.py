@@ -195,7 +195,9 @@ def test_image_tokens_are_never_sampled(
     assert not {token for group in groups for rollout in group for token in rollout.token_ids} & set(banned)
 
 
-def test_a_prompt_without_its_image_is_refused(vllm_engine: Callable[..., VLLMEngine], model: torch.nn.Module) -> None:
+def test_a_prompt_without_its_image_is_refused(
+    vllm_engine: Callable[..., VLLMEngine], model: torch.nn.Module, prompts: list[Prompt]
+) -> None:
     engine = vllm_engine()
     engine.push_weights(1, model.named_parameters())
     with pytest.raises(ValueError, match=r"prompt lonely has 1 image placeholder\(s\) but 0 image\(s\)"):
