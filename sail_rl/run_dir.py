@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+
+from sail_rl.lock import locked
 
 LINEAGE = "lineage.json"
 """The file with the history of a model, in its folder and in its stage's."""
 BASE = "base"
 """The name of the base model, in recipes and in the run's folder."""
+PARTIAL = ".partial"
+"""The end of the names of unfinished files and folders (see `files.atomic_path`)."""
+SHOWN = 3
+"""Number of unknown files that an error names."""
 
 
 class StageDir:
@@ -27,6 +36,10 @@ class StageDir:
         """Rollouts, prompts and kept rows of that dataset."""
         self.export = root / "export"
         self.lineage = root / LINEAGE
+        self.nonfinite = root / "nonfinite"
+        """Samples of the steps that were skipped."""
+        self.line_search = root / "adalrs"
+        """States that AdaLRS returns to."""
         self.result = root / "result.json"
         """Written last: the stage is finished."""
 
@@ -37,6 +50,10 @@ class StageDir:
     def candidates(self) -> list[Path]:
         """The folders of all candidates."""
         return list(self.root.glob(self.best("*").name))
+
+    def written(self) -> list[Path]:
+        """All files and folders that a run has written here, the key first; others belong to the user."""
+        return sorted(_written(self, r"best-\d+|checkpoint-\d+|tmp-checkpoint-\d+"), key=lambda path: path != self.key)
 
     @staticmethod
     def state(checkpoint: Path) -> Path:
@@ -55,8 +72,10 @@ class RunDir:
     def __init__(self, root: str | PathLike[str]) -> None:
         self.root = Path(root)
         self.recipe = self.root / "recipe.yaml"
-        """The resolved recipe; a folder without it is not a run's folder."""
+        """The resolved recipe, written after `versions`; a folder without the two is not a run's folder."""
         self.versions = self.root / "versions.json"
+        self.lock = self.root / "LOCK"
+        """Held by the process that writes to this folder."""
         self.data = self.root / "data"
         """Datasets that were built, fetched or curated."""
         self.data_manifest = self.data / "manifest.json"
@@ -67,6 +86,8 @@ class RunDir:
         self.stages = self.root / "stages"
         self.ready = self.root / "READY"
         """Rank 0 has checked everything, and the datasets are ready."""
+        self.wandb = self.root / "wandb"
+        self.wandb_id = self.root / "wandb_run_id"
         self.metrics = self.root / "metrics.jsonl"
         self.traces = self.root / "traces.jsonl"
         self.trace_images = self.root / "trace_images"
@@ -86,6 +107,49 @@ class RunDir:
         """The model of the stage called `name`, or the run's own base model."""
         return self.base if name == BASE else self.stage(name).model
 
+    @property
+    def has_run(self) -> bool:
+        """True if a run has begun in this folder."""
+        return self.recipe.is_file() and self.versions.is_file()
+
+    def written(self) -> list[Path]:
+        """All files and folders that a run writes here; others belong to the user."""
+        return list(_written(self))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder if it is missing, and be the only process that writes to it.
+
+        Raises:
+            ValueError: another process writes to it; it isn't a folder; or it can't be written.
+        """
+        self.refuse_strangers()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"output_dir {self.root} can't be made: {error.strerror}; give another folder") from None
+        with locked(self.lock, of=self.root):
+            self.refuse_strangers()
+            yield
+
+    def refuse_strangers(self) -> None:
+        """Raise ValueError if this is a file, or a folder with other files in which no run has begun.
+
+        Datasets may be there before a run: `sail-rl check` makes them.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise ValueError(f"output_dir {self.root} is a file; give a folder")
+        if not self.root.is_dir() or self.has_run:
+            return
+        unfinished = {f"{path.name}{PARTIAL}" for path in (self.versions, self.recipe)}  # left by a kill
+        known = {self.data.name, self.lock.name, self.versions.name, *unfinished}
+        if others := sorted({path.name for path in self.root.iterdir()} - known):
+            more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+            raise ValueError(
+                f"output_dir {self.root} is not the folder of a run, and it holds {', '.join(others[:SHOWN])}{more}; "
+                "give a new or an empty folder"
+            )
+
     @classmethod
     def of_model(cls, model_dir: Path) -> RunDir | None:
         """The run that made a model, if it lies at `RUN/stages/NAME/model`, or at `…/adapter` as a LoRA adapter."""
@@ -93,3 +157,12 @@ class RunDir:
         run = cls(stage.parent.parent)
         own = (run.model(stage.name), run.stage(stage.name).adapter)
         return run if model_dir.resolve() in own and run.recipe.is_file() else None
+
+
+def _written(folder: StageDir | RunDir, further: str = "(?!)") -> Iterator[Path]:
+    """The existing files and folders that `folder` names, or whose names match `further`; with unfinished ones."""
+    named = {path.name for path in vars(folder).values() if path.parent == folder.root}
+    for path in folder.root.iterdir() if folder.root.is_dir() else ():
+        name = path.name.removesuffix(PARTIAL)
+        if name in named or re.fullmatch(further, name):
+            yield path

@@ -11,6 +11,7 @@ import pytest
 
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
+    ("lock",),
     ("contracts", "files", "imports", "pictures", "run_dir", "seeding"),
     ("messages",),
     ("completion",),

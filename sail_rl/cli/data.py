@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sail_rl.files import atomic_write
+from sail_rl.lock import locked_output
 
 if TYPE_CHECKING:
     from sail_rl.records.store import StoredRollout
@@ -143,7 +144,8 @@ def _harvest(options: argparse.Namespace) -> None:
     kept = rejection_sample(rollouts, minimum, per_prompt=options.per_prompt, seed=options.seed)
     if not kept:
         raise ValueError(f"{options.rollouts}: none of {len(rollouts)} rollouts is right by {minimum}")
-    save_harvest(options.out, Rows(options.data), kept)
+    with locked_output(options.out):
+        save_harvest(options.out, Rows(options.data), kept)
     prompts = len({stored.rollout.prompt_id for stored in rollouts})
     sys.stdout.write(
         f"{len(rollouts)} rollouts of {prompts} prompts -> {len(kept)} completions of "
@@ -159,10 +161,12 @@ def _filter(options: argparse.Namespace) -> None:
     rates = pass_rates(rollouts, minimum)
     rows = Rows(options.data)
     kept = kept_by_rate(rates, options.kind, hard_below=options.hard_below)
-    save_filtered(options.out, rows, kept, rates)
     dropped = {row_id: rates.get(row_id) for row_id in _ids(rows) if row_id not in set(kept)}
     side = options.out.with_suffix(".dropped.jsonl")
-    atomic_write(side, "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items()))
+    lines = "".join(json.dumps({"id": name, "pass_rate": rate}) + "\n" for name, rate in dropped.items())
+    with locked_output(options.out):
+        save_filtered(options.out, rows, kept, rates)
+        atomic_write(side, lines)
     samples = max(1, len(rollouts) // len(rates))
     for rate, count in histogram(rates.values(), samples=samples).items():
         sys.stdout.write(f"pass rate {rate:>5}: {count} prompts\n")

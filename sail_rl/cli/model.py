@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sail_rl.lock import locked_output
+
 
 def add_parsers(commands: Any) -> None:
     """Add `model` and its commands to the command line."""
@@ -45,20 +47,24 @@ def add_parsers(commands: Any) -> None:
 def _build(options: argparse.Namespace) -> None:
     from sail_rl.models.build import build_model
 
-    model = build_model(vision_dir=options.vision, llm_dir=options.llm, output_dir=options.out, seed=options.seed)
+    with locked_output(options.out):
+        model = build_model(vision_dir=options.vision, llm_dir=options.llm, output_dir=options.out, seed=options.seed)
     _summarise(model, options.out)
 
 
 def _convert(options: argparse.Namespace) -> None:
     from sail_rl.models.build import convert_model
 
-    _summarise(convert_model(options.source, options.out, published=options.published), options.out)
+    with locked_output(options.out):
+        model = convert_model(options.source, options.out, published=options.published)
+    _summarise(model, options.out)
 
 
 def _soup(options: argparse.Namespace) -> None:
     from sail_rl.stages.soup import make_soup
 
-    make_soup(options.models, options.out, force=options.force)
+    with locked_output(options.out):
+        make_soup(options.models, options.out, force=options.force)
 
 
 def _summarise(model: Any, folder: Path) -> None:

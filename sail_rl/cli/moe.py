@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sail_rl.lock import locked_output
+
 
 def add_parsers(commands: Any) -> None:
     """Add `moe` with its two commands to the subparsers of the command line."""
@@ -47,8 +49,9 @@ def _probe(options: argparse.Namespace) -> None:
 
     sources = {name: Path(path) for name, path in _pairs(options.sources, "a source").items()}
     limits = Limits(rows=options.rows, tokens=options.tokens, pack_length=options.pack_length, seed=options.seed)
-    result = probe(options.model, sources, limits=limits, dtype=getattr(torch, options.dtype))
-    write_probe(options.out, result)
+    with locked_output(options.out):
+        result = probe(options.model, sources, limits=limits, dtype=getattr(torch, options.dtype))
+        write_probe(options.out, result)
     table = Table("source", "rows", "with images", "tokens", "entropy (mean of layers, nats)")
     for name, source in result["sources"].items():
         mean = sum(source["entropy"]) / len(source["entropy"])

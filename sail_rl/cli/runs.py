@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sail_rl.lock import locked_output
+
 from .rollouts import add_model
 
 
@@ -16,7 +18,7 @@ def add_parsers(commands: Any) -> None:
     run.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
     run.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     how = run.add_mutually_exclusive_group()
-    how.add_argument("--fresh", action="store_true", help="delete the run's folder first")
+    how.add_argument("--fresh", action="store_true", help="delete what runs wrote into the folder first")
     how.add_argument(
         "--redo", action="store_true", help="repeat the stages whose results would change, and keep the others"
     )
@@ -122,5 +124,6 @@ def _doctor(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from sail_rl.stages.export import export_model, push
 
-    export_model(options.model, options.out, base=options.base, published=options.published, name=options.push)
+    with locked_output(options.out):
+        export_model(options.model, options.out, base=options.base, published=options.published, name=options.push)
     sys.stdout.write(f"{push(options.out, options.push) if options.push else options.out}\n")

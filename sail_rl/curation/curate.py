@@ -31,6 +31,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.hub import fetched
 from sail_rl.data.saving import save_rows
 from sail_rl.files import atomic_write
+from sail_rl.lock import locked_output
 
 from .choices import by_rule, free_form
 from .completions import drop_redundant, unify
@@ -66,6 +67,11 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
     Raises:
         ValueError: for unusable data, or if a step drops all remaining rows.
     """
+    with locked_output(recipe.out):
+        return _curate(recipe)
+
+
+def _curate(recipe: CurationRecipe) -> list[StepCounts]:
     work = _Curation(recipe)
     rows, dropped, counts = work.rows, [], []
     for step in recipe.steps:
@@ -81,7 +87,6 @@ def curate(recipe: CurationRecipe) -> list[StepCounts]:
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "index"]
     empty = {name for name in columns if all(row.get(name) is None for row in rows)}
     values = {name: [row.get(name) for row in rows] for name in columns if name not in empty}
-    recipe.out.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(recipe.out.with_suffix(".dropped.jsonl"), "".join(json.dumps(entry) + "\n" for entry in dropped))
     atomic_write(recipe.out.with_suffix(".counts.json"), json.dumps([_as_json(c) for c in counts], indent=2) + "\n")
     save_rows(recipe.out, work.source, [row["index"] for row in rows], values, without=empty)
@@ -143,7 +148,6 @@ class _Curation:
         """The judge that the steps ask; it caches verdicts beside `out` unless the recipe names a file."""
         assert self.recipe.judge is not None
         cache = self.recipe.out.with_suffix(".judge.sqlite")
-        cache.parent.mkdir(parents=True, exist_ok=True)
         judge = self.recipe.judge
         return Curator(judge if "cache" in judge.model_fields_set else judge.model_copy(update={"cache": cache}))
 

@@ -17,10 +17,12 @@ from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
+from sail_rl.lock import locked
 from sail_rl.models.folder import ModelFolder, model_folder
 from sail_rl.models.merging import check_adapter, load_engine
 from sail_rl.plan.rewards import plain_scorer
 from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
+from sail_rl.run_dir import RunDir
 from sail_rl.seeding import derive_seed
 
 from .evaluate import ACCURACY, ScoredCompletion, source_of, summarise
@@ -57,7 +59,13 @@ def sample(options: SampleOptions) -> dict[str, float]:
     if folder.adapter:
         check_adapter(folder.adapter)
     rows = Rows(options.data)
-    _check_options(options, folder)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with locked(RunDir(options.out).lock, of=options.out):
+        _check_options(options, folder)
+        return _sample(rows, options, folder)
+
+
+def _sample(rows: Rows, options: SampleOptions, folder: ModelFolder) -> dict[str, float]:
     store = RolloutStore(options.out, max_gib=1e6)
     done = _batches_done(options.out)
     batches = [
@@ -111,7 +119,6 @@ def _check_options(options: SampleOptions, folder: ModelFolder) -> None:
     if path.exists() and (before := json.loads(path.read_text())) != own:
         differing = [name for name in own if own[name] != before.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")
-    options.out.mkdir(parents=True, exist_ok=True)
     atomic_write(path, json.dumps(own, indent=2) + "\n")
 
 

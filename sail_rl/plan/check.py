@@ -24,6 +24,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
         ValueError: for the first mistake found.
     """
     check_versions()
+    recipe.run_dir.refuse_strangers()
     yield "versions: as required"
     algebra = check_code(recipe, world_size=ranks)
     missing = missing_datasets(recipe)

@@ -38,26 +38,51 @@ def build_data(
         names: datasets to return; None: those that the recipe uses.
         without: datasets to leave out.
     """
-    if not recipe.data.builder:
-        wanted = set(recipe.used_data if names is None else names) - set(without)
-        paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
-        return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
-    folder, manifest = recipe.run_dir.data, recipe.run_dir.data_manifest
-    made_from = builder_inputs(recipe)
-    if manifest.exists():
-        written = json.loads(manifest.read_text())
-        if written["made_from"] == made_from:
-            return {name: Path(path) for name, path in written["paths"].items()}
-    logger.info("building the datasets in %s", folder)
-    paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
-    if not isinstance(paths, dict) or not all(Path(path).is_file() for path in paths.values()):
-        raise ValueError(
-            f"data.builder {recipe.data.builder} must return a dict from names to paths of files that it has written"
-        )
-    atomic_write(
-        manifest, json.dumps({"made_from": made_from, "paths": {name: str(path) for name, path in paths.items()}})
-    )
-    return paths
+    if recipe.data.builder:
+        return _built(recipe)
+    wanted = set(recipe.used_data if names is None else names) - set(without)
+    paths = {name: _local(recipe, name) for name in recipe.data.files if name in wanted}
+    return paths | {name: _curated(recipe, name) for name in recipe.data.curated if name in wanted}
+
+
+def _built(recipe: Recipe) -> dict[str, Path]:
+    """Return the paths of the builder's datasets. The builder runs unless its files for these arguments exist."""
+    assert recipe.data.builder
+    run, made_from = recipe.run_dir, builder_inputs(recipe)
+    folder = run.data
+    manifest = json.loads(run.data_manifest.read_text()) if run.data_manifest.exists() else {}
+    if manifest.get("made_from") == made_from:
+        return {name: folder / path for name, path in manifest["paths"].items()}
+    with run.held():
+        logger.info("building the datasets in %s", folder)
+        before = _states(folder)
+        paths = resolve(recipe.data.builder)(folder, seed=recipe.seed, **recipe.data.kwargs)
+        if not isinstance(paths, dict) or not all(Path(path).is_file() for path in paths.values()):
+            raise ValueError(
+                f"data.builder {recipe.data.builder} must return a dict from names to paths of files that it has "
+                "written"
+            )
+        written = {name for name, state in _states(folder).items() if state != before.get(name)}
+        manifest = {
+            "made_from": made_from,
+            "paths": {name: _relative(Path(path), folder) for name, path in paths.items()},
+            "written": sorted(written.union(manifest.get("written", ()))),
+        }
+        folder.mkdir(exist_ok=True)
+        atomic_write(run.data_manifest, json.dumps(manifest))
+    return {name: Path(path) for name, path in paths.items()}
+
+
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Inode and modification time of everything in a folder, by name: they tell what a builder writes."""
+    found = {path.name: path.lstat() for path in folder.iterdir()} if folder.is_dir() else {}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """The path from `folder` if it lies there, so that the folder can be moved; otherwise the absolute path."""
+    path, folder = path.absolute(), folder.absolute()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def builder_inputs(recipe: Recipe) -> dict[str, Any]:
@@ -75,7 +100,10 @@ def _local(recipe: Recipe, name: str) -> Path:
     if source.hub is None:
         assert source.path is not None
         return source.path
-    return fetched(recipe.run_dir.data, name, **source.on_hub)
+    if (path := fetched_path(recipe.run_dir.data, name, **source.on_hub)).is_file():
+        return path
+    with recipe.run_dir.held():
+        return fetched(recipe.run_dir.data, name, **source.on_hub)
 
 
 def _curated(recipe: Recipe, name: str) -> Path:
@@ -84,7 +112,8 @@ def _curated(recipe: Recipe, name: str) -> Path:
     path = _curated_path(recipe, name)
     if not path.is_file():
         logger.info("curating %s: %s", name, ", ".join(step.kind for step in curation.steps))
-        curate(CurationRecipe(out=path, **dict(curation)))
+        with recipe.run_dir.held():
+            curate(CurationRecipe(out=path, **dict(curation)))
     return path
 
 

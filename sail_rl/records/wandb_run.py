@@ -14,6 +14,8 @@ import wandb
 from tenacity import before_sleep_log, retry, retry_if_not_exception_type, stop_after_attempt, wait_fixed
 from wandb.errors import CommError, UsageError
 
+from sail_rl.run_dir import RunDir
+
 logger = logging.getLogger(__name__)
 MODES = ("online", "offline", "disabled")
 
@@ -36,7 +38,7 @@ def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: di
     """
     if mode not in MODES:
         raise ValueError(f"WANDB_MODE is {mode!r}; give {', '.join(MODES)}")
-    id_file = run_dir / "wandb_run_id"
+    id_file = RunDir(run_dir).wandb_id
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4) + "\n")
     local = mode != "online"

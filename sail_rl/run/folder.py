@@ -19,10 +19,11 @@ from sail_rl.config.loading import dump_recipe
 from sail_rl.config.result_settings import result_settings
 from sail_rl.files import StrPath, atomic_write
 from sail_rl.records.log import forget_stages
-from sail_rl.run_dir import BASE, RunDir, StageDir
+from sail_rl.run_dir import BASE, PARTIAL, RunDir, StageDir
+
+from .contents import delete_rollouts, delete_run, delete_stage
 
 logger = logging.getLogger(__name__)
-STALE = ".stale-"
 PREPARATION_LIMIT = 24 * 3600.0
 """Seconds that rank 0 may take to fetch, build and curate data before the other ranks give up."""
 PACKAGES = (
@@ -41,32 +42,25 @@ PACKAGES = (
 
 
 def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
-    """Claim the output folder for this recipe.
+    """Prepare the output folder, which this process holds (see `RunDir.held`), for this recipe.
 
     Raises:
-        ValueError: the folder holds another recipe's run, or files that no run wrote.
+        ValueError: the folder holds another recipe's run.
     """
-    run, folder, resolved = recipe.run_dir, recipe.output_dir, dump_recipe(recipe)
-    written = run.recipe
-    if fresh and folder.exists() and not written.exists():
-        # `sail-rl check` may have made datasets here. They stay.
-        if any(path != run.data for path in folder.iterdir()):
-            raise ValueError(
-                f"{folder} is not the folder of a run (it has no recipe.yaml), so --fresh does not delete it"
-            )
-    elif fresh and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if written.exists() and not redo:
-        before, now = result_settings(yaml.safe_load(written.read_text())), result_settings(yaml.safe_load(resolved))
+    run, resolved = recipe.run_dir, dump_recipe(recipe)
+    if fresh and run.has_run:
+        delete_run(run)
+    elif run.has_run and not redo:
+        before, now = result_settings(yaml.safe_load(run.recipe.read_text())), result_settings(yaml.safe_load(resolved))
         if before != now:
             raise ValueError(
-                f"{folder} holds a run of another recipe (see {written}); give output_dir=…, --redo to rerun only "
+                f"{run.root} holds a run of another recipe (see {run.recipe}); give output_dir=…, --redo to rerun only "
                 "the stages that change, or --fresh to delete that run"
             )
-    atomic_write(written, resolved)
+    run.root.mkdir(parents=True, exist_ok=True)
     versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
     atomic_write(run.versions, json.dumps(versions, indent=2) + "\n")
+    atomic_write(run.recipe, resolved)  # marks the folder as a run's
 
 
 def invalidate_stale_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bool) -> None:
@@ -76,10 +70,8 @@ def invalidate_stale_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bo
         ValueError: without `redo`, naming the stages whose inputs changed.
     """
     run = recipe.run_dir
-    for path in run.stages.glob(f"{STALE}*"):  # left by a kill during their deletion
-        shutil.rmtree(path)
-    begun = [path for path in (run.base, *run.stages.glob("*")) if _begun(path)]
-    there = {path.name: _key(StageDir(path)) for path in begun}
+    there = {BASE: _key(StageDir(run.base))} if _begun(run.base) else {}
+    there |= {path.name: _key(StageDir(path)) for path in sorted(run.stages.glob("*")) if _begun(path)}
     stale = [name for name, key in there.items() if keys.get(name) != key]
     if stale and not redo:
         raise ValueError(
@@ -91,11 +83,11 @@ def invalidate_stale_stages(recipe: Recipe, keys: Mapping[str, str], *, redo: bo
         forget_stages(run.root, kept=[stage.name for stage in recipe.stages if stage.name not in stale])
     for name in stale:
         logger.info("%s runs again, because its inputs changed", name)
-        shutil.rmtree(run.rollouts / name, ignore_errors=True)
-        doomed = run.stages / f"{STALE}{name}"
-        doomed.parent.mkdir(exist_ok=True)
-        (run.base if name == BASE else run.stage(name).root).rename(doomed)  # atomic
-        shutil.rmtree(doomed)
+        delete_rollouts(run.rollouts / name)
+        if name == BASE:
+            shutil.rmtree(run.base)
+        else:
+            delete_stage(run.stage(name))
 
 
 def _key(stage: StageDir) -> str:
@@ -103,8 +95,9 @@ def _key(stage: StageDir) -> str:
 
 
 def _begun(path: Path) -> bool:
-    """True if the folder holds more than the partial key of a killed `write_stage_key`."""
-    return path.is_dir() and any(inner.name != f"{StageDir(path).key.name}.partial" for inner in path.iterdir())
+    """True if the base model or a stage has written more than the partial key of a killed `write_stage_key`."""
+    written = path.iterdir() if path.name == BASE and path.is_dir() else StageDir(path).written()
+    return any(inner.name != f"{StageDir(path).key.name}{PARTIAL}" for inner in written)
 
 
 def clear_ready(folder: StrPath) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,30 +50,45 @@ def run(recipe: Recipe, *, fresh: bool = False, redo: bool = False) -> dict[str,
 
     Args:
         recipe: the resolved recipe.
-        fresh: delete what is in the output folder and start over.
+        fresh: delete what a run wrote into the output folder, and start over.
         redo: rerun the stages whose results would change, and keep the others.
 
     Raises:
         ValueError: for a mistake in recipe, code or data, before any model loads; or if the output folder
-            holds another recipe's run.
+            holds another recipe's run or other files, or is in use.
         RunError: for failures that appear only during the run, such as an image that doesn't decode.
     """
-    plan, keys = None, {}
-    if rank() == 0:  # mistakes are found here, in one process, before anything starts
-        clear_ready(recipe.output_dir)
-        algebra = check_code(recipe, world_size=world_size())  # before a folder is touched
+    with ExitStack() as stack:
+        if rank() != 0:
+            await_ready(recipe.output_dir)
+            return _run(recipe, None, {})
+        # Mistakes are found here, in one process, before anything starts.
+        recipe.run_dir.refuse_strangers()
+        if recipe.output_dir.exists():
+            stack.enter_context(recipe.run_dir.held())
+            clear_ready(recipe.output_dir)
+        algebra = check_code(recipe, world_size=world_size())  # before a folder is made
+        stack.enter_context(recipe.run_dir.held())
         prepare_run_dir(recipe, fresh=fresh, redo=redo)
-        plan = make_plan(recipe, algebra)
-        keys = stage_keys(recipe, plan.paths)
-        invalidate_stale_stages(recipe, keys, redo=redo)
-        if recipe.model.path is None and not recipe.run_dir.summary.exists():  # otherwise make_plan has dropped them
-            write_stage_key(recipe.run_dir.base, keys[BASE])
-            plan = drop_overlong(plan, build_base(recipe, plan.datasets))
-        signal_ready(recipe.output_dir)
-        for name, line in algebra.items():
-            logger.info("stage %s: %s", name, line)
-    else:
-        await_ready(recipe.output_dir)
+        return _run(recipe, *_prepared(recipe, algebra, redo=redo))
+
+
+def _prepared(recipe: Recipe, algebra: dict[str, str], *, redo: bool) -> tuple[Plan, dict[str, str]]:
+    """Check the data, settle which stages run again, build the base model; return the plan and the stages' keys."""
+    plan = make_plan(recipe, algebra)
+    keys = stage_keys(recipe, plan.paths)
+    invalidate_stale_stages(recipe, keys, redo=redo)
+    if recipe.model.path is None and not recipe.run_dir.summary.exists():  # otherwise make_plan has dropped them
+        write_stage_key(recipe.run_dir.base, keys[BASE])
+        plan = drop_overlong(plan, build_base(recipe, plan.datasets))
+    signal_ready(recipe.output_dir)
+    for name, line in algebra.items():
+        logger.info("stage %s: %s", name, line)
+    return plan, keys
+
+
+def _run(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Run the stages on all ranks; returns the summary. `plan` and `keys` are rank 0's, see `_run_stages`."""
     join_process_group(timeout_minutes=recipe.deepspeed.timeout_minutes)
     distributed.barrier()
     describe_threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), recipe.engine.kwargs)

@@ -118,7 +118,7 @@ class Stage:
         if self.config.adalrs:
             state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
             self.search = LineSearch(**state)
-            trainer.add_callback(LineSearchCallback(self.search, trainer, self.folder / "adalrs"))
+            trainer.add_callback(LineSearchCallback(self.search, trainer, StageDir(self.folder).line_search))
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(_StageCallback(self, trainer))
         try:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sail_rl.run_dir import StageDir
+
 from .distributed import rank
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class NonFiniteStepMonitor:
             return {"train/skipped_steps": self.skipped}
         self.skipped += 1
         self.in_a_row += 1
-        path = self.folder / "nonfinite" / f"step-{step}-rank-{rank()}.pt"
+        path = StageDir(self.folder).nonfinite / f"step-{step}-rank-{rank()}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(batch, path)
         logger.warning("step %d was skipped: its loss or gradient is not finite. Its samples are in %s", step, path)
