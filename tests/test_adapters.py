@@ -90,7 +90,7 @@ def test_router_embeddings_head_and_norms_never_learn(llm: str, tiny_dir: Callab
     assert sum(learning.values()) == 4 * (attention + mlp)
 
 
-def test_parts_without_lora_learn_whole_and_a_critic_always(tiny_dir: Callable[..., Path]) -> None:
+def test_parts_without_lora_learn_whole_and_a_critic_always(tiny_dir: Callable[..., Path], tmp_path: Path) -> None:
     model = add_lora(
         loaded(tiny_dir(), critic="model"), LoRA(4, 8.0, 0.0, ("llm",)), trainable=("adapter", "llm"), seed=0
     )
@@ -104,6 +104,10 @@ def test_parts_without_lora_learn_whole_and_a_critic_always(tiny_dir: Callable[.
     assert all(parameter.requires_grad for parameter in critic.parameters())
     names = {name for name, _ in gathered_weights(model, critic=True)}
     assert names == {name for name, _ in loaded(tiny_dir(), critic="model").named_parameters()}
+    critic.normalise(0.7, 0.3)
+    save_merged(model, tmp_path)
+    merged = loaded(tmp_path, critic="model").critic
+    assert [merged.mean.item(), merged.deviation.item()] == pytest.approx([0.7, 0.3])
 
 
 @slow

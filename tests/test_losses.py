@@ -154,6 +154,8 @@ def test_value_loss_by_hand(value: float, old: float, target: float, error: floa
         scored(logprobs, values), fields, one_segment(logprobs)
     )
     assert loss.values.item() == pytest.approx(error)
+    free = ActorCriticLoss(PolicyLoss(), value_coef=1.0)(scored(logprobs, values), fields, one_segment(logprobs))
+    assert free.values.item() == pytest.approx((value - target) ** 2 / 2)
 
 
 # Parity with TRL

@@ -16,6 +16,7 @@ from sail_rl.maths.advantages import (
     generalised_advantages,
     group_advantages,
     leave_one_out_advantages,
+    length_adaptive_lams,
     penalties_to_go,
 )
 from sail_rl.maths.aggregation import Aggregation
@@ -107,32 +108,35 @@ def test_gae_gives_the_numbers_of_a_public_implementation(lam: float, expected: 
     values = torch.tensor([[1.0, 4.0, -3.0, -2.0, -1.0]])
     # rlax goes on from a last value of -1; here an episode ends, so that value goes into the last reward.
     rewards = torch.tensor([[0.0, 0.0, 1.0, 0.0, -0.5 + 0.99 * -1.0]])
-    advantages, returns = generalised_advantages(rewards, values, gamma=0.99, lam=lam)
+    advantages = generalised_advantages(rewards, values, gamma=0.99, lam=lam)
     torch.testing.assert_close(advantages, torch.tensor([expected]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(returns, advantages + values)
 
 
 def test_gae_equals_the_double_sum_of_the_paper_and_leaves_padding_alone() -> None:
     torch.manual_seed(0)
-    lengths, gamma, lam = [7, 3, 1], 0.9, 0.8
+    lengths, gamma, lams = [7, 3, 1], 0.9, torch.tensor([0.8, 0.5, 0.3])
     rewards, values = torch.zeros(3, 7), torch.zeros(3, 7)
     for row, length in enumerate(lengths):
         rewards[row, :length], values[row, :length] = torch.randn(length), torch.randn(length)
-    advantages, returns = generalised_advantages(rewards, values, gamma=gamma, lam=lam)
-    for row, length in enumerate(lengths):
+    advantages = generalised_advantages(rewards, values, gamma=gamma, lam=lams)
+    for row, (length, lam) in enumerate(zip(lengths, lams.tolist(), strict=True)):
         ends = [*values[row, :length].tolist(), 0.0]
         deltas = [rewards[row, t].item() + gamma * ends[t + 1] - ends[t] for t in range(length)]
         expected = [sum((gamma * lam) ** (u - t) * deltas[u] for u in range(t, length)) for t in range(length)]
         assert advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-5)
         assert advantages[row, length:].tolist() == [0] * (7 - length)
-        assert returns[row, length:].tolist() == [0] * (7 - length)
 
 
 def test_gae_with_lambda_and_gamma_one_is_the_final_reward_minus_the_value() -> None:
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.2, 0.5, 0.9]])
-    advantages, returns = generalised_advantages(rewards, values, gamma=1.0, lam=1.0)
+    advantages = generalised_advantages(rewards, values, gamma=1.0, lam=1.0)
     assert advantages[0].tolist() == pytest.approx([0.8, 0.5, 0.1])
-    assert returns[0].tolist() == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_length_adaptive_lambda_lets_gae_s_coefficients_sum_to_a_share_of_the_length() -> None:
+    lams = length_adaptive_lams(torch.tensor([1, 20, 40, 400]), 0.05)  # 0.05 x length: 0.05, 1, 2, 20
+    assert lams.tolist() == pytest.approx([0.0, 0.0, 0.5, 0.95])
+    assert (lams[3] ** torch.arange(400)).sum().item() == pytest.approx(0.05 * 400, rel=1e-4)
 
 
 # Segments, aggregation, estimators

@@ -38,6 +38,7 @@ from sail_rl.trainer.estimators import (
     CompletionAdvantages,
     CriticAdvantages,
     RolloutSample,
+    explained_variance,
 )
 from sail_rl.trainer.exchange import HeldRollouts
 from sail_rl.trainer.groups import Group, NumberedPrompt
@@ -613,6 +614,42 @@ def test_gae_gives_each_token_its_own_advantage_and_return() -> None:
     whitened = torch.cat([d.sample.token_fields.advantages for d in samples])
     expected = (torch.tensor([0.5, 0.2, -0.4]) - 0.1) / 0.14**0.5
     torch.testing.assert_close(whitened, expected, atol=1e-5, rtol=0)
+
+
+def test_advantages_and_the_critic_s_targets_have_a_lambda_each() -> None:
+    def estimated(**settings: Any) -> tuple[list[float], list[float]]:
+        groups = [group([1.0, 0.0], [2, 1])]
+        samples = drawn(groups)
+        samples[0].sample.token_fields.old_values = torch.tensor([0.5, 0.8])
+        samples[1].sample.token_fields.old_values = torch.tensor([0.4])
+        CriticAdvantages(**settings)(groups, samples)
+        fields = [d.sample.token_fields for d in samples]
+        return torch.cat([f.advantages for f in fields]).tolist(), torch.cat([f.returns for f in fields]).tolist()
+
+    # δ is 0.3, 0.2 and -0.4. λ 0.5 gives 0.3 + 0.5 · 0.2 = 0.4 first: mean 0.2 / 3, mean square 0.12
+    deviation = (0.12 - (0.2 / 3) ** 2) ** 0.5
+    whitened = [(raw - 0.2 / 3) / deviation for raw in (0.4, 0.2, -0.4)]
+    advantages, returns = estimated(lam=0.5)
+    assert advantages == pytest.approx(whitened, abs=1e-5)
+    assert returns == pytest.approx([1.0, 1.0, 0.0])
+    _, returns = estimated(lam=0.5, value_lam=0.0)
+    assert returns == pytest.approx([0.8, 1.0, 0.0])
+    advantages, _ = estimated(length_alpha=1.0)  # λ 0.5 for two tokens, 0 for one
+    assert advantages == pytest.approx(whitened, abs=1e-5)
+
+
+def test_the_explained_variance_is_one_for_a_perfect_critic_and_zero_for_a_constant() -> None:
+    samples = [d.sample for d in drawn([group([1.0, 0.0], [3, 1])])]
+    for sample, target in zip(samples, (1.0, 0.0), strict=True):
+        sample.token_fields.returns = torch.full((sample.completion_length,), target)
+    for first, second, share in ((1.0, 0.0, 1.0), (0.7, 0.7, 0.0), (0.5, 0.0, 0.75), (0.0, 1.0, -3.0)):
+        for sample, value in zip(samples, (first, second), strict=True):
+            sample.token_fields.old_values = torch.full((sample.completion_length,), value)
+        assert explained_variance(samples) == pytest.approx(share)
+    for sample in samples:
+        sample.token_fields.returns = torch.zeros(sample.completion_length)
+    assert explained_variance(samples) == 0
+    assert explained_variance([]) == 0
 
 
 def test_a_rank_without_samples_takes_part_in_the_estimates() -> None:

@@ -34,9 +34,9 @@ from sail_rl.trainer.balance import router_coefficients
 from sail_rl.trainer.batches import Learner, StepBatch
 from sail_rl.trainer.distributed import join_process_group
 from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
-from sail_rl.trainer.schedule import decayed_parameters
+from sail_rl.trainer.schedule import UpdateSchedule, decayed_parameters, set_critic_learning_rate
 from sail_rl.trainer.trainer import Trainer
-from sail_rl.trainer.weights import gathered_weights
+from sail_rl.trainer.weights import gathered_weights, start_critic
 
 STEPS = 2
 
@@ -330,6 +330,57 @@ def test_the_critic_s_warm_up_leaves_every_weight_of_the_policy_as_it_was(
         policy = [name for name in trained if not name.startswith("critic.")]
         assert any(not torch.equal(before[name], trained[name]) for name in policy) == trains
         assert trained["critic.value_head.weight"].abs().max() > 0
+
+
+def test_the_policy_s_learning_rate_starts_after_the_critic_s_warm_up(
+    train: Callable[..., Trained], samples: list[Sample]
+) -> None:
+    settings = {"loss": ActorCriticLoss(PolicyLoss()), "critic": "head", "steps": 4}
+    overrides = ("stages.rlvr.optimizer.warmup_steps=2", "stages.rlvr.optimizer.schedule=constant_with_warmup")
+    log = train(samples, WarmUp(samples, 2), overrides=overrides, **settings).log
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates == pytest.approx([0.0, 0.0, 0.0, 5e-4])  # a schedule's first step has the rate 0
+
+
+def test_the_critic_has_a_constant_learning_rate_of_its_own(tiny_dir: Callable[..., Path]) -> None:
+    model = load_model(tiny_dir(), critic="head")
+    decaying = {name: name in decayed_parameters(model) for name, _ in model.named_parameters()}
+    groups = [
+        {"params": [w for name, w in model.named_parameters() if decaying[name] == decays], "weight_decay": decay}
+        for decays, decay in ((True, 0.1), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    set_critic_learning_rate(optimizer, model, 0.02)
+    schedule = UpdateSchedule.of(torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 10))
+    found = [weight for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(map(id, found)) == sorted(map(id, model.parameters()))
+    for updated, rate in ((True, 1e-4), (False, 1e-4), (True, 2e-4)):
+        schedule.updated = updated
+        optimizer.step()
+        schedule.step()
+        *policy, critic = optimizer.param_groups
+        assert [group["lr"] for group in policy] == pytest.approx([rate] * 2)
+        assert critic["lr"] == 0.02
+        assert critic["params"] == [model.critic.value_head.weight]
+        assert critic["weight_decay"] == 0.1
+
+
+def test_a_critic_starts_at_the_mean_of_the_first_returns_and_keeps_their_scale(
+    tiny_dir: Callable[..., Path], samples: list[Sample], encoder: Encoder, tmp_path: Path
+) -> None:
+    model = load_model(tiny_dir(), critic="head")
+    inputs = collate(samples, filler=encoder.filler()).model_inputs(torch.device("cpu"))
+    plain = model(**inputs).values
+    model.critic.normalise(0.7, 0.0)  # equal returns have no scale
+    assert torch.equal(model(**inputs).values, plain)
+    for mean, deviation in ((0.7, 0.3), (0.9, 0.1)):  # the second batch changes nothing
+        model.critic.normalise(mean, deviation)
+        torch.testing.assert_close(model(**inputs).values, 0.7 + 0.3 * plain)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, critic="head")
+    torch.testing.assert_close(loaded(**inputs).values, 0.7 + 0.3 * plain)
+    start_critic(loaded)
+    assert torch.equal(loaded(**inputs).values, torch.zeros_like(plain))
 
 
 def test_in_the_warm_up_the_value_loss_reaches_the_value_head_alone(

@@ -39,8 +39,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"advantages": "rloo", "loss": {"aggregation": "sequence_mean", "kl": REWARD_KL}},
     # arXiv 2501.03262, eq. 7: advantages normalised over the batch's tokens, each token's KL in its reward.
     "reinforce_pp": {"advantages": "reinforce_pp", "loss": {"kl": REWARD_KL}},
-    # arXiv 1707.06347, eq. 7 and 9, with GAE (arXiv 1506.02438) and undiscounted rewards.
-    "ppo": {"advantages": "gae", "critic": {"kind": "head", "gamma": 1.0, "lam": 0.95, "value_coef": 0.5}},
+    # arXiv 1707.06347, eq. 7 and 9, with GAE (arXiv 1506.02438); λ and γ are 1, as in arXiv 2503.24290.
+    "ppo": {"advantages": "gae", "critic": {"kind": "head", "gamma": 1.0, "lam": 1.0, "value_coef": 0.5}},
 }
 SURROGATE_DEFAULTS: dict[str, dict[str, Any]] = {"cispo": {"clip_low": 1.0}}  # arXiv 2506.13585: no lower limit
 """Defaults of `loss` that depend on its `surrogate`."""

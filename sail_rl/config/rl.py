@@ -38,10 +38,21 @@ class CriticConfig(Strict):
 
     kind: Literal["head", "model"] = "head"
     """A value head on the policy, or a separate model."""
+    learning_rate: PositiveFloat | None = None
+    """Constant learning rate of the critic's own weights; None: `optimizer.learning_rate`."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    lam: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Discount of rewards."""
+    lam: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """λ of the policy's advantages (GAE). Below 1 a reward at the end reaches early tokens through the critic's values,
+    so an error of the critic becomes a bias there."""
+    length_alpha: PositiveFloat | None = None
+    """Length-adaptive λ in place of `lam`: 1 - 1 / (length_alpha · completion length), at least 0 (VAPO)."""
+    value_lam: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """λ of the critic's targets. 1: the returns as sampled, free of the critic's own errors (VC-PPO)."""
     value_coef: PositiveFloat = 0.5
-    value_clip: PositiveFloat = 0.2
+    """Factor of the critic's squared error beside the policy's loss."""
+    value_clip: PositiveFloat | None = None
+    """Largest change of a value in one batch of rollouts that lowers the critic's loss (PPO2); None: no limit."""
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps at the start that train the critic alone. A value head then doesn't train the policy's layers."""
 
@@ -202,6 +213,11 @@ class RLStage(StageConfig):
     @property
     def critic_kind(self) -> Literal["head", "model"] | None:
         return self.critic.kind if self.critic else None
+
+    @property
+    def critic_learning_rate(self) -> float | None:
+        """Constant learning rate of the critic's weights; None without a critic."""
+        return (self.critic.learning_rate or self.optimizer.learning_rate) if self.critic else None
 
     @property
     def needs_reference(self) -> bool:

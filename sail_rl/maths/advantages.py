@@ -59,16 +59,23 @@ def penalties_to_go(penalties: Tensor) -> Tensor:
     return penalties.flip(0).cumsum(0).flip(0)
 
 
-def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:  # noqa: N803
+def generalised_advantages(
+    rewards_BT: Tensor,  # noqa: N803
+    values_BT: Tensor,  # noqa: N803
+    *,
+    gamma: float,
+    lam: float | Tensor,
+) -> Tensor:
     """GAE: A_t = Σ_k (γλ)^k δ_{t+k} with δ_t = r_t + γ V_{t+1} - V_t (arXiv 1506.02438, eq. 16); V after the end is 0.
 
     Args:
         rewards_BT: [B, T] reward of each token, right-padded with 0.
         values_BT: [B, T] value estimates of the state before each token, right-padded with 0.
-        gamma: discount of rewards; `lam`: λ, 1 for Monte-Carlo returns, 0 for one-step differences.
+        gamma: discount of rewards.
+        lam: λ, 1 for Monte-Carlo returns, 0 for one-step differences; one for all or one for each completion [B].
 
     Returns:
-        Advantages [B, T] and returns [B, T] (advantage + value, the critic's target), both 0 in the padding.
+        Advantages [B, T], 0 in the padding. Advantage + value is a return, a target of the critic.
     """
     advantages = torch.zeros_like(values_BT)
     following = torch.zeros_like(values_BT[:, 0])  # advantage of the next token
@@ -78,7 +85,20 @@ def generalised_advantages(rewards_BT: Tensor, values_BT: Tensor, *, gamma: floa
         following = delta + gamma * lam * following
         advantages[:, t] = following
         next_values = values_BT[:, t]
-    return advantages, advantages + values_BT
+    return advantages
+
+
+def length_adaptive_lams(lengths: Tensor, alpha: float) -> Tensor:
+    """λ = 1 - 1 / (alpha · length) of each completion, at least 0 (VAPO, arXiv 2504.05118, "length-adaptive GAE").
+
+    The coefficients of GAE then sum to about alpha · length, so a reward at the end reaches the first tokens of long
+    completions, too.
+
+    Args:
+        lengths: [B] tokens of each completion.
+        alpha: share of the length over which GAE averages.
+    """
+    return (1 - 1 / (alpha * lengths)).clamp(min=0)
 
 
 def _groups(rewards_PG: Tensor) -> Tensor:  # noqa: N803

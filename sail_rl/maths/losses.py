@@ -130,32 +130,32 @@ class PolicyLoss:
 class ActorCriticLoss:
     """PPO's whole objective: the policy loss plus the critic's clipped squared error (arXiv 1707.06347, eq. 9).
 
-    value_coef · max((V - R)², (clip(V, V_old - value_clip, V_old + value_clip) - R)²) / 2, the clipping as in PPO2.
+    value_coef · (V - R)² / 2. With `value_clip` as in PPO2: the larger of this error and that of the clipped value,
+    clip(V, V_old - value_clip, V_old + value_clip).
 
     Needs the fields of `PolicyLoss`, `returns` R and `old_values` V_old.
 
     Args:
         policy: the actor's loss.
         value_coef: factor of the critic's error.
-        value_clip: distance from V_old beyond which the value gets no credit for a smaller error.
+        value_clip: distance from V_old beyond which the value gets no credit for a smaller error; None: no limit.
     """
 
     policy: LossFunction
     value_coef: float = 0.5
-    value_clip: float = 0.2
+    value_clip: float | None = None
 
     def __call__(self, output: PolicyOutput, fields: TokenFields, segments: Tensor) -> TokenLoss:
         assert output.values is not None, "the model has no value head"
         loss = self.policy(output, fields, segments)
         returns, old = present(fields.returns), present(fields.old_values)
-        clipped = old + (output.values - old).clamp(-self.value_clip, self.value_clip)
-        error = torch.maximum((output.values - returns).square(), (clipped - returns).square()) / 2
-        metrics = {
-            "value/loss": error.detach(),
-            "value/mean": output.values.detach(),
-            "value/return": returns,
-            "value/clip_fraction": ((output.values - old).abs() > self.value_clip).float(),
-        }
+        error = (output.values - returns).square() / 2
+        metrics = {"value/mean": output.values.detach(), "value/return": returns}
+        if self.value_clip is not None:
+            clipped = old + (output.values - old).clamp(-self.value_clip, self.value_clip)
+            error = torch.maximum(error, (clipped - returns).square() / 2)
+            metrics["value/clip_fraction"] = ((output.values - old).abs() > self.value_clip).float()
+        metrics["value/loss"] = error.detach()
         return TokenLoss(loss.values + self.value_coef * error, loss.metrics | metrics)
 
 

@@ -67,7 +67,8 @@ def make_estimator(config: RLStage) -> AdvantageEstimator:
     kl = _kl_in(config.loss, "reward")
     kl_coef = kl.coef if kl else 0.0
     if config.critic:
-        return CriticAdvantages(config.critic.gamma, config.critic.lam, kl_coef)
+        critic = config.critic
+        return CriticAdvantages(critic.gamma, critic.lam, critic.length_alpha, critic.value_lam, kl_coef)
     if config.advantages in BATCH_ESTIMATORS:
         return BATCH_ESTIMATORS[config.advantages](kl_coef)
     return CompletionAdvantages(config.advantages, kl_coef)

@@ -200,6 +200,7 @@ class Stage:
             encoder=encoder,
             pack_length=config.pack_length,
             monitor=NonFiniteStepMonitor(self.folder, limit=config.max_skipped_steps),
+            critic_learning_rate=config.critic_learning_rate if config.kind == "rl" else None,
             router=router_coefficients(model, aux=config.router_aux_loss_coef, z=config.router_z_loss_coef),
             on_checkpoint=self.save_progress,
         )

@@ -48,6 +48,10 @@ class Learner(Protocol):
         """
         ...
 
+    def normalise_returns(self, mean: float, deviation: float) -> None:
+        """Tell a new critic the mean and deviation of returns; a critic that knows them keeps them."""
+        ...
+
     def record(self, metrics: dict[str, float]) -> None:
         """Add metrics to the current step's log entry."""
         ...

@@ -16,6 +16,7 @@ from sail_rl.maths.advantages import (
     EPSILON,
     centred_advantages,
     generalised_advantages,
+    length_adaptive_lams,
     penalties_to_go,
 )
 from sail_rl.maths.kl import kl_estimate
@@ -130,16 +131,22 @@ def _token_advantages(rewards_PG: Tensor, samples: Sequence[RolloutSample], kl_c
 class CriticAdvantages:
     """GAE with the critic's `old_values` (PPO, arXiv 1707.06347, eq. 11-12); sets `returns`, too.
 
-    The last token of a completion gets its reward. Advantages are whitened over all tokens of all ranks.
+    The last token of a completion gets its reward. Advantages are whitened over all tokens of all ranks. The critic's
+    targets have a λ of their own (decoupled GAE, VC-PPO, arXiv 2503.01491).
 
     Args:
-        gamma: discount of rewards; `lam`: λ of GAE.
+        gamma: discount of rewards.
+        lam: λ of the advantages.
+        length_alpha: length-adaptive λ instead of `lam`, see `length_adaptive_lams`.
+        value_lam: λ of the returns.
         kl_coef: subtract this many times each token's KL to the reference (k1) from its reward (InstructGPT, arXiv
             2203.02155, eq. 2).
     """
 
     gamma: float = 1.0
-    lam: float = 0.95
+    lam: float = 1.0
+    length_alpha: float | None = None
+    value_lam: float = 1.0
     kl_coef: float = 0.0
 
     def __call__(self, groups: Sequence[Group], samples: Sequence[RolloutSample]) -> None:
@@ -150,11 +157,24 @@ class CriticAdvantages:
             rewards[number, length - 1] = groups[s.position].rewards[s.index]
             if self.kl_coef:
                 rewards[number, :length] -= self.kl_coef * _penalties(s.sample)
-        advantages, returns = generalised_advantages(rewards, values, gamma=self.gamma, lam=self.lam)
+        lam = length_adaptive_lams(torch.tensor(lengths), self.length_alpha) if self.length_alpha else self.lam
+        advantages = generalised_advantages(rewards, values, gamma=self.gamma, lam=lam)
+        returns = values + generalised_advantages(rewards, values, gamma=self.gamma, lam=self.value_lam)
         mean, deviation = _moments([advantages[number, :length] for number, length in enumerate(lengths)])
         for number, (s, length) in enumerate(zip(samples, lengths, strict=True)):
             s.sample.token_fields.advantages = (advantages[number, :length] - mean) / (deviation + 1e-8)
             s.sample.token_fields.returns = returns[number, :length]
+
+
+def explained_variance(samples: Sequence[Sample]) -> float:
+    """1 - Var(return - old value) / Var(return) over all tokens of all ranks (collective); 0 for equal returns.
+
+    0 is a constant estimate, 1 a perfect one. Below 0 the critic is worse than a constant.
+    """
+    fields = [sample.token_fields for sample in samples]
+    _, whole = _moments([present(each.returns) for each in fields])
+    _, left = _moments([present(each.returns) - present(each.old_values) for each in fields])
+    return 1 - (left / whole) ** 2 if whole else 0.0
 
 
 def _penalties(sample: Sample) -> Tensor:

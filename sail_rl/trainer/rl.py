@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import pstdev
+from statistics import fmean, pstdev
 
 import torch
 
@@ -18,7 +18,7 @@ from sail_rl.models import Distribution
 from .annotate import Annotator
 from .batches import Learner, StepBatch
 from .distributed import gather_objects
-from .estimators import AdvantageEstimator, RolloutSample
+from .estimators import AdvantageEstimator, RolloutSample, explained_variance
 from .groups import Group
 from .mismatch import check_mismatch
 from .own_samples import own_samples
@@ -68,6 +68,9 @@ class RolloutBatches:
             groups = self.sampler.collect(learner)
             parts = own_samples(groups, self._parts(len(groups)), self.sampler)
             samples = [sample for part in parts for sample in part]
+            if self.annotator.values and groups:
+                rewards = [reward for group in groups for reward in group.rewards]
+                learner.normalise_returns(fmean(rewards), pstdev(rewards))
             self.annotator(learner, [each.sample for each in samples])
             self._check_mismatch(learner, groups, samples)
             self.estimator(groups, samples)
@@ -99,6 +102,8 @@ class RolloutBatches:
     def _record(self, learner: Learner, samples: Sequence[RolloutSample]) -> None:
         means = gather_objects([present(each.sample.token_fields.advantages).mean().item() for each in samples])
         learner.record({"advantage/std": pstdev(means) if means else 0.0})
+        if self.annotator.values:
+            learner.record({"value/explained_variance": explained_variance([each.sample for each in samples])})
 
     def _step_batch(self, learner: Learner, groups: Sequence[Group], part: Sequence[RolloutSample]) -> StepBatch:
         """The samples that can have a gradient, and the denominator of all samples that count in the loss."""

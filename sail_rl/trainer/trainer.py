@@ -28,7 +28,7 @@ from .batches import BatchSource, StepBatch, StepTotals, summed_metrics
 from .checkpoints import mark_complete
 from .distributed import gather_objects
 from .nonfinite import NonFiniteStepMonitor
-from .schedule import UpdateSchedule, decayed_parameters, without_weight_decay
+from .schedule import UpdateSchedule, decayed_parameters, set_critic_learning_rate, without_weight_decay
 from .stopwatch import Stopwatch
 from .weights import gathered_weights
 
@@ -49,6 +49,7 @@ class Trainer(transformers.Trainer):
         pack_length: tokens of a micro-batch.
         monitor: detects steps that were skipped because their gradient is not finite.
         router: coefficients of an MoE's router losses; None for a dense model.
+        critic_learning_rate: constant learning rate of the critic's weights; None: the policy's, with its schedule.
         on_checkpoint: writes this rank's further files into a checkpoint folder, before it is marked complete.
     """
 
@@ -63,6 +64,7 @@ class Trainer(transformers.Trainer):
         pack_length: int,
         monitor: NonFiniteStepMonitor,
         router: RouterCoefficients | None = None,
+        critic_learning_rate: float | None = None,
         on_checkpoint: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         super().__init__(model=model, args=args, processing_class=encoder.processor)
@@ -73,6 +75,7 @@ class Trainer(transformers.Trainer):
         self.pack_length = pack_length
         self.monitor = monitor
         self.router = router
+        self.critic_learning_rate = critic_learning_rate
         self.on_checkpoint = on_checkpoint
         self.stopwatch = Stopwatch()
         self._filler = encoder.filler()
@@ -114,7 +117,7 @@ class Trainer(transformers.Trainer):
         self.record(balance.metrics() if balance else {})
         self.record({"train/micro_batches": len(micro_batches)})
         self.record(self.monitor.check(batch, step=self.step + 1))
-        self.lr_scheduler.updated = self.monitor.in_a_row == 0
+        self.lr_scheduler.updated = self.monitor.in_a_row == 0 and not batch.critic_only
         return total
 
     def _forward(self, model: torch.nn.Module, micro_batch: MicroBatch, *, critic_only: bool = False) -> TokenLogprobs:
@@ -209,6 +212,11 @@ class Trainer(transformers.Trainer):
                     found |= dict(zip(layout[number], output.split(lengths), strict=True))
         return [found[index] for index in range(len(samples))]
 
+    def normalise_returns(self, mean: float, deviation: float) -> None:
+        """Tell a new critic the mean and deviation of returns, see `Learner`."""
+        base: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base.critic.normalise(mean, deviation)
+
     def record(self, metrics: dict[str, float]) -> None:
         """Add metrics to what the current step logs."""
         self._step_metrics.update(metrics)
@@ -227,6 +235,8 @@ class Trainer(transformers.Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create transformers' optimiser and watch it for non-finite steps."""
         optimizer = super().create_optimizer(*args, **kwargs)
+        if self.critic_learning_rate:
+            set_critic_learning_rate(optimizer, self.model, self.critic_learning_rate)
         self.monitor.watch(optimizer)
         return optimizer
 
@@ -237,7 +247,7 @@ class Trainer(transformers.Trainer):
     def create_scheduler(self, *args: Any, **kwargs: Any) -> UpdateSchedule:
         """Create transformers' schedule as one that counts updates."""
         schedule: Any = super().create_scheduler(*args, **kwargs)
-        self.lr_scheduler = UpdateSchedule(schedule.optimizer, schedule.lr_lambdas)
+        self.lr_scheduler = UpdateSchedule.of(schedule)
         return self.lr_scheduler
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

@@ -24,6 +24,8 @@ BUCKET_BYTES = 2**30
 def start_critic(model: SailVLForConditionalGeneration) -> None:
     """Initialise a new critic: its own layers, if it has any, copy the policy's; its value head starts at 0."""
     critic = model.critic
+    critic.mean.zero_()
+    critic.deviation.fill_(1.0)
     pairs: list[tuple[torch.Tensor, torch.Tensor | None]] = [(critic.value_head.weight, None)]
     if critic.model is not None:
         pairs += list(zip(critic.model.parameters(), model.model.parameters(), strict=True))
@@ -64,6 +66,8 @@ def save_merged(model: PeftModel, folder: Path) -> None:
     for name, tensor in gathered_weights(model, critic=True):
         if rank() == 0:
             weights[name] = tensor.cpu()
+    if base.config.critic:
+        weights |= {f"critic.{name}": buffer.cpu() for name, buffer in base.critic.named_buffers(recurse=False)}
     if rank() == 0:
         config = copy.deepcopy(base.config)
         if hasattr(config, "quantization_config"):
