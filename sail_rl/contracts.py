@@ -127,12 +127,26 @@ class RewardFunction(Protocol):
     """TRL's reward signature: one score for each completion, or None where the reward doesn't apply.
 
     `prompts` and `completions` are conversations (lists of messages). `completion_ids`, `images` and every dataset
-    column are lists with one entry for each completion. A function gets those that its parameters name, or all if it
-    takes `**columns`; it may be async. An exception as a score marks the failure of that completion alone. Optional
-    attributes: `close()`, `call_order`, `metrics()`, `check_gold(answer, **columns)`.
+    column except `HIDDEN_COLUMNS` are lists with one entry for each completion. A function gets those that its
+    parameters name, or all if it takes `**columns`; it may be async. An exception as a score marks the failure of that
+    completion alone. Optional attributes: `close()`, `call_order`, `metrics()`, `check_gold(answer, **columns)`.
     """
 
     def __call__(self, *, completions: list[list[Message]], **columns: Any) -> list[float | None]: ...
+
+
+HIDDEN_COLUMNS = {"prompts", "completions", "completion_ids", "prefilled", "self"} | {
+    *("trainer_state", "log_extra", "log_metric", "environments")
+}
+"""Columns of a dataset that never reach a reward, since these names are arguments of ours, of methods, or of TRL's."""
+
+
+def hidden_columns(columns: Iterable[str]) -> str | None:
+    """A sentence that names the columns that rewards don't get; None if there are none."""
+    hidden = [name for name in columns if name in HIDDEN_COLUMNS]
+    if not hidden:
+        return None
+    return f"rewards don't get the column(s) {', '.join(hidden)}, since they have arguments of this name; rename them"
 
 
 def reward_hook(function: Any, name: str) -> Any:

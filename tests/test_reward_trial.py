@@ -132,7 +132,7 @@ def test_a_reward_that_raises_or_says_none_costs_no_other_row_its_score(tmp_path
     assert found["status"]["moody"] == ["ok", "error", "none", "ok"]
     assert found["calls"]["moody"]["error"] == found["calls"]["moody"]["none"] == 0.25
     line = f'{tmp_path}/mine.py, line 5: raise KeyError("moody")'
-    assert f"moody: failed for 1 of 4: data.jsonl, row 2: KeyError: 'moody' ({line})" in found["warnings"]
+    assert f"moody: failed for 1 of 4: data.jsonl, row 1: KeyError: 'moody' ({line})" in found["warnings"]
 
 
 def test_a_reward_that_exits_fails_like_any_other_and_names_its_line(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_is_no_list_of_numbers_is_one_line(tmp_path: Path, capsys: pytest.C
         (
             [{"answer": "\\frac{1", "completion": WRONG}],
             "rewards.answer:math_answer",
-            "math_answer: 1 gold answer(s) can't be used: data.jsonl, row 1: the gold answer",
+            "math_answer: 1 gold answer(s) can't be used: data.jsonl, row 0: the gold answer",
         ),
         (
             [{"completion": "x" * length} for length in range(12)],
@@ -213,17 +213,17 @@ def test_a_reward_that_hangs_is_cut_off_where_it_is_isolated(tmp_path: Path) -> 
 
 def test_bad_input_is_refused_with_file_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     math = "rewards.answer:math_answer"
-    assert "no file or run folder" in refused(tmp_path, capsys, math, tmp_path / "nothing.jsonl")
+    assert "no such dataset file" in refused(tmp_path, capsys, math, tmp_path / "nothing.jsonl")
     empty = write(tmp_path, [])
-    assert "is empty" in refused(tmp_path, capsys, math, empty)
-    assert "has no column 'completion' among prompt" in refused(
+    assert "the dataset has no rows" in refused(tmp_path, capsys, math, empty)
+    assert "row 0: no column 'completion' among prompt" in refused(
         tmp_path, capsys, math, write(tmp_path, [{"prompt": "p"}])
     )
     broken = write(tmp_path, [ROWS[0]])
     broken.write_text(broken.read_text() + "{broken\n")
-    assert "line 2: not JSON" in refused(tmp_path, capsys, math, broken)
+    assert "row 1 (line 2): not JSON" in refused(tmp_path, capsys, math, broken)
     odd = write(tmp_path, [ROWS[0], {"prompt": "p", "completion": 3}])
-    assert "data.jsonl, row 2: completion is 3; give text" in refused(tmp_path, capsys, math, odd)
+    assert "data.jsonl, row 1: completion is 3; give a text" in refused(tmp_path, capsys, math, odd)
     fine = write(tmp_path, [{"prompt": "p", "completion": "c"}])
     assert "needs answer, but the rows have" in refused(tmp_path, capsys, math, fine)
     assert "has no 'nothing'" in refused(tmp_path, capsys, f"{tmp_path / 'mine.py'}:nothing", fine)
@@ -266,8 +266,8 @@ def test_what_is_printed_shows_the_row_that_differs(tmp_path: Path) -> None:
     print_test(
         try_rewards(terms, Composition(terms), examples), examples, show=1, console=Console(file=text, width=120)
     )
-    assert "row 3" in text.getvalue()
-    assert "row 1" not in text.getvalue()
+    assert "row 2" in text.getvalue()
+    assert "row 0" not in text.getvalue()
     assert "66.7% of 3 agree" in text.getvalue()
 
 
@@ -298,3 +298,80 @@ def test_watching_runs_again_when_the_reward_is_saved_and_survives_its_mistakes(
             wait_for("mean 0.75")
         finally:
             process.kill()
+
+
+def test_every_layout_that_a_dataset_may_have_can_be_scored(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": RIGHT}]
+    rows = [
+        {"messages": messages, "answer": "4"},
+        {"question": "2+2?", "completion": WRONG, "solution": "<answer>4</answer>"},
+        {"instruction": "2+2?", "output": RIGHT, "reward_model": {"ground_truth": "4"}},
+    ]
+    assert outcome(tmp_path, "rewards.answer:math_answer", rows)["scores"] == [1.0, 0.0, 1.0]
+
+
+COLUMNS = [
+    "self",
+    "args",
+    "kwargs",
+    "columns",
+    "completions",
+    "prompts",
+    "completion_ids",
+    "prefilled",
+    "images_sizes",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+    "environments",
+    "step",
+    "stage",
+    "row",
+    "rows",
+    "name",
+    "names",
+    "gold",
+    "label",
+    "source",
+    "weight",
+    "total",
+    "rewards",
+    "rollouts",
+    "sample",
+    "text",
+    "token_ids",
+    "stop_reason",
+    "prompt_id",
+    "file_name",
+    "function",
+    "func",
+    "term",
+    "cls",
+    "index",
+    "class",
+    "lambda",
+    "",
+    "a.b",
+    "with space",
+    "-",
+    "*",
+]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    ["rewards.answer:math_answer", "rewards.format:think_boxed", "rewards.shaping:same_language", "everything"],
+)
+def test_no_name_of_a_column_disturbs_a_reward(reward: str, tmp_path: Path) -> None:
+    (tmp_path / "more.py").write_text("def everything(completions, **columns):\n    return [1.0] * len(completions)\n")
+    path = f"{tmp_path / 'more.py'}:everything" if reward == "everything" else reward
+    plain = [
+        {"prompt": "2+2?", "completion": RIGHT, "answer": "4"},
+        {"prompt": "2+2?", "completion": WRONG, "answer": "4"},
+    ]
+    expected = outcome(tmp_path, path, plain)["scores"]
+    found = outcome(tmp_path, path, [row | dict.fromkeys(COLUMNS, "v") | {"completion_ids": None} for row in plain])
+    assert found["scores"] == expected
+    (said,) = [text for text in found["warnings"] if text.startswith("rewards don't get")]
+    assert "self" in said
+    assert "completions" in said

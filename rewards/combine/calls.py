@@ -12,7 +12,7 @@ from numbers import Real
 from typing import Any
 
 from sail_rl.completion import THINK_START
-from sail_rl.contracts import CallStatus, Prompt, RewardCall, RewardTerm, Rollout
+from sail_rl.contracts import HIDDEN_COLUMNS, CallStatus, Prompt, RewardCall, RewardTerm, Rollout
 from sail_rl.imports import described
 
 from .score import Score
@@ -53,11 +53,11 @@ def score_rows(term: RewardTerm, prompts: Sequence[Prompt], rollouts: Sequence[R
 
 
 def reward_arguments(prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> dict[str, list[Any]]:
-    """TRL's keyword arguments: conversations, token ids, images and every dataset column, one entry per rollout.
+    """TRL's keyword arguments: conversations, token ids, images and the dataset's columns, one entry per rollout.
 
     Where a row lacks a column, its entry is None. `prefilled` tells which prompts already end with `<think>`.
     """
-    columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns if name not in HIDDEN_COLUMNS)
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in columns} | {
         "prompts": [prompt.messages for prompt in prompts],
         "completions": [[{"role": "assistant", "content": rollout.text}] for rollout in rollouts],

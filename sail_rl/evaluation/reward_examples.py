@@ -6,15 +6,19 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sail_rl.contracts import Message, Prompt, Rollout
+from sail_rl.contracts import Prompt, Rollout
+from sail_rl.data.formats import unified
+from sail_rl.data.values import brief, wrong
+from sail_rl.messages import as_messages, texts_of
+from sail_rl.run_dir import RunDir
 
 WORD = re.compile(r"\w+|[^\w\s]")
-NOT_COLUMNS = ("prompt", "completion", "images", "completion_ids")
+NOT_COLUMNS = ("prompt", "completion", "images", "video", "completion_ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +43,34 @@ class RewardExamples:
 def read_examples(path: Path, *, stage: str | None = None, step: int | None = None) -> RewardExamples:
     """The completions in a file, or those stored in a run's folder.
 
-    A file's rows have `prompt` (text, or a list of messages), `completion` (likewise), perhaps `images`,
-    `completion_ids`, `expected` (the score that it should get), and any columns that rewards read, such as `answer`.
+    A file's rows are those of any dataset (see `data.formats`) with completions. Optional columns are `completion_ids`,
+    `expected` (the score that it should get), and any columns that rewards read, such as `answer`.
 
     Raises:
         ValueError: there is nothing to read, or a row is unusable; the message names file and row.
     """
-    if path.is_dir():
+    if RunDir(path).recipe.is_file() or RunDir(path).rollouts.is_dir():
         return _stored(path, stage=stage, step=step)
-    rows = _read_rows(path)
-    if not rows:
-        raise ValueError(f"{path} is empty")
-    for needed in ("prompt", "completion"):
-        if not any(needed in row for row in rows):
-            raise ValueError(f"{path} has no column {needed!r} among {', '.join(rows[0])}")
-    locations = [f"{path.name}, row {number}" for number in range(1, len(rows) + 1)]
-    prompts, rollouts = [], []
-    for row, location in zip(rows, locations, strict=True):
-        prompts.append(_prompt(row, location, path.parent))
-        rollouts.append(_rollout(row, location))
-    expected = [_label(row.get("expected"), location) for row, location in zip(rows, locations, strict=True)]
-    return RewardExamples(prompts, rollouts, locations, expected, not all("completion_ids" in row for row in rows))
+    from sail_rl.data.files import load_file
+
+    dataset, folder = load_file(path)
+    examples, with_tokens = RewardExamples([], [], [], [], words_for_tokens=False), []
+    for number in range(len(dataset)):
+        location = f"{path.name}, row {number}"
+        try:
+            row = unified(dataset[number])
+            for needed in ("prompt", "completion"):
+                if row.get(needed) is None:
+                    raise ValueError(f"no column {needed!r} among {', '.join(dataset.column_names)}")
+            name = location if row.get("id") is None else str(row["id"])
+            examples.prompts.append(_prompt(row, name, folder))
+            examples.rollouts.append(_rollout(row, name))
+            examples.expected.append(_label(row.get("expected")))
+        except ValueError as error:
+            raise ValueError(f"{location}: {error}") from error
+        examples.locations.append(location)
+        with_tokens.append(row.get("completion_ids") is not None)
+    return replace(examples, words_for_tokens=not all(with_tokens))
 
 
 def read_expected(path: Path, count: int) -> list[float | None]:
@@ -81,7 +92,13 @@ def read_expected(path: Path, count: int) -> list[float | None]:
     values = [row.get("expected", row.get("score")) if isinstance(row, dict) else row for row in rows]
     if len(values) != count:
         raise ValueError(f"{path} has {len(values)} expected scores for {count} completions")
-    return [_label(value, f"{path.name}, row {number}") for number, value in enumerate(values, start=1)]
+    found = []
+    for number, value in enumerate(values):
+        try:
+            found.append(_label(value))
+        except ValueError as error:
+            raise ValueError(f"{path.name}, row {number}: {error}") from None
+    return found
 
 
 def _read_rows(path: Path) -> list[Any]:
@@ -109,45 +126,27 @@ def _read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _prompt(row: Any, location: str, folder: Path) -> Prompt:
-    if not isinstance(row, dict):
-        raise ValueError(f"{location}: a row is an object with `prompt` and `completion`, not {row!r:.60}")
-    text = _text(row, "prompt", location)
-    given = row["prompt"]
-    messages: list[Message] = [{"role": "user", "content": given}] if isinstance(given, str) else given
+def _prompt(row: Mapping[str, Any], name: str, folder: Path) -> Prompt:
+    messages = as_messages(row["prompt"])
     images = []
     if row.get("images"):
         from sail_rl.data.images import open_picture
 
-        try:
-            images = [open_picture(source, folder) for source in row["images"]]
-        except ValueError as error:
-            raise ValueError(f"{location}: {error}") from None
+        images = [open_picture(source, folder) for source in row["images"]]
     columns = {name: value for name, value in row.items() if name not in NOT_COLUMNS}
-    return Prompt(str(row.get("id", location)), messages, text, images, columns)
+    return Prompt(name, messages, "".join(texts_of(messages)), images, columns)
 
 
-def _rollout(row: dict[str, Any], location: str) -> Rollout:
-    text = _text(row, "completion", location)
-    ids = row.get("completion_ids")
+def _rollout(row: Mapping[str, Any], name: str) -> Rollout:
+    text, ids = row["completion"], row.get("completion_ids")
     if ids is None:
         ids = [zlib.crc32(word.encode()) % 50_000 for word in WORD.findall(text)]
-    return Rollout(str(row.get("id", location)), 0, list(ids), [0.0] * len(ids), text, "stop", 0)
+    if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
+        raise wrong("completion_ids", ids, "a list of token ids")
+    return Rollout(name, 0, ids, [0.0] * len(ids), text, "stop", 0)
 
 
-def _text(row: dict[str, Any], column: str, location: str) -> str:
-    """The text of a string, or of messages whose contents are strings or lists of parts."""
-    given = row.get(column)
-    if isinstance(given, str):
-        return given
-    try:
-        contents = [message["content"] for message in given]  # type: ignore[union-attr]
-        return "".join(c if isinstance(c, str) else "".join(part.get("text") or "" for part in c) for c in contents)
-    except (TypeError, KeyError, AttributeError):
-        raise ValueError(f"{location}: {column} is {given!r:.60}; give text, or a list of messages") from None
-
-
-def _label(value: Any, location: str) -> float | None:
+def _label(value: Any) -> float | None:
     if value is None:
         return None
     try:
@@ -155,7 +154,7 @@ def _label(value: Any, location: str) -> float | None:
     except (TypeError, ValueError):
         label = math.nan
     if not math.isfinite(label):
-        raise ValueError(f"{location}: the expected score is {value!r}; give a number, or null")
+        raise ValueError(f"the expected score is {brief(value)}; give a number, or null")
     return label
 
 

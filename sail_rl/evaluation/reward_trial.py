@@ -14,7 +14,16 @@ from typing import Any
 import numpy
 
 from sail_rl.completion import THINK_END, THINK_START
-from sail_rl.contracts import RIGHT, RewardCall, RewardTerm, Scorer, Scores, reward_hook
+from sail_rl.contracts import (
+    HIDDEN_COLUMNS,
+    RIGHT,
+    RewardCall,
+    RewardTerm,
+    Scorer,
+    Scores,
+    hidden_columns,
+    reward_hook,
+)
 
 from .reward_examples import RewardExamples
 
@@ -60,6 +69,8 @@ def try_rewards(terms: Sequence[RewardTerm], scorer: Scorer, examples: RewardExa
     ]
     if examples.words_for_tokens and any(_asks_for(term.function, "completion_ids") for term in terms):
         warnings.append("the data has no `completion_ids`: words stood in for tokens, so lengths are too small")
+    if hidden := hidden_columns(dict.fromkeys(name for prompt in examples.prompts for name in prompt.columns)):
+        warnings.append(hidden)
     return RewardTrial(totals, parts, scores.calls, seconds, warnings)
 
 
@@ -71,7 +82,7 @@ def gold_warnings(terms: Sequence[RewardTerm], examples: RewardExamples) -> list
             continue
         problems = []
         for prompt, location in zip(examples.prompts, examples.locations, strict=True):
-            columns = dict(prompt.columns)
+            columns = {name: value for name, value in prompt.columns.items() if name not in HIDDEN_COLUMNS}
             try:
                 check(columns.pop("answer", None), **columns)
             except ValueError as error:

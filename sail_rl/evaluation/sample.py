@@ -20,7 +20,7 @@ from sail_rl.files import atomic_write, content_hash, sampled_hash
 from sail_rl.lock import locked
 from sail_rl.models.folder import ModelFolder, model_folder
 from sail_rl.models.merging import check_adapter, load_engine
-from sail_rl.plan.rewards import plain_scorer
+from sail_rl.plan.rewards import plain_scorer, warn_of_hidden
 from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.run_dir import RunDir
 from sail_rl.seeding import derive_seed
@@ -59,6 +59,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
     if folder.adapter:
         check_adapter(folder.adapter)
     rows = Rows(options.data)
+    warn_of_hidden(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     with locked(RunDir(options.out).lock, of=options.out):
         _check_options(options, folder)

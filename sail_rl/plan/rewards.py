@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from sail_rl.config import DEFAULT_SCORER, ISOLATION, LOADER, EvaluationConfig, Recipe, RewardConfig, RLStage
-from sail_rl.contracts import RewardTerm, Scorer, reward_hook
+from sail_rl.contracts import HIDDEN_COLUMNS, RewardTerm, Scorer, hidden_columns, reward_hook
 from sail_rl.data.mixture import sources_of
 from sail_rl.imports import resolve
 
 if TYPE_CHECKING:
     from sail_rl.data.dataset import Rows
+
+logger = logging.getLogger(__name__)
 
 
 def stage_scorer(stage: RLStage) -> Scorer:
@@ -74,11 +77,13 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
     """
     users = [("evaluation", name, recipe.evaluation.rewards) for name in recipe.evaluation.sets]
     users += [(stage.name, stage.data, stage.rewards) for stage in recipe.rl_stages]
+    scored: set[str] = set()
     for user, data, rewards in users:
         terms = make_terms(rewards)
         try:
             checks = {term.name: reward_hook(term.function, "check_gold") for term in terms}
             sources = dict.fromkeys(recipe.origin(source) for source in sources_of(recipe.data.mixtures, data))
+            scored |= sources.keys() - missing
             for source, (name, check) in product(sources, checks.items()):
                 if check and source not in missing:
                     _check_rows(f"reward {name!r} of {user}", check, datasets[source])
@@ -86,12 +91,20 @@ def check_gold_answers(recipe: Recipe, datasets: Mapping[str, Rows], *, missing:
             for term in terms:
                 if close := reward_hook(term.function, "close"):
                     close()
+    for source in sorted(scored):
+        warn_of_hidden(datasets[source])
+
+
+def warn_of_hidden(rows: Rows) -> None:
+    """Warn of a dataset's columns that rewards don't get."""
+    if hidden := hidden_columns(rows.columns):
+        logger.warning("%s: %s", rows.path, hidden)
 
 
 def _check_rows(name: str, check: Any, rows: Rows) -> None:
     for index in range(len(rows)):
         row = rows.metadata(index)
         try:
-            check(row.pop("answer", None), **row)
+            check(row.pop("answer", None), **{name: value for name, value in row.items() if name not in HIDDEN_COLUMNS})
         except ValueError as error:
             raise ValueError(f"{rows.path}, row {rows.number(index)}: {name}: {error}") from error
