@@ -197,18 +197,20 @@ class Rows(Sequence[dict[str, Any]]):
 
     def _check_filled(self, row: dict[str, Any], name: str) -> None:
         """Raise ValueError if a row lacks a column that is needed, or if it says nothing."""
+        asked = name == "completion" and isinstance(row.get("prompt"), list)
+        hint = ", and the messages don't end with the assistant's turn" if asked else ""
         if name not in row:
-            hint = " (the last message isn't the assistant's)" if name == "completion" else ""
+            names = ", ".join(self._dataset.column_names)
             raise ValueError(
-                f"no column {name!r} among {', '.join(self._dataset.column_names)}{hint}; if it has another name, set "
-                "`columns` in the recipe's data"
+                f"no column {name!r} among {names}{hint}; if it has another name, set `columns` in the recipe's data"
             )
         value = row[name]
         if name in ("prompt", "completion") and value:
             messages = as_messages(value)
-            value = image_count(messages) or "video" in row or any(text.strip() for text in texts_of(messages))
+            media = "video" in row or any(part["type"] != "text" for m in messages for part in as_parts(m["content"]))
+            value = media or any(text.strip() for text in texts_of(messages))
         if value in (None, "", [], False):
-            raise ValueError(f"{name!r} is empty")
+            raise ValueError(f"{name!r} is empty{hint}")
 
 
 def _distinct(given: Sequence[Any]) -> list[str]:

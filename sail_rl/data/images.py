@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from sail_rl.pictures import as_rgb, shown_size
 
+from .values import brief
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -22,7 +24,7 @@ def open_picture(source: Any, folder: Path) -> Image.Image:
     """The picture as RGB (see `pictures.as_rgb`).
 
     Args:
-        source: a path relative to `folder`, a dict with `bytes` or `path` (as `datasets` stores images), or an image.
+        source: a path relative to `folder`, a dict with `bytes` (see `sources.picture`), or an image.
         folder: the folder of relative paths.
 
     Raises:
@@ -48,8 +50,16 @@ def inside(folder: Path, path: str) -> Path:
     """The file at `path` relative to `folder`; raises ValueError if it lies outside `folder`."""
     file = Path(os.path.normpath(folder.absolute() / path))
     if not file.is_relative_to(os.path.normpath(folder.absolute())):
-        raise ValueError(f"{path!r} lies outside {folder}; set `root` to a folder that contains all files")
+        raise ValueError(f"{brief(path)} lies outside {folder}; set `root` to a folder that contains all files")
     return file
+
+
+def exists(file: Path) -> bool:
+    """True if the file exists; no path can be so long, or so odd, that this raises."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
@@ -58,12 +68,11 @@ def _opened(source: Any, folder: Path) -> Iterator[Image.Image]:
         yield source
         return
     content, path = (source.get("bytes"), source.get("path")) if isinstance(source, dict) else (None, source)
-    name = f"image {path!r}" if path else "an embedded image"
-    if content is None and not path:
-        raise ValueError(f"{name} has neither a path nor bytes")
+    name = f"image {brief(path)}" if path else "an embedded image"
     file = inside(folder, str(path)) if content is None else folder
-    if content is None and not file.is_file():
-        raise ValueError(f"{name} is missing (looked for {file}); paths are relative to the dataset file, or to `root`")
+    if content is None and not exists(file):
+        looked = f"looked for {str(file)!r:.240}"
+        raise ValueError(f"{name} is missing ({looked}); paths are relative to the dataset file, or to `root`")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -73,5 +82,7 @@ def _opened(source: Any, folder: Path) -> Iterator[Image.Image]:
         raise ValueError(
             f"{name} has too many pixels (the limit is {Image.MAX_IMAGE_PIXELS:,}); make it smaller"
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL's verify raises SyntaxError
-        raise ValueError(f"{name} can't be decoded: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} can't be decoded: it isn't a picture of a known format") from error
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's verify raises SyntaxError, and ValueError for a NUL
+        raise ValueError(f"{name} can't be decoded: {error!s:.200}") from error

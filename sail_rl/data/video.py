@@ -15,7 +15,8 @@ from PIL import Image
 from sail_rl.contracts import Message
 from sail_rl.messages import as_parts
 
-from .images import Size, checked_size, inside, open_picture
+from .images import Size, checked_size, exists, inside, open_picture
+from .values import brief
 
 
 def sample_indices(total: int, count: int) -> list[int]:
@@ -50,7 +51,7 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
             if len(frames) == len(wanted):
                 break
     if len(frames) < len(wanted):
-        raise ValueError(f"video {video!r} is truncated: it ends after {seen} of its {total} frames")
+        raise ValueError(f"video {brief(video)} is truncated: it ends after {seen} of its {total} frames")
     return frames
 
 
@@ -94,20 +95,23 @@ def _container(path: Path) -> Iterator[Any]:
         import av
     except ImportError as error:
         raise ValueError(f"{path}: reading video files needs PyAV: pip install 'sail-rl[video]'") from error
-    if not path.is_file():
-        raise ValueError(f"video {path.name!r} is missing (looked for {path}); paths are relative to the dataset file")
+    if not exists(path):
+        raise ValueError(
+            f"video {brief(path.name)} is missing (looked for {str(path)!r:.240}); paths are relative to the dataset "
+            "file, or to `root`"
+        )
     try:
         with av.open(str(path)) as container:
             yield container
     except av.FFmpegError as error:
-        raise ValueError(f"video {path.name!r} can't be decoded: {error}") from error
+        raise ValueError(f"video {brief(path.name)} can't be decoded: {error}") from error
 
 
 def _probe(path: Path) -> tuple[int, Size]:
     """The number of frames and their (height, width)."""
     with _container(path) as container:
         if not container.streams.video:
-            raise ValueError(f"video {path.name!r} has no video stream")
+            raise ValueError(f"video {brief(path.name)} has no video stream")
         stream = container.streams.video[0]
         size = (stream.codec_context.height, stream.codec_context.width)
         # Some formats don't store the number of frames; a packet holds one frame.
@@ -115,7 +119,7 @@ def _probe(path: Path) -> tuple[int, Size]:
     limit = Image.MAX_IMAGE_PIXELS
     if total == 0 or (limit and size[0] * size[1] > limit):
         raise ValueError(
-            f"video {path.name!r} has {total} frames of {size[1]} x {size[0]} pixels; "
+            f"video {brief(path.name)} has {total} frames of {size[1]} x {size[0]} pixels; "
             f"give a video with frames of at most {limit} pixels"
         )
     return total, size
