@@ -99,6 +99,10 @@ class RunDir:
         self.overview = self.root / "curves.png"
         self.curves = self.root / "curves"
 
+    def broken_rows(self, name: str) -> Path:
+        """The rows of a dataset that were dropped because their pictures can't be decoded, with the reasons."""
+        return self.data / f"{name}.broken.jsonl"
+
     def stage(self, name: str) -> StageDir:
         """The folder of the stage called `name`."""
         return StageDir(self.stages / name)

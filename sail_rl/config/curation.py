@@ -127,6 +127,8 @@ class Curation(Strict):
     """The steps, each written as `kind` or as `kind: {settings}`."""
     judge: JudgeSettings | None = None
     """The endpoint that judged steps ask; its verdicts are cached beside `out` unless `cache` names another file."""
+    broken: Literal["error", "drop"] = "error"
+    """What happens to rows whose pictures can't be decoded: curation refuses to start, or drops and lists them."""
     video_frames: PositiveInt = 8
     seed: NonNegativeInt = 0
 

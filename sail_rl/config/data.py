@@ -26,6 +26,8 @@ class DataConfig(Strict):
     """Whether the weights are shares of tokens or of samples."""
     overlong: Literal["error", "drop"] = "error"
     """What happens to rows longer than `model.max_length`: the run refuses to start, or drops and counts them."""
+    broken: Literal["error", "drop"] = "error"
+    """What happens to rows whose pictures can't be decoded: the run refuses to start, or drops and lists them."""
     video_frames: PositiveInt = 8
     """Number of frames that are sampled evenly from each row's `video`."""
 

@@ -27,6 +27,7 @@ from sail_rl.config.curation import (
     Unify,
 )
 from sail_rl.config.sections import SourceConfig
+from sail_rl.data.broken import checked_pictures
 from sail_rl.data.dataset import Rows
 from sail_rl.data.hub import fetched
 from sail_rl.data.saving import save_rows
@@ -140,7 +141,9 @@ class _Curation:
         if key not in self._opened:
             path = source.path or fetched(self.recipe.out.parent, "hub", **source.on_hub)
             frames = self.recipe.video_frames
-            self._opened[key] = Rows(path, video_frames=frames, columns=source.columns, root=source.root)
+            rows = Rows(path, video_frames=frames, columns=source.columns, root=source.root, keep_broken=True)
+            listed = self.recipe.out.with_suffix(f".{path.stem}.broken.jsonl")
+            self._opened[key] = checked_pictures(rows, dropped=listed if self.recipe.broken == "drop" else None)
         return self._opened[key]
 
     @cached_property

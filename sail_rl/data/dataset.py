@@ -24,7 +24,7 @@ from sail_rl.messages import as_messages, as_parts, image_count, in_parts, texts
 
 from .files import load_file
 from .formats import CONVERSATIONS, unified
-from .images import Size, checked_size, open_picture
+from .images import BrokenPictureError, Size, checked_size, open_picture
 from .pictures_in import PICTURES, VIDEOS
 from .templated import refuse_templated
 from .unread import unread
@@ -63,6 +63,8 @@ class Rows(Sequence[dict[str, Any]]):
         root: the folder that contains all images and videos, and to which their paths are relative; by default the
             dataset's folder.
         row_index: the result of an earlier check of the same rows; by default every row is checked now.
+        keep_broken: leave rows out whose pictures can't be opened, and name them in `broken`; by default they are
+            errors. `broken.checked_pictures` finds those that can't be decoded, too.
 
     Raises:
         ValueError: at construction, for an unusable file or row; names file, row and field.
@@ -77,8 +79,12 @@ class Rows(Sequence[dict[str, Any]]):
         columns: Mapping[str, str] | None = None,
         root: Path | None = None,
         row_index: RowIndex | None = None,
+        keep_broken: bool = False,
     ) -> None:
         self.path = path
+        self.broken: dict[int, str] = {}
+        """What is wrong with the pictures of rows that are left out, by row number."""
+        self._keeps_broken = keep_broken
         self._frames, self._names = video_frames, dict(columns or {})
         self._dataset, folder = load_file(path)
         self.root = root or folder
@@ -100,7 +106,7 @@ class Rows(Sequence[dict[str, Any]]):
         for number, row in enumerate(self._dataset):
             with self._naming(number):
                 ours = unified(row, self._names)
-                sizes.append(self._check(ours, needs))
+                sizes.append(self._checked_sizes(number, ours, needs))
             ids.append(ours.get("id"))
             columns |= dict.fromkeys(ours)
             for name, kind in unread(ours, [row.get(name) for name in turns]).items():
@@ -110,7 +116,13 @@ class Rows(Sequence[dict[str, Any]]):
                 "%s: %s looks like %s, but isn't read (first in row %d); if it matters, map it with `columns`",
                 *(self.path, name, kind, number),
             )
-        return RowIndex(list(columns), sizes, _distinct(ids), list(range(len(self._dataset))))
+        kept = [number for number in range(len(sizes)) if number not in self.broken]
+        return RowIndex(list(columns), sizes, _distinct(ids), kept)
+
+    @property
+    def video_frames(self) -> int:
+        """The number of frames that are sampled from a video."""
+        return self._frames
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -169,6 +181,16 @@ class Rows(Sequence[dict[str, Any]]):
             yield
         except ValueError as error:
             raise ValueError(f"{self.path}, row {number}: {error}") from error
+
+    def _checked_sizes(self, number: int, row: dict[str, Any], needs: Sequence[str]) -> list[Size]:
+        """The result of `_check`, or an empty list for a row that is left out for its pictures."""
+        try:
+            return self._check(row, needs)
+        except BrokenPictureError as error:
+            if not self._keeps_broken:
+                raise
+            self.broken[number] = str(error)
+            return []
 
     def _check(self, row: dict[str, Any], needs: Sequence[str]) -> list[Size]:
         """The sizes of the row's images or frames; raises ValueError for an unusable row."""

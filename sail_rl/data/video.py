@@ -15,7 +15,7 @@ from PIL import Image
 from sail_rl.contracts import Message
 from sail_rl.messages import as_parts
 
-from .images import Size, checked_size, exists, inside, open_picture
+from .images import BrokenPictureError, Size, checked_size, exists, inside, open_picture
 from .values import brief
 
 
@@ -51,7 +51,7 @@ def read_frames(video: Any, folder: Path, *, count: int) -> list[Image.Image]:
             if len(frames) == len(wanted):
                 break
     if len(frames) < len(wanted):
-        raise ValueError(f"video {brief(video)} is truncated: it ends after {seen} of its {total} frames")
+        raise BrokenPictureError(f"video {brief(video)} is truncated: it ends after {seen} of its {total} frames")
     return frames
 
 
@@ -96,7 +96,7 @@ def _container(path: Path) -> Iterator[Any]:
     except ImportError as error:
         raise ValueError(f"{path}: reading video files needs PyAV: pip install 'sail-rl[video]'") from error
     if not exists(path):
-        raise ValueError(
+        raise BrokenPictureError(
             f"video {brief(path.name)} is missing (looked for {str(path)!r:.240}); paths are relative to the dataset "
             "file, or to `root`"
         )
@@ -104,14 +104,14 @@ def _container(path: Path) -> Iterator[Any]:
         with av.open(str(path)) as container:
             yield container
     except av.FFmpegError as error:
-        raise ValueError(f"video {brief(path.name)} can't be decoded: {error}") from error
+        raise BrokenPictureError(f"video {brief(path.name)} can't be decoded: {error}") from error
 
 
 def _probe(path: Path) -> tuple[int, Size]:
     """The number of frames and their (height, width)."""
     with _container(path) as container:
         if not container.streams.video:
-            raise ValueError(f"video {brief(path.name)} has no video stream")
+            raise BrokenPictureError(f"video {brief(path.name)} has no video stream")
         stream = container.streams.video[0]
         size = (stream.codec_context.height, stream.codec_context.width)
         # Some formats don't store the number of frames; a packet holds one frame.

@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 from sail_rl.completion import THINK_END, final_answer
 from sail_rl.config import RewardConfig
 from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
+from sail_rl.data.broken import checked_pictures
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
@@ -58,7 +59,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
     folder = model_folder(options.model, base=options.base)
     if folder.adapter:
         check_adapter(folder.adapter)
-    rows = Rows(options.data)
+    rows = checked_pictures(Rows(options.data))
     warn_of_hidden(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     with locked(RunDir(options.out).lock, of=options.out):

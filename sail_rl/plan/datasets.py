@@ -14,6 +14,7 @@ from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
 from sail_rl.config.result_settings import code_hashes
 from sail_rl.curation.curate import curate
+from sail_rl.data.broken import checked_pictures
 from sail_rl.data.dataset import RowIndex, Rows
 from sail_rl.data.encoding import EmptyThought, Encoder
 from sail_rl.data.hub import fetched, fetched_path
@@ -153,8 +154,13 @@ def open_rows(
     name: str,
     needs: Sequence[str] = ("prompt",),
     row_index: RowIndex | None = None,
+    *,
+    keep_broken: bool = False,
 ) -> Rows:
-    """Read the dataset called `name` as the recipe says, and check it unless an earlier check gave `row_index`."""
+    """Read the dataset called `name` as the recipe says, and check it unless an earlier check gave `row_index`.
+
+    Pictures are opened, but not decoded.
+    """
     source = recipe.data.source(name)
     # A curated dataset names videos by absolute paths, which were checked in the original dataset.
     own_root = Path("/") if name in recipe.data.curated else None
@@ -165,11 +171,16 @@ def open_rows(
         columns=source.columns if source else None,
         root=source.root if source else own_root,
         row_index=row_index,
+        keep_broken=keep_broken,
     )
 
 
 def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[str] = ()) -> dict[str, Rows]:
-    """Read and check every dataset that a stage or the evaluation uses, except the `missing` ones."""
+    """Read and check every dataset that a stage or the evaluation uses, except the `missing` ones.
+
+    All pictures are decoded. Rows with broken ones are errors, or dropped and listed in the run's folder
+    (`data.broken`).
+    """
     needs: dict[str, set[str]] = {name: {"prompt"} for name in recipe.evaluation.sets}
     made = {stage.name for stage in recipe.dataset_stages}
     for stage in recipe.training:
@@ -180,7 +191,13 @@ def load_data(recipe: Recipe, paths: Mapping[str, Path], *, missing: Collection[
     unknown = sorted(set(needs) - {*paths, *missing})
     if unknown:
         raise ValueError(f"no dataset named {', '.join(unknown)}; data gives {', '.join(sorted(paths))}")
-    return {name: open_rows(recipe, paths, name, sorted(columns)) for name, columns in needs.items() if name in paths}
+    datasets = {}
+    for name, columns in needs.items():
+        if name in paths:
+            rows = open_rows(recipe, paths, name, sorted(columns), keep_broken=True)
+            dropped = recipe.run_dir.broken_rows(name) if recipe.data.broken == "drop" else None
+            datasets[name] = checked_pictures(rows, dropped=dropped)
+    return datasets
 
 
 def fit_to_context(recipe: Recipe, datasets: Mapping[str, Rows], model_dir: StrPath) -> dict[str, Rows]:

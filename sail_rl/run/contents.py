@@ -11,8 +11,8 @@ from pathlib import Path
 from sail_rl.records.store import SHARD
 from sail_rl.run_dir import PARTIAL, RunDir, StageDir
 
-DERIVED = re.compile(r".+-[0-9a-f]{12}\.\w.*")
-"""Names of fetched and curated datasets, and of what curation writes beside them."""
+DERIVED = re.compile(r".+-[0-9a-f]{12}\.\w.*|[\w-]+\.broken\.jsonl")
+"""Names of fetched and curated datasets, of what curation writes beside them, and of lists of dropped rows."""
 PICTURE = re.compile(r"[0-9a-f]{24}\.png")
 """Names of the pictures in traces."""
 
