@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 import pytest
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
@@ -116,6 +116,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     rows=st.lists(st.dictionaries(st.text(), VALUES, min_size=1, max_size=3), min_size=1, max_size=4),
     as_list=st.booleans(),

@@ -269,7 +269,7 @@ def test_a_missing_image_is_found_before_any_model_loads(tmp_path: Path) -> None
     tree = read_tree(QUICKSTART) | {"output_dir": str(tmp_path / "run")}
     tree["data"] = {"files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl"))}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(ValueError, match=r"d.jsonl: 1 of 1 rows have broken pictures: row 0: image 'gone.png' is missing"):
+    with pytest.raises(ValueError, match=r"1 of 1 rows have broken pictures: row 0: image 'gone.png' is missing"):
         make_plan(load_recipe(tmp_path / "r.yaml"), {})
 
 
