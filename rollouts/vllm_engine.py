@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import inspect
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -93,6 +96,27 @@ class VLLMEngine(StreamingEngine):
         self._recorder = self._route_recorder() if capture_routed_experts and not on_gpu else None
         self._maker = RequestMaker(AutoProcessor.from_pretrained(model_dir), max_model_len=max_model_len)
         self._version = 0
+
+    @classmethod
+    def check_options(cls, *, options: dict[str, Any] | None = None, **others: Any) -> None:
+        """Refuse an `options` key that vLLM's engine doesn't have, without starting one.
+
+        Raises:
+            TypeError: `others` has a name that isn't an argument of this class.
+            ValueError: names the key and the nearest valid one.
+        """
+        inspect.signature(cls).bind(Path(), **others)
+        if not options:
+            return
+        from vllm import EngineArgs
+
+        known = [field.name for field in dataclasses.fields(EngineArgs) if field.name != "model"]
+        if unknown := [name for name in options if name not in known]:
+            near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"options.{unknown[0]} is {options[unknown[0]]!r}, which vLLM's engine can't be given here; the "
+                f"nearest of its arguments is {near!r}"
+            )
 
     def stream(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, stopped: Callable[[], bool] = lambda: False

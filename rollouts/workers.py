@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
@@ -73,6 +74,15 @@ class WorkerEngine(StreamingEngine):
         self._busy: set[int] = set()
         """Workers that haven't answered Done yet."""
         self._ensure()
+
+    @classmethod
+    def check_options(cls, **kwargs: Any) -> None:
+        """Refuse arguments that neither this class nor each worker's `VLLMEngine` has; see its `check_options`."""
+        from .vllm_engine import VLLMEngine
+
+        given = inspect.signature(cls).parameters.values()
+        own = {parameter.name for parameter in given if parameter.kind is parameter.KEYWORD_ONLY}
+        VLLMEngine.check_options(**{name: value for name, value in kwargs.items() if name not in own})
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         """Sample groups for all prompts; see `RolloutEngine.stream`. A failed worker's groups are sampled again."""

@@ -16,7 +16,8 @@ from test_run import SHORT, steps
 from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
-from sail_rl.evaluation.evaluate import Evaluator, ScoredCompletion, powers, summarise
+from sail_rl.evaluation.evaluate import Evaluator, ScoredCompletion, summarise
+from sail_rl.maths.heldout import powers
 from sail_rl.models.loading import load_model
 from sail_rl.stages.best import Best, BestModels, remove_candidates
 

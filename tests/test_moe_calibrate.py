@@ -283,7 +283,7 @@ def test_limits_on_rows_and_tokens_are_kept_and_the_draw_is_seeded(
     ("words", "message"),
     [
         (["{dense}", "a={digits}"], "is a dense model.*no experts to probe"),
-        (["{folder}", "a={digits}"], "has no model yet"),
+        (["{folder}", "a={digits}"], "has no config.json, but .*; give the folder of a saved SAIL-VL2"),
         (["{moe}", "a={folder}/none.jsonl"], "no such dataset file"),
         (["{moe}", "a={folder}/empty.jsonl"], "empty.jsonl: the dataset has no rows"),
         (["{moe}", "{digits}"], "write a source as NAME=VALUE"),

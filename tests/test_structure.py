@@ -12,7 +12,7 @@ import pytest
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
     ("lock",),
-    ("contracts", "files", "imports", "pictures", "run_dir", "seeding"),
+    ("contracts", "files", "imports", "pictures", "run_dir", "seeding", "yaml_reading"),
     ("messages",),
     ("completion",),
     ("maths", "models", "endpoint", "records"),

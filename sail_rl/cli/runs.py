@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ def _check(options: argparse.Namespace) -> None:
     from sail_rl.plan.check import check, memory, memory_table
     from sail_rl.trainer.distributed import world_size
 
+    for name, value in (("--ranks", options.ranks), ("--gpu-gib", options.gpu_gib)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value:g}; give a number above 0")
     ranks = options.ranks or world_size()
     for line in check(recipe, ranks=ranks):
         sys.stdout.write(f"{line}\n")

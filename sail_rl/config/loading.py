@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sail_rl.files import StrPath
 from sail_rl.imports import code_file
+from sail_rl.yaml_reading import read_yaml
 
 from . import Recipe
 from .algorithms import laid_over, with_algorithm
@@ -55,10 +57,14 @@ def read_tree(path: StrPath, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def validated(model: type[M], tree: dict[str, Any], path: StrPath) -> M:
     """The tree as this model; ValueError naming file and keys."""
+    if (nan := _not_a_number(tree)) is not None:
+        raise ValueError(f"{path}: {nan} is .nan, which is no number; give one")
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, model, tree))) from None
+        lines = list(_explain(error, model, tree))
+        said = f" {lines[0]}" if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
+        raise ValueError(f"{path}:{said}") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -70,9 +76,11 @@ def _read(path: Path) -> dict[str, Any]:
     """The tree of a recipe, merged over the one that it `extends` (a path relative to its own, or a shipped name)."""
     path = find_recipe(path)
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = read_yaml(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path} isn't YAML: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
     tree = _anchored(tree, path.parent)
@@ -146,7 +154,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         node = _child(node, name, override)
     if not isinstance(node, dict):
         raise ValueError(f"override {override!r}: {'.'.join(parents)} is not a section")
-    value = yaml.safe_load(text)
+    try:
+        value = read_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"override {override!r}: the value isn't YAML ({' '.join(str(error).split())})") from None
     node.update(laid_over(node, with_algorithm({last: value})) if _names_algorithm(override) else {last: value})
 
 
@@ -168,6 +179,18 @@ def _run_name(name: str, overrides: Sequence[str]) -> str:
     """`NAME` or `NAME,key=value,…` with characters that are safe in a folder's name."""
     parts = [name, *overrides]
     return ",".join("".join(c if c.isalnum() or c in "._=-" else "_" for c in part) for part in parts)
+
+
+def _not_a_number(tree: Any) -> str | None:
+    """The location of the first NaN in a tree, also where any value is allowed: it would differ from itself."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        if isinstance(value, float) and math.isnan(value):
+            return str(key)
+        if (inner := _not_a_number(value)) is not None:
+            name = value.get("name", key) if isinstance(tree, list) and isinstance(value, dict) else key
+            return f"{name}.{inner}"
+    return None
 
 
 def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any]) -> Iterator[str]:

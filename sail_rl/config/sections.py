@@ -30,7 +30,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 class Strict(BaseModel):
     """The base of all settings: immutable, and refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ModelConfig(Strict):
@@ -183,9 +183,15 @@ class DeepSpeedConfig(Strict):
 class LoggingConfig(Strict):
     """Weights & Biases, traces and stored rollouts."""
 
-    wandb_project: str = "sail-rl"
-    """Project of the run on Weights & Biases."""
+    wandb_project: Annotated[str, Field(min_length=1, max_length=128)] = "sail-rl"
+    """Project of the run on Weights & Biases; without / \\ # ? % and :."""
     traces_per_step: NonNegativeInt = 2
     """Rollouts of each step that the report shows, with their images."""
     rollouts_gib: NonNegativeFloat = 4.0
     """Space for all rollouts in Parquet files, for each rank. Beyond it the oldest are deleted. 0: none are written."""
+
+    @model_validator(mode="after")
+    def _project_name(self) -> Self:
+        if bad := [sign for sign in "/\\#?%:" if sign in self.wandb_project]:
+            raise ValueError(f"wandb_project is {self.wandb_project!r}, but W&B allows no {bad[0]!r}; leave it out")
+        return self

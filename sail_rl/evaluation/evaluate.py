@@ -10,10 +10,9 @@ from statistics import fmean
 
 from sail_rl.completion import THINK_END, final_answer
 from sail_rl.contracts import RIGHT, Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
+from sail_rl.maths.heldout import ACCURACY, powers, source_of
 from sail_rl.maths.passk import majority, pass_at_k
 from sail_rl.trainer.distributed import gather_objects
-
-ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +106,6 @@ def summarise(completions: Sequence[ScoredCompletion]) -> dict[str, float]:
             metrics[f"pass@{k}"] = fmean(pass_at_k(sum(a.right for a in group), len(group), k) for group in groups)
         metrics[f"maj@{samples}"] = fmean(_majority_is_right(group) for group in groups)
     return metrics
-
-
-def powers(samples: int) -> list[int]:
-    """1, 2, 4, … and the number of samples itself."""
-    return sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
-
-
-def source_of(columns: Mapping[str, object]) -> str | None:
-    """The row's `source` if it can be part of a metric's name, else None."""
-    source = columns.get("source")
-    return source if isinstance(source, str) and "/" not in source else None
 
 
 def _majority_is_right(group: Sequence[ScoredCompletion]) -> bool:

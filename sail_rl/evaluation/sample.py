@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
 from sail_rl.lock import locked
+from sail_rl.maths.heldout import ACCURACY, source_of
 from sail_rl.models.folder import ModelFolder, model_folder
 from sail_rl.models.merging import check_adapter, load_engine
 from sail_rl.plan.rewards import plain_scorer, warn_of_hidden
@@ -26,7 +28,7 @@ from sail_rl.records.store import RolloutStore, StoredRollout, read_rollouts
 from sail_rl.run_dir import RunDir
 from sail_rl.seeding import derive_seed
 
-from .evaluate import ACCURACY, ScoredCompletion, source_of, summarise
+from .evaluate import ScoredCompletion, summarise
 
 STAGE = "sample"
 
@@ -56,6 +58,7 @@ def sample(options: SampleOptions) -> dict[str, float]:
     Rows are sampled in batches. A batch's file is complete or absent, so the same command resumes after a kill. A
     prompt's seed depends only on its id, so results don't depend on where a run was stopped.
     """
+    _check_numbers(options)
     folder = model_folder(options.model, base=options.base)
     if folder.adapter:
         check_adapter(folder.adapter)
@@ -109,6 +112,19 @@ def summary(rollouts: Sequence[StoredRollout], sources: Mapping[str, str | None]
         for stored in rollouts
     ]
     return {"rollouts": float(len(completions))} | summarise(completions)
+
+
+def _check_numbers(options: SampleOptions) -> None:
+    for name in ("n", "batch_size", "max_tokens", "max_length"):
+        if (value := getattr(options, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; give at least 1")
+    if options.max_tokens >= options.max_length:
+        raise ValueError(
+            f"--max-tokens {options.max_tokens} leaves no room for a prompt in --max-length {options.max_length}; "
+            "lower the one, or raise the other"
+        )
+    if not 0 <= options.temperature < math.inf:
+        raise ValueError(f"--temperature is {options.temperature:g}; give a number of at least 0")
 
 
 def _check_options(options: SampleOptions, folder: ModelFolder) -> None:

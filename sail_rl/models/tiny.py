@@ -18,6 +18,8 @@ from .processing import SailVLProcessor
 
 # Larger than the usual 0.02, which suits wide layers; the tiny model then learns to use its image sooner.
 INITIALIZER_RANGE = 0.05
+POSITIONS = 1024
+"""The longest sequence of the tiny model, in tokens."""
 SPECIAL_TOKENS = [PAD, TURN_START, EOS, IMAGE_START, IMAGE_TOKEN, IMAGE_END]
 
 
@@ -70,7 +72,7 @@ def tiny_config(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 64,
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": POSITIONS,
         "tie_word_embeddings": tied,
         "initializer_range": INITIALIZER_RANGE,
         "eos_token_id": eos_token_id,

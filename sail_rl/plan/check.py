@@ -15,6 +15,7 @@ from .memory import GIB, Estimate, estimate
 from .plan import check_code, make_plan
 from .policy import check_base, model_config
 from .rewards import check_gold_answers
+from .settings import check_best_metrics
 
 
 def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
@@ -34,6 +35,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
     if missing or model_is_missing:
         datasets = load_data(recipe, build_data(recipe, without=missing), missing=missing)
         check_gold_answers(recipe, datasets, missing=missing)
+        check_best_metrics(recipe, datasets)
         if model_is_missing:
             yield f"model {recipe.model.path}: not here; what it takes is known of its size, {recipe.model.size}"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoProcessor
 from sail_rl.config import Recipe
 from sail_rl.config.curation import CurationRecipe
 from sail_rl.config.result_settings import code_hashes
+from sail_rl.config.sections import NAME
 from sail_rl.curation.curate import curate
 from sail_rl.data.broken import checked_pictures
 from sail_rl.data.dataset import RowIndex, Rows
@@ -62,6 +64,10 @@ def _built(recipe: Recipe) -> dict[str, Path]:
             raise ValueError(
                 f"data.builder {recipe.data.builder} must return a dict from names to paths of files that it has "
                 "written"
+            )
+        if wrong := [name for name in paths if not (isinstance(name, str) and re.fullmatch(NAME, name))]:
+            raise ValueError(
+                f"data.builder {recipe.data.builder} made a dataset called {wrong[0]!r}; use letters, digits, - and _"
             )
         written = {name for name, state in _states(folder).items() if state != before.get(name)}
         manifest = {

@@ -19,6 +19,7 @@ from sail_rl.trainer.distributed import gather_objects
 from .datasets import build_data, fit_to_context, load_data, open_rows
 from .policy import check_base, check_lora, is_moe
 from .rewards import check_gold_answers, evaluation_scorer, stage_scorer
+from .settings import check_best_metrics, check_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,18 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
     Raises:
         ValueError: naming the stage and field, the algebra, or the real import error.
     """
+    check_settings(recipe)
     algebra = {stage.name: stage.check_algebra(world_size) for stage in recipe.training}
     engine = resolve(recipe.engine.path)
     try:
         inspect.signature(engine).bind(Path(), **{"max_model_len": 0, "dtype": ""} | recipe.engine.kwargs)
     except TypeError as error:
         raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
+    if check_options := getattr(engine, "check_options", None):
+        try:
+            check_options(**recipe.engine.kwargs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"engine.kwargs: {recipe.engine.path}: {error}") from None
     evaluation_scorer(recipe.evaluation)
     for stage in recipe.rl_stages:
         if stage.sampling.staleness and not getattr(engine, "runs_out_of_process", False):
@@ -69,7 +76,10 @@ def check_code(recipe: Recipe, *, world_size: int) -> dict[str, str]:
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from error
     if recipe.data.builder:
-        resolve(recipe.data.builder)
+        try:
+            inspect.signature(resolve(recipe.data.builder)).bind(Path(), seed=0, **recipe.data.kwargs)
+        except TypeError as error:
+            raise ValueError(f"data.kwargs: {recipe.data.builder}: {error}") from None
     check_lora(recipe)
     return algebra
 
@@ -87,6 +97,7 @@ def make_plan(recipe: Recipe, algebra: dict[str, str]) -> Plan:
     paths = build_data(recipe)
     plan = Plan(recipe, load_data(recipe, paths), algebra, paths)
     check_gold_answers(recipe, plan.datasets)
+    check_best_metrics(recipe, plan.datasets)
     return drop_overlong(plan, recipe.model.path) if recipe.model.path else plan
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from collections.abc import Collection, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from sail_rl.config import DEFAULT_SCORER, ISOLATION, LOADER, EvaluationConfig, Recipe, RewardConfig, RLStage
+from sail_rl.config.sections import NAME
 from sail_rl.contracts import HIDDEN_COLUMNS, RewardTerm, Scorer, hidden_columns, reward_hook
 from sail_rl.data.mixture import sources_of
 from sail_rl.imports import resolve
@@ -22,18 +25,37 @@ def stage_scorer(stage: RLStage) -> Scorer:
     """The scorer of an RL stage: its rewards, its guards, its expression."""
     terms = make_terms(stage.rewards)
     if stage.guards:
-        terms += [RewardTerm(name, guard, weight=0.0) for name, guard in resolve(stage.guards).items()]
+        terms += [RewardTerm(name, guard, weight=0.0) for name, guard in _guards(stage.guards).items()]
     options: dict[str, Any] = {}
     if stage.total is not None:
         options["expression"] = stage.total
     if stage.weights_sum_to_one:
         options["weights_sum_to_one"] = True
-    return resolve(stage.scorer)(terms, **options)
+    return _scorer(stage.scorer, terms, options)
+
+
+def _guards(path: str) -> Mapping[str, Any]:
+    guards = resolve(path)
+    if not isinstance(guards, Mapping):
+        raise ValueError(f"guards: {path} is a {type(guards).__name__}; name a mapping from names to rewards")
+    if wrong := [name for name in guards if not (isinstance(name, str) and re.fullmatch(NAME, name))]:
+        raise ValueError(f"guards: {path} has the name {wrong[0]!r}; use letters, digits, - and _")
+    return guards
 
 
 def evaluation_scorer(evaluation: EvaluationConfig) -> Scorer:
     """The scorer of the held-out evaluation."""
-    return resolve(evaluation.scorer)(make_terms(evaluation.rewards))
+    return _scorer(evaluation.scorer, make_terms(evaluation.rewards), {})
+
+
+def _scorer(path: str, terms: list[RewardTerm], options: Mapping[str, Any]) -> Scorer:
+    make = resolve(path)
+    try:
+        inspect.signature(make).bind(terms, **options)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name}=…" for name in options)
+        raise ValueError(f"scorer {path}: can't be called with the rewards and ({given}): {error}") from None
+    return make(terms, **options)
 
 
 def plain_scorer(rewards: Mapping[str, RewardConfig], expression: str | None = None) -> Scorer:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import wandb
 from tenacity import before_sleep_log, retry, retry_if_not_exception_type, stop_after_attempt, wait_fixed
 from wandb.errors import CommError, UsageError
+from wandb.sdk.lib.wbauth.validation import check_api_key
 
 from sail_rl.run_dir import RunDir
 
@@ -30,14 +31,36 @@ def choose_wandb_mode() -> str:
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_wandb() else "offline"
 
 
+def check_wandb() -> None:
+    """Refuse, without a network call, a mode or a key with which a W&B run couldn't start.
+
+    Raises:
+        ValueError: names the environment variable and the remedy.
+    """
+    mode, key = choose_wandb_mode(), os.environ.get("WANDB_API_KEY", "")
+    if mode not in MODES:
+        raise ValueError(f"WANDB_MODE is {mode!r}; give {', '.join(MODES)}")
+    if mode != "online":
+        return
+    if not key and not _netrc_has_wandb():
+        raise ValueError(
+            "WANDB_MODE is 'online', but no key is configured; set WANDB_API_KEY, run `wandb login`, or set "
+            "WANDB_MODE=offline"
+        )
+    if key and (problem := check_api_key(key)):
+        raise ValueError(f"WANDB_API_KEY can't be a key ({problem.rstrip('.')}); correct it, or set WANDB_MODE=offline")
+
+
 def start_wandb(run_dir: Path, mode: str, *, project: str, name: str, config: dict[str, Any]) -> wandb.Run:
     """Start the folder's W&B run, or resume the one whose id is in `run_dir`/wandb_run_id.
 
-    Raises:
-        ValueError: if `mode` isn't one of MODES.
+    Args:
+        run_dir: the run's folder.
+        mode: see `choose_wandb_mode`; `check_wandb` has checked it.
+        project: the project on W&B.
+        name: the run's name.
+        config: the settings to record.
     """
-    if mode not in MODES:
-        raise ValueError(f"WANDB_MODE is {mode!r}; give {', '.join(MODES)}")
     id_file = RunDir(run_dir).wandb_id
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4) + "\n")
