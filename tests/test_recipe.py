@@ -160,7 +160,7 @@ def test_variants_of_a_recipe_have_folders_of_their_own() -> None:
         ),
         (
             "stages.rlvr.max_tokens=4",
-            r"  stages.rlvr.max_tokens: unknown key 'max_tokens'; the nearest valid key is 'sampling.max_tokens'",
+            r" stages.rlvr.max_tokens: unknown key 'max_tokens'; the nearest valid key is 'sampling.max_tokens'",
         ),
         ("stages.rlvr.clip_low=0.1", "unknown key 'clip_low'; the nearest valid key is 'loss.clip_low'"),
         (
@@ -293,7 +293,7 @@ def test_datasets_are_built_again_when_what_they_are_made_from_changes(tmp_path:
     def build(word: str) -> str:
         overrides = [
             f"data={{builder: '{tmp_path}/mine.py:build', kwargs: {{word: {word}}}}}",
-            f"output_dir={tmp_path}",
+            f"output_dir={tmp_path}/run",
         ]
         return build_data(load_recipe(QUICKSTART, overrides))["everything"].read_text()
 

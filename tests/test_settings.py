@@ -64,7 +64,7 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
             "zero_options.overlap_com is True, which DeepSpeed's",
         ),
         (["stages.rlvr.metric_for_best_model=eval/heldout/acc"], "is 'eval/heldout/acc', which no evaluation reports;"),
-        (["logging.wandb_project=team/x"], "wandb_project is 'team/x', and W&B allows no '/' in it; leave it out"),
+        (["logging.wandb_project=team/x"], "wandb_project is 'team/x', but W&B allows no '/'; leave it out"),
         (["evaluation.scorer=os:getcwd"], "scorer os:getcwd: can't be called with the rewards"),
         (["stages.rlvr.guards=os:getcwd"], "guards: os:getcwd is a builtin_function_or_method; name a mapping"),
         (["stages.rlvr.guards=tests/test_settings.py:GUARDS"], "test_settings.py:GUARDS has the name 'a/b'"),
