@@ -252,34 +252,6 @@ def test_the_best_metric_may_be_of_a_source_or_of_several_samples() -> None:
         check_best_metrics(recipe, {})  # not here yet: what it reports isn't known
 
 
-def test_a_dataset_s_column_self_is_refused(say: Say, tmp_path: Path) -> None:
-    (tmp_path / "d.jsonl").write_text('{"prompt": "1+1?", "completion": "2", "answer": "2", "self": 1}\n' * 32)
-    tree = {
-        "extends": str(Path("recipes/quickstart.yaml").resolve()),
-        "data": {
-            "builder": None,
-            "kwargs": {},
-            "files": dict.fromkeys(("sft", "rl", "heldout"), str(tmp_path / "d.jsonl")),
-        },
-    }
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree))
-    said = say(recipe=str(tmp_path / "r.yaml"))
-    assert said.startswith(f"{tmp_path / 'd.jsonl'}: it has a column 'self', which no method can take as an argument;")
-    named = "{path: PATH, columns: {author: self}}".replace("PATH", str(tmp_path / "d.jsonl"))
-    assert (
-        main(
-            [
-                "check",
-                str(tmp_path / "r.yaml"),
-                *HF,
-                f"output_dir={tmp_path / 'run'}",
-                *[f"data.files.{name}={named}" for name in ("sft", "rl", "heldout")],
-            ]
-        )
-        == 0
-    )
-
-
 def test_a_key_that_is_given_twice_is_refused(say: Say, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("extends: quickstart\nseed: 1\nmodel:\n  llm: qwen3\nseed: 2\n")
     assert say(recipe=str(tmp_path / "r.yaml")).startswith(
