@@ -466,6 +466,17 @@ class TestAlgorithms:
         assert stage.advantages == "rloo"
         assert stage.loss.entropy_coef == 0.5, "no algorithm sets it"
 
+    def test_ppo_s_critic_learns_sampled_returns_at_a_rate_of_its_own(self) -> None:
+        stage = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=ppo"]).stages[1]
+        assert isinstance(stage, RLStage)
+        assert stage.critic
+        assert (stage.critic.lam, stage.critic.value_lam, stage.critic.gamma, stage.critic.value_clip) == (1, 1, 1, None)
+        assert stage.critic_learning_rate == stage.optimizer.learning_rate
+        own = load_recipe(QUICKSTART.with_name("quickstart_ppo.yaml")).stages[1]
+        assert isinstance(own, RLStage)
+        assert own.critic_learning_rate == 1e-3
+        assert load_recipe(QUICKSTART).stages[1].critic_learning_rate is None
+
     def test_one_that_is_built_in_python_has_them_too(self) -> None:
         tree = yaml.safe_load(QUICKSTART.read_text()) | {"output_dir": "x"}
         tree["stages"][1]["algorithm"] = "dr_grpo"
