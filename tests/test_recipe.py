@@ -469,8 +469,9 @@ class TestAlgorithms:
     def test_ppo_s_critic_learns_sampled_returns_at_a_rate_of_its_own(self) -> None:
         stage = load_recipe(QUICKSTART, ["stages.rlvr.algorithm=ppo"]).stages[1]
         assert isinstance(stage, RLStage)
-        assert stage.critic
-        assert (stage.critic.lam, stage.critic.value_lam, stage.critic.gamma, stage.critic.value_clip) == (1, 1, 1, None)
+        critic = stage.critic
+        assert critic
+        assert (critic.lam, critic.value_lam, critic.gamma, critic.value_clip) == (1, 1, 1, None)
         assert stage.critic_learning_rate == stage.optimizer.learning_rate
         own = load_recipe(QUICKSTART.with_name("quickstart_ppo.yaml")).stages[1]
         assert isinstance(own, RLStage)
