@@ -139,9 +139,7 @@ def _plain_number(score: Any) -> Any:
 
 def show(prompt: Prompt, rollout: Rollout) -> str:
     """A sample as text for an error message; long texts are cut in the middle."""
-    columns = {
-        name: value for name, value in prompt.columns.items() if name not in ("images", "image", "video", "prompt")
-    }
+    columns = {name: value for name, value in prompt.columns.items() if name not in ("images", "video", "prompt")}
     lines = [("prompt", f"{prompt.id}: {prompt.text}"), ("completion", rollout.text), ("columns", repr(columns))]
     return "\n".join(f"    {name}: {_middle_cut(text, 600)}" for name, text in lines)
 

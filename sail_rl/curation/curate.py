@@ -47,7 +47,7 @@ from .prompts import HINTS, question_of, strip_prompts
 logger = logging.getLogger(__name__)
 CHUNK = 256
 """Number of rows whose pictures are in memory at once."""
-PICTURES = ("image", "images", "video")
+PICTURES = ("images", "video")
 T = TypeVar("T")
 
 

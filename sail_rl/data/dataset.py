@@ -101,7 +101,7 @@ class Rows(Sequence[dict[str, Any]]):
         columns: dict[str, None] = {}
         sizes: list[list[Size]] = []
         ids: list[Any] = []
-        passed_over: dict[str, tuple[str, int]] = {}
+        passed_over: dict[str, str] = {}
         turns = {*CONVERSATIONS, "prompt", *self._names.values()}
         for number, row in enumerate(self._dataset):
             with self._naming(number):
@@ -109,13 +109,10 @@ class Rows(Sequence[dict[str, Any]]):
                 sizes.append(self._checked_sizes(number, ours, needs))
             ids.append(ours.get("id"))
             columns |= dict.fromkeys(ours)
-            for name, kind in unread(ours, [row.get(name) for name in turns]).items():
-                passed_over.setdefault(name, (kind, number))
-        for name, (kind, number) in passed_over.items():
-            logger.warning(
-                "%s: %s looks like %s, but isn't read (first in row %d); if it matters, map it with `columns`",
-                *(self.path, name, kind, number),
-            )
+            for name, sentence in unread(ours, [row.get(name) for name in turns]).items():
+                passed_over.setdefault(name, f"{self.path}, row {number}: {sentence}")
+        for warning in passed_over.values():
+            logger.warning("%s (said once for this file)", warning)
         kept = [number for number in range(len(sizes)) if number not in self.broken]
         return RowIndex(list(columns), sizes, _distinct(ids), kept)
 

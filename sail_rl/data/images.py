@@ -117,8 +117,10 @@ def content_of(source: Any, folder: Path) -> Iterator[BinaryIO]:
             raise BrokenPictureError(f"{name} is {kind} instead of a file")
         opened = file.open("rb")
     except (FileNotFoundError, NotADirectoryError):
+        hint = ", with / between folders" if "\\" in str(path) else ""
         raise BrokenPictureError(
             f"{name} is missing (looked for {str(file)!r:.240}); paths are relative to the dataset file, or to `root`"
+            f"{hint}"
         ) from None
     except BrokenPictureError:
         raise

@@ -14,15 +14,15 @@ from .turns import listing
 Row = dict[str, Any]
 
 PICTURES = (
-    *("images", "image", "img", "imgs", "picture", "pictures", "image_path", "image_paths"),
-    *("image_file", "image_files", "image_url", "image_urls"),
+    *("images", "image", "img", "imgs", "picture", "pictures", "image_bytes", "image_path", "image_paths", "img_path"),
+    *("image_file", "image_files", "image_url", "image_urls", "img_url"),
 )
 """Columns with one picture, or a list of them; of several columns, the first is read."""
 VIDEOS = ("video", "videos", "video_path", "video_paths")
 """Columns with a video: the path of a file, a list of frames, or a list with one of these."""
 DECODED = "decoded_image"
 """MathVista keeps its picture here, beside a path in `image`."""
-NUMBERED = re.compile(r"(?:image|img)_?(\d{1,3})")
+NUMBERED = re.compile(r"(?:images?|img|picture)_?(\d{1,3})")
 """MMMU keeps up to seven pictures in `image_1` to `image_7`."""
 
 

@@ -15,19 +15,19 @@ TURNS = {"messages", "conversations", "conversation", "history", "dialog", "dial
 
 
 def unread(row: Row, given_turns: Iterable[Any]) -> dict[str, str]:
-    """What isn't read although it looks like a part of the row, each with what it looks like.
+    """What isn't read although it looks like a part of the row, each with a sentence on it.
 
     Args:
         row: a unified row.
         given_turns: the columns that may hold messages, as the file gives them.
     """
     found = {
-        f"column {name!r}": kind
+        name: f"column {name!r} looks like {kind}, but isn't read; if it matters, map it with `columns`"
         for name, value in row.items()
         if name not in READ and (kind := _looks_like(name, value))
     }
-    keys = sorted({key for turns in given_turns for key in unread_keys(turns)})
-    return found | {f"{key!r} of messages": "a part of a turn" for key in keys}
+    keys = {key for turns in given_turns for key in unread_keys(turns)}
+    return found | {f"message.{key}": f"{key!r} of messages isn't read" for key in sorted(keys)}
 
 
 def _looks_like(name: str, value: Any) -> str | None:
