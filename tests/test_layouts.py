@@ -293,7 +293,6 @@ def test_other_columns_are_nobody_s_business(column: dict[str, Any], tmp_path: P
         [{}, {}],
         [[1], ["1"], []],
         ["1", "2", None],
-        [2**70, 1],
     ],
 )
 def test_saved_rows_keep_the_values_of_every_column_exactly(values: list[Any], tmp_path: Path) -> None:
@@ -301,6 +300,12 @@ def test_saved_rows_keep_the_values_of_every_column_exactly(values: list[Any], t
     save_rows(tmp_path / "kept.parquet", Rows(write_jsonl(tmp_path / "d.jsonl", rows)), list(range(len(values))))
     kept = [row["answer"] for row in Rows(tmp_path / "kept.parquet")]
     assert json.dumps(kept) == json.dumps(values)
+
+
+def test_an_integer_that_no_file_keeps_is_refused(tmp_path: Path) -> None:
+    rows = Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "Hi", "serial": 2**70}]))
+    with pytest.raises(ValueError, match="column 'serial': an integer has more than 64 bits; write it as a text"):
+        save_rows(tmp_path / "kept.parquet", rows, [0])
 
 
 def test_saved_frames_are_found_from_anywhere(tmp_path: Path) -> None:
@@ -315,5 +320,5 @@ def test_saved_frames_are_found_from_anywhere(tmp_path: Path) -> None:
 def test_a_windows_path_gets_a_hint(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.png").write_bytes(png(0))
-    with pytest.raises(ValueError, match="is missing .*, with / between folders"):
+    with pytest.raises(ValueError, match=r"is missing .*, with / between folders"):
         Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "Hi", "image": "sub\\a.png"}]))

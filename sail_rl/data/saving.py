@@ -51,7 +51,7 @@ def save_rows(
         made.append(alike(row))
     names = dict.fromkeys(name for row in made for name in row)
     values = {name: [row.get(name) for row in made] for name in names}
-    texts = {name: held for name in names if name not in OURS and (held := _as_json(values[name]))}
+    texts = {name: held for name in names if name not in OURS and (held := _as_json(name, values[name]))}
     dataset = Dataset.from_dict(values | texts)
     for name in texts:
         dataset = dataset.cast_column(name, Json())
@@ -62,7 +62,7 @@ def save_rows(
         dataset.to_parquet(partial)
 
 
-def _as_json(values: Sequence[Any]) -> list[str | None] | None:
+def _as_json(name: str, values: Sequence[Any]) -> list[str | None] | None:
     """The values as JSON texts if Arrow can't keep them exactly, such as values of several types; else None."""
     try:
         texts = [None if value is None else json.dumps(value) for value in values]
@@ -71,7 +71,9 @@ def _as_json(values: Sequence[Any]) -> list[str | None] | None:
     try:
         array = pyarrow.array(values)
         kept = json.dumps(array.to_pylist(), sort_keys=True) == json.dumps(list(values), sort_keys=True)
-    except (pyarrow.ArrowException, OverflowError):
+    except OverflowError:
+        raise ValueError(f"column {name!r}: an integer has more than 64 bits; write it as a text") from None
+    except pyarrow.ArrowException:
         return texts
     return None if kept and "struct<>" not in str(array.type) else texts
 
