@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +54,16 @@ def sampled_hash(folder: Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names."""
+    """SHA-256 (hexadecimal) of a file, or of all files of a folder with their names.
+
+    Raises:
+        ValueError: the path is a pipe, socket or device, which may never end.
+    """
     if path.is_dir():
         return short_hash([[str(file.relative_to(path)), content_hash(file)] for file in _files(path)])
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: neither a file nor a folder, but a pipe, socket or device")
     return _digest(path, status.st_size, status.st_mtime_ns)
 
 

@@ -176,7 +176,7 @@ def test_a_written_mixture_is_read_back(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[a]", "a mixture is a mapping of source: weight, not list"),
-        ("{a: 1", "neither YAML nor JSON"),
+        ("{a: 1", "isn't YAML: line 1"),
         ("{a: 0.5, b: 0.5, c: 0}", "unknown source 'c'; the sources are a, b"),
         ("{a: 1}", "no weight for b; write 0"),
         ("{a: 1.5, b: -0.5}", "the weight of b is -0.5"),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from sail_rl.files import StrPath
 from sail_rl.imports import code_file
-from sail_rl.yaml_reading import read_yaml
+from sail_rl.yaml_reading import read_yaml, read_yaml_file
 
 from . import Recipe
 from .algorithms import laid_over, with_algorithm
@@ -43,7 +43,7 @@ def load_recipe(path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_tree(path, overrides)
     if "steps" in tree and "stages" not in tree:
         raise ValueError(f"{path} is a curation recipe; sail-rl data curate runs it")
-    tree.setdefault("output_dir", f"runs/{_run_name(tree.get('name', Path(path).stem), overrides)}")
+    tree.setdefault("output_dir", f"runs/{_run_name(str(tree.get('name', Path(path).stem)), overrides)}")
     return validated(Recipe, tree, path)
 
 
@@ -72,22 +72,26 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own, or a shipped name)."""
+def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tree of a recipe, merged over the one that it `extends` (a path relative to its own, or a shipped name).
+
+    `extending` are the recipes that extend this one, the outermost first.
+    """
     path = find_recipe(path)
-    try:
-        tree = read_yaml(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} isn't YAML: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    chain = (*extending, path.resolve())
+    if path.resolve() in extending:
+        raise ValueError(f"{extending[0]} extends itself: {' -> '.join(map(str, chain))}; take one `extends` out")
+    tree = read_yaml_file(path)
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of sections, not {type(tree).__name__}")
+        found = "the file is empty" if tree is None else f"this is a {type(tree).__name__}"
+        raise ValueError(f"{path}: {found}, and a recipe is a mapping of sections")
     tree = _anchored(tree, path.parent)
     _expand_algorithms(tree)
     base = tree.pop("extends", None)
     if not base:
         return tree
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: extends is {base!r:.100}; give the path of one recipe, or the name of a shipped one")
     extended = path.parent / base
     if not extended.is_file():
         if base not in shipped_recipes():
@@ -95,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
                 f"{path} extends {base}, but {extended} doesn't exist, and no shipped recipe has this name"
             )
         extended = shipped_recipes()[base]
-    return _merged(_read(extended), tree, path)
+    return _merged(_read(extended, chain), tree, path)
 
 
 def _anchored(tree: Any, folder: Path) -> Any:
@@ -137,7 +141,8 @@ def _merged(base: Any, change: Any, path: Path) -> Any:
         names = [item.get("name") for item in base]
         added = {name: stage for name, stage in change.items() if name not in names}
         if unknown := [name for name, stage in added.items() if not isinstance(stage, dict) or "kind" not in stage]:
-            raise ValueError(f"{path}: no stage {', '.join(unknown)} in what it extends, which has {', '.join(names)}")
+            said = f"{path}: no stage {', '.join(map(str, unknown))} in what it extends"
+            raise ValueError(f"{said}, which has {', '.join(map(str, names))}")
         changes = {item["name"]: change.get(item["name"], {}) for item in base}
         kept = [_merged(item, changes[item["name"]], path) for item in base if changes[item["name"]] is not None]
         return kept + [{"name": name, **stage} for name, stage in added.items()]

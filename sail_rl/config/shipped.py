@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sail_rl.files import StrPath
 from sail_rl.imports import code_file
+from sail_rl.yaml_reading import read_yaml_file
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
 """The folder `recipes`, which is installed beside `sail_rl`."""
@@ -68,15 +67,17 @@ def copy_recipe(name: str, folder: StrPath) -> list[Path]:
     return list(copies)
 
 
-def _with_companions(recipe: Path) -> Iterator[Path]:
+def _with_companions(recipe: Path, extending: tuple[Path, ...] = ()) -> Iterator[Path]:
     """A recipe, its code files and its schema, and those of the recipes that it extends."""
+    if recipe.resolve() in extending:
+        raise ValueError(f"{extending[0]} extends itself, by way of {extending[-1]}; take one `extends` out")
+    tree = read_yaml_file(recipe)
     text = recipe.read_text()
-    tree = yaml.safe_load(text)
     yield recipe
     yield from (recipe.parent / schema for schema in SCHEMA.findall(text))
     yield from (recipe.parent / file for file in _code_files(tree) if (recipe.parent / file).is_file())
     if (base := recipe.parent / tree.get("extends", "")).is_file():
-        yield from _with_companions(base)
+        yield from _with_companions(base, (*extending, recipe.resolve()))
 
 
 def _code_files(tree: Any) -> Iterator[Path]:

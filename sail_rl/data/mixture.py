@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from sail_rl.files import atomic_write
-from sail_rl.yaml_reading import read_yaml
+from sail_rl.yaml_reading import read_yaml_file
 
 SUM_TOLERANCE = 1e-6
 
@@ -29,12 +29,7 @@ def read_mixture(path: Path, *, sources: Collection[str] | None = None) -> dict[
     """
     if not path.is_file():
         raise ValueError(f"no mixture at {path}; `sail-rl moe calibrate` writes one")
-    try:
-        weights = read_yaml(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: neither YAML nor JSON: {error}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    weights = read_yaml_file(path)
     if not isinstance(weights, dict):
         raise ValueError(f"{path}: a mixture is a mapping of source: weight, not {type(weights).__name__}")
     sources = list(weights) if sources is None else sources
