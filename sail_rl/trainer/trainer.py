@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -169,9 +170,10 @@ class Trainer(transformers.Trainer):
         return balance
 
     @property
-    def step_loss(self) -> float:
-        """The loss of the step that has just ended, over all ranks; 0 if it was empty."""
-        return self._step_metrics.get("loss", 0.0)
+    def step_loss(self) -> float | None:
+        """The loss of the step that has just ended, over all ranks; NaN if it was skipped, None if it was empty."""
+        loss = self._step_metrics.get("loss")
+        return loss if loss is None or self.monitor.in_a_row == 0 else math.nan
 
     # `Learner`: the interface for batch sources
 
