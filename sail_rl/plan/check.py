@@ -12,6 +12,7 @@ from sail_rl.config import Recipe
 
 from .datasets import build_data, load_data, missing_datasets
 from .memory import GIB, Estimate, estimate
+from .overlap import overlaps
 from .plan import check_code, make_plan
 from .policy import check_base, model_config
 from .rewards import check_gold_answers
@@ -44,6 +45,7 @@ def check(recipe: Recipe, *, ranks: int) -> Iterator[str]:
         yield f"data {name}: {len(rows)} rows with {', '.join(rows.columns)}"
     for name, how in missing.items():
         yield f"data {name}: not here; {how}"
+    yield from map(str, overlaps(recipe, datasets))
     for name, line in algebra.items():
         yield f"stage {name}: {line}"
 

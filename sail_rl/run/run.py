@@ -21,6 +21,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
+from sail_rl.plan.overlap import overlaps
 from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan, share_plan
 from sail_rl.plan.rewards import evaluation_scorer
 from sail_rl.records.store import RolloutStore
@@ -82,6 +83,8 @@ def _prepared(recipe: Recipe, algebra: dict[str, str], *, redo: bool) -> tuple[P
         write_stage_key(recipe.run_dir.base, keys[BASE])
         plan = drop_overlong(plan, build_base(recipe, plan.datasets))
     signal_ready(recipe.output_dir)
+    for overlap in overlaps(recipe, plan.datasets):
+        logger.log(logging.WARNING if overlap.shared else logging.INFO, "%s", overlap)
     for name, line in algebra.items():
         logger.info("stage %s: %s", name, line)
     return plan, keys
