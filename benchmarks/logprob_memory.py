@@ -54,6 +54,7 @@ def run_model(variant: str, llm: str, options: argparse.Namespace) -> dict[str, 
     """Measure a SAIL-VL2 with a tiny body on one packed text whose positions are all labelled."""
     import torch
 
+    from sail_rl.data.packing import Segment
     from sail_rl.models import PACKED_ATTENTION, SailVLForConditionalGeneration
     from sail_rl.models.tiny import tiny_config
 
@@ -68,10 +69,7 @@ def run_model(variant: str, llm: str, options: argparse.Namespace) -> dict[str, 
     ids = torch.randint(10, options.vocabulary, (1, options.tokens + 1), device=device)
     packed = {
         "position_ids": torch.arange(options.tokens, device=device)[None],
-        "cu_seq_lens_q": torch.tensor([0, options.tokens], dtype=torch.int32, device=device),
-        "cu_seq_lens_k": torch.tensor([0, options.tokens], dtype=torch.int32, device=device),
-        "max_length_q": options.tokens,
-        "max_length_k": options.tokens,
+        "segments": (Segment(options.tokens),),
     }
     inputs = {"input_ids": ids[:, :-1], **packed}
     targets = ids[:, 1:]
@@ -85,7 +83,8 @@ def run_model(variant: str, llm: str, options: argparse.Namespace) -> dict[str, 
             return model(**inputs).logits.float().log_softmax(-1).gather(2, targets[..., None]).sum()
         if variant == "trl":
             return model(**inputs, shift_labels=targets, fused_lm_head=True).log_probs.sum()
-        return model(**inputs, targets=targets).logprobs.sum()
+        positions = torch.arange(options.tokens, device=device)
+        return model(**inputs, targets=targets[0], target_positions=positions).logprobs.sum()
 
     return _measure(step)
 

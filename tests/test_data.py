@@ -16,7 +16,7 @@ from sail_rl.data.dataset import Rows
 from sail_rl.data.digits import QUESTIONS, build_digits, split_scans
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
-from sail_rl.data.packing import IGNORE, collate, first_fit_layout, pack
+from sail_rl.data.packing import Segment, collate, first_fit_layout, pack, shared_layout
 from sail_rl.imports import resolve
 from sail_rl.maths.token_fields import TokenFields
 
@@ -179,10 +179,11 @@ class TestPacking:
     def test_targets_are_shifted_within_each_segment(self) -> None:
         micro_batch = collate([sample(4, 2), sample(3, 1)], filler=FILLER)
         assert micro_batch.input_ids.tolist() == [[100, 101, 102, 103, 100, 101, 102]]
-        assert micro_batch.targets.tolist() == [[IGNORE, 102, 103, IGNORE, 101, 102, IGNORE]]
+        assert micro_batch.targets.tolist() == [102, 103, 101, 102]
+        assert micro_batch.target_positions.tolist() == [1, 2, 4, 5]
         assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
-        assert micro_batch.cu_seq_lens.tolist() == [0, 4, 7]
-        assert micro_batch.segments.tolist() == [0, 0, 1, 1]
+        assert micro_batch.target_samples.tolist() == [0, 0, 1, 1]
+        assert micro_batch.segments == (Segment(4), Segment(3))
 
     def test_token_fields_follow_the_labelled_tokens(self) -> None:
         parts = [sample(4, 2, advantages=torch.tensor([1.0, 2.0])), sample(2, 1, advantages=torch.tensor([3.0]))]
@@ -214,6 +215,39 @@ class TestPacking:
         assert sum(micro_batch.labelled for micro_batch in micro_batches) == sum(s.completion_length for s in samples)
         assert all(micro_batch.input_ids.numel() <= 10 for micro_batch in micro_batches)
         assert len(micro_batches) == 3
+
+    def test_samples_of_one_prompt_share_it(self) -> None:
+        pixels, grids, prompt = torch.ones(4, 12), torch.tensor([[1, 2, 2]]), object()
+        first, second, alone = (
+            Sample(torch.tensor(ids), 2, pixels, grids, shared_prompt=prompt if ids[0] == 7 else None)
+            for ids in ([7, 8, 1, 2], [7, 8, 3, 4, 5], [9, 8, 6])
+        )
+        micro_batch = collate([first, alone, second], filler=FILLER)
+        assert micro_batch.input_ids.tolist() == [[7, 8, 1, 2, 3, 4, 5, 9, 8, 6]]
+        assert micro_batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 4, 0, 1, 2]]
+        assert micro_batch.segments == (Segment(2), Segment(2, prefix=0), Segment(3, prefix=0), Segment(3))
+        assert micro_batch.targets.tolist() == [1, 2, 6, 3, 4, 5]  # in the order of the samples
+        assert micro_batch.target_positions.tolist() == [1, 2, 8, 1, 4, 5]
+        assert micro_batch.target_samples.tolist() == [0, 0, 1, 2, 2, 2]
+        assert micro_batch.uses.tolist() == [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+        assert micro_batch.image_grid_thw.tolist() == [[1, 2, 2]] * 2  # one for the shared prompt, one for the other
+        assert len(micro_batch.pixel_values) == 8
+
+    def test_samples_of_one_prompt_that_were_routed_differently_do_not_share_it(self) -> None:
+        routes = [torch.tensor([[[a]], [[b]]], dtype=torch.int16) for a, b in ((1, 2), (1, 3), (4, 2))]
+        group = [Sample(torch.tensor([7, 8]), 1, routed_experts=each, shared_prompt=FILLER) for each in routes]
+        micro_batch = collate(group, filler=FILLER)
+        assert micro_batch.segments[:4] == (Segment(1), Segment(1, prefix=0), Segment(1, prefix=0), Segment(2))
+        assert micro_batch.routed_experts is not None
+        assert micro_batch.routed_experts.flatten().tolist() == [1, 2, 3, 4, 2, -1, -1]
+
+    def test_samples_of_one_prompt_stay_together_and_take_its_room_once(self) -> None:
+        def of(prompt: object, completion: int) -> Sample:
+            return Sample(torch.arange(5 + completion), 5, shared_prompt=prompt)
+
+        samples = [of("a", 1), of("b", 3), of("a", 2), of("b", 1), of("a", 2)]  # a: 5 + 5 tokens, b: 5 + 4
+        assert shared_layout(samples, pack_length=10) == [[0, 2, 4], [1, 3]]
+        assert shared_layout(samples, pack_length=8) == [[0, 2], [1], [4], [3]]  # 8, 8, 7, 6 tokens
 
     def test_a_given_layout_is_followed(self) -> None:
         layout, micro_batches = pack([sample(3, 1)] * 3, pack_length=10, filler=FILLER, layout=[[2], [0, 1]])

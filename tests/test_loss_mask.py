@@ -10,7 +10,7 @@ from conftest import picture
 
 from sail_rl.cli.data_show import pieces
 from sail_rl.data.encoding import EmptyThought, Encoder, Sample
-from sail_rl.data.packing import IGNORE, collate
+from sail_rl.data.packing import collate
 from sail_rl.models.chat import EOS
 from sail_rl.models.processing import SailVLProcessor
 
@@ -68,12 +68,12 @@ def test_in_a_packed_row_each_target_is_the_next_token_of_its_own_sample(encoder
     rows = [row("a", COT), row("b", DIRECT, images=0), row("c", COT, images=2)]
     samples = [encoder.sft_sample(one) for one in rows]
     packed = collate(samples, filler=encoder.filler())
+    targets = dict(zip(packed.target_positions.tolist(), packed.targets.tolist(), strict=True))
     start = 0
     for sample in samples:
         for place in range(len(sample)):
-            target = packed.targets[0, start + place].item()
             scored = sample.prompt_length - 1 <= place < len(sample) - 1
-            assert target == (sample.input_ids[place + 1].item() if scored else IGNORE)
+            assert targets.get(start + place) == (sample.input_ids[place + 1].item() if scored else None)
         start += len(sample)
     assert packed.labelled == sum(sample.completion_length for sample in samples)
     assert torch.equal(packed.position_ids[0], torch.cat([torch.arange(len(sample)) for sample in samples]))

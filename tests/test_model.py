@@ -10,6 +10,7 @@ import torch
 from conftest import VARIANTS, picture, question
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from sail_rl.contracts import Rollout
 from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.packing import collate
 from sail_rl.models import SailVLForConditionalGeneration, SailVLProcessor
@@ -118,6 +119,28 @@ def test_packed_logprobs_and_gradients_equal_unpacked(
     (scores.logprobs * weights).sum().backward()
     (expected * weights).sum().backward()
     for (name, left), right in zip(packed.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("llm", ["qwen3", "qwen3_moe"])
+def test_a_group_s_prompt_is_computed_once_and_changes_nothing(
+    llm: str, tiny_dir: Callable[..., Path], encoder: Encoder
+) -> None:
+    rollouts = [Rollout("p", n, list(range(20, 30 + n)), [-1.0] * (10 + n), "", "stop", 1) for n in range(3)]
+    group = encoder.rollout_samples(question(encoder, "p", [picture(0), picture(1, 112, 56)]), rollouts)
+    other = completion(encoder, "other", images=1, length=4)
+    other.token_fields.rollout_logprobs = torch.zeros(4)
+    samples = [group[0], other, *group[1:]]
+    batch = collate(samples, filler=encoder.filler())
+    assert batch.input_ids.numel() == group[0].prompt_length + sum(s.completion_length for s in group) + len(other)
+    together, alone = load_model(tiny_dir(llm)), load_model(tiny_dir(llm))
+    scores = together(**batch.model_inputs(torch.device("cpu")))
+    expected = torch.cat([unpacked_logprobs(alone, sample) for sample in samples])
+    torch.testing.assert_close(scores.logprobs, expected, atol=2e-6, rtol=1e-5)
+    weights = torch.linspace(-1, 1, len(expected))
+    (scores.logprobs * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for (name, left), right in zip(together.named_parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(left.grad, right.grad, atol=2e-5, rtol=1e-3, msg=name)
 
 

@@ -119,8 +119,8 @@ def test_only_positions_of_samples_with_labels_are_scored(encoder: Encoder) -> N
     text, *_ = samples_of(encoder, 3)
     filler = encoder.filler()
     batch = collate([text], filler=filler)
-    assert batch.trained_positions.tolist() == [True] * len(text) + [False] * len(filler)
-    assert not batch.unlabelled().trained_positions.any()
+    assert batch.uses.tolist() == [1] * len(text) + [0] * len(filler)
+    assert not batch.unlabelled().uses.any()
 
 
 def test_losses_of_a_packed_step_equal_transformers_on_all_its_tokens(

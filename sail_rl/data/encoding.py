@@ -36,6 +36,7 @@ class Sample:
         pixel_values: [P, 3 x patch²] and `image_grid_thw` [images, 3] (see `models.vision`), or None.
         token_fields: one value for each completion token [T - prompt_length].
         routed_experts: [T, layers, k] experts to replay (see `models.routing`), or None.
+        shared_prompt: samples with the same object here have equal prompts, images included (see `packing`).
     """
 
     input_ids: torch.Tensor
@@ -44,6 +45,7 @@ class Sample:
     image_grid_thw: torch.Tensor | None = None
     token_fields: TokenFields = field(default_factory=TokenFields)
     routed_experts: torch.Tensor | None = None
+    shared_prompt: object | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -119,6 +121,7 @@ class Encoder:
         inputs = self.prompt_inputs(prompt)
         samples = [self._sample(prompt.id, inputs, rollout.token_ids) for rollout in rollouts]
         for sample, rollout in zip(samples, rollouts, strict=True):
+            sample.shared_prompt = inputs
             sample.token_fields.rollout_logprobs = torch.tensor(rollout.logprobs)
             if rollout.routed_experts is not None:  # the engine's model never processed the last token
                 experts = np.pad(rollout.routed_experts, ((0, 1), (0, 0), (0, 0)), constant_values=-1)

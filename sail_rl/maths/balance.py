@@ -38,24 +38,25 @@ class RouterSums:
         )
 
 
-def router_sums(router_logits: Sequence[torch.Tensor], mask: torch.Tensor, *, experts_per_token: int) -> RouterSums:
-    """Sum one micro-batch's routing over its trained positions.
+def router_sums(router_logits: Sequence[torch.Tensor], uses: torch.Tensor, *, experts_per_token: int) -> RouterSums:
+    """Sum one micro-batch's routing over the tokens of its labelled samples.
 
     Args:
         router_logits: L tensors [T, E].
-        mask: [T], true for trained positions, false in padding.
+        uses: [T], how many of these samples contain a position (0 in padding): how often it counts.
         experts_per_token: k; the counted choice is the router's own, the k largest float32 probabilities.
     """
     counts, probabilities, squares = [], [], []
-    positions = mask.nonzero()[:, 0]  # once, because each use of the mask synchronises with the accelerator
+    positions = uses.nonzero()[:, 0]  # once, because each use of the mask synchronises with the accelerator
+    times = uses[positions].double()  # float32 cannot count beyond 2^24
     for layer in router_logits:
         logits = layer.index_select(0, positions).float()
         layer_probabilities = logits.softmax(-1)
         chosen = layer_probabilities.detach().topk(experts_per_token, dim=-1).indices.flatten()
-        slots = torch.ones_like(chosen, dtype=torch.float64)  # float32 cannot count beyond 2^24
+        slots = times.repeat_interleave(experts_per_token)
         counts.append(slots.new_zeros(logits.shape[1]).scatter_add_(0, chosen, slots))
-        probabilities.append(layer_probabilities.sum(0))
-        squares.append(logits.logsumexp(-1).square().sum())
+        probabilities.append(times.float() @ layer_probabilities)
+        squares.append(times.float() @ logits.logsumexp(-1).square())
     return RouterSums(torch.stack(counts), torch.stack(probabilities), torch.stack(squares))
 
 

@@ -35,11 +35,11 @@ class Critic(nn.Module):
             self.mean.fill_(mean)
             self.deviation.fill_(deviation)
 
-    def forward(self, labelled: torch.Tensor, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Values [N] at the `labelled` positions [T] (bool), from the policy's hidden states [1, T, H] or inputs."""
+    def forward(self, positions: torch.Tensor, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Values [N] at the `positions` [N], from the policy's hidden states [1, T, H] or inputs."""
         if self.model is not None:
             hidden = self.model(**inputs).last_hidden_state
-        return self.mean.float() + self.deviation.float() * self.value_head(hidden[0, labelled]).squeeze(-1).float()
+        return self.mean.float() + self.deviation.float() * self.value_head(hidden[0, positions]).squeeze(-1).float()
 
 
 def zero_gradient(values: torch.Tensor) -> torch.Tensor:

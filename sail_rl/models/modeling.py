@@ -198,6 +198,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         targets: torch.LongTensor | None = None,
+        target_positions: torch.LongTensor | None = None,
         distribution: Distribution = MODEL_DISTRIBUTION,
         routed_experts: torch.Tensor | None = None,
         critic_only: bool = False,
@@ -209,8 +210,8 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         Args:
             input_ids: [B, T]; `pixel_values`, `image_grid_thw`: images in the order of the image tokens, see `vision`.
             labels: [B, T] as everywhere in transformers (shifted inside); the loss includes the MoE auxiliary loss.
-            targets: [1, T] *already shifted* labels of a micro-batch (`targets[0, t]` follows `input_ids[0, t]`;
-                -100: unlabelled). Pass `cu_seq_lens_q` and `position_ids` with it.
+            targets: [L] labelled tokens of a micro-batch, predicted by the hidden states at `target_positions` [L].
+                `segments` and `position_ids` come with them, see `data.packing.MicroBatch`.
             distribution: the distribution whose log-probs are returned.
             routed_experts: [T, layers, k] experts to replay in an MoE, see `routing`.
             critic_only: with `targets`: only the critic's own weights get a gradient other than 0.
@@ -223,7 +224,9 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
             kwargs.pop("output_router_logits")
         if targets is not None:
             images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
-            return self._token_logprobs(input_ids, targets, distribution, critic_only, **images, **kwargs)
+            return self._token_logprobs(
+                input_ids, targets, target_positions, distribution, critic_only, **images, **kwargs
+            )
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -272,21 +275,26 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor | None,
         targets: torch.LongTensor,
+        positions: torch.LongTensor | None,
         distribution: Distribution,
         critic_only: bool,
         **kwargs: Any,
     ) -> TokenLogprobs:
         """Log-probs of the labelled tokens of one micro-batch."""
-        if self.config.text_config._attn_implementation == PACKED_ATTENTION:
+        attention = self.config.text_config._attn_implementation
+        if attention != PACKED_ATTENTION and len(kwargs.get("segments") or ()) > 1:
+            raise ValueError(
+                f"attention {attention!r} would mix the samples of a micro-batch; use {PACKED_ATTENTION!r}"
+            )
+        if attention == PACKED_ATTENTION:
             # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
             kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)
         inputs = {"input_ids": input_ids, "use_cache": False, **kwargs}
         outputs = self.model(**inputs)
-        labelled = targets[0] != -100
         hidden, values = outputs.last_hidden_state, None
         if self.config.critic:
-            values = self.critic(labelled, hidden.detach() if critic_only else hidden, inputs)
-        logprobs, entropies = self.lm_head(hidden[0, labelled], targets[0, labelled], distribution=distribution)
+            values = self.critic(positions, hidden.detach() if critic_only else hidden, inputs)
+        logprobs, entropies = self.lm_head(hidden[0, positions], targets, distribution=distribution)
         if critic_only:
             logprobs, entropies = zero_gradient(logprobs), zero_gradient(entropies)
         return TokenLogprobs(logprobs, entropies, values, getattr(outputs, "router_logits", None) or None)

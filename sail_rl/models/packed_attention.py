@@ -1,15 +1,18 @@
-"""Causal attention over micro-batches: one call per sample, so that packed samples never attend to each other.
+"""Causal attention over micro-batches: one call per segment, so that packed samples never attend to each other.
 
-A micro-batch of T tokens holds S samples delimited by `cu_seq_lens_q` [S + 1] (0, first end, …, T), FlashAttention's
-varlen convention. Without these boundaries the function is transformers' SDPA attention, so `generate` works unchanged.
+A micro-batch of T tokens is a list of `segments`. Each attends causally to itself and, if it is a completion that
+shares its prompt with others, to all of the prompt's segment. Without segments the function is transformers' SDPA
+attention, so `generate` works unchanged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -26,33 +29,37 @@ def packed_attention_forward(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    cu_seq_lens_q: torch.Tensor | None = None,
+    segments: Sequence[Any] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each sample of a micro-batch.
+    """Attend within each segment of a micro-batch and to its prefix.
 
     Args:
         query: [1, heads, T, head_dim]; `key` and `value`: [1, kv_heads, T, head_dim].
-        attention_mask: ignored when `cu_seq_lens_q` is given.
-        cu_seq_lens_q: [S + 1] boundaries of the samples, or None for plain SDPA attention.
+        attention_mask: ignored when `segments` are given.
+        segments: objects with `length` and `prefix` (see `data.packing.Segment`), or None for plain SDPA attention.
 
     Returns:
         The attended values [1, T, heads, head_dim] and None (no attention weights).
     """
-    if cu_seq_lens_q is None:
+    if segments is None:
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output, None
-    lengths = cu_seq_lens_q.diff().tolist()
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    lengths = [segment.length for segment in segments]
     # The gradient of a slice has the length of the whole sequence, so S slices would cost S x T; `split` avoids this.
-    segments = [
-        functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    ]
-    return torch.cat(segments, dim=2).transpose(1, 2), None
+    queries, keys, values = (tensor.split(lengths, 2) for tensor in (query, key, value))
+    outputs = []
+    for segment, q, k, v in zip(segments, queries, keys, values, strict=True):
+        if segment.prefix is None:
+            outputs.append(functional.scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+            continue
+        k, v = torch.cat([keys[segment.prefix], k], 2), torch.cat([values[segment.prefix], v], 2)
+        mask: Any = causal_lower_right(q.shape[2], k.shape[2])
+        outputs.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, **options))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)

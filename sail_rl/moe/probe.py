@@ -96,9 +96,9 @@ def activation(
             micro_batch = collate(samples, filler=filler)
             output = model(**micro_batch.unlabelled().model_inputs(model.device))
             assert output.router_logits is not None
-            mask = micro_batch.trained_positions.to(model.device)
-            counts += router_sums(output.router_logits, mask, experts_per_token=text.num_experts_per_tok).counts.cpu()
-            used, tokens = used + len(samples), tokens + int(mask.sum())
+            uses = micro_batch.uses.to(model.device)
+            counts += router_sums(output.router_logits, uses, experts_per_token=text.num_experts_per_tok).counts.cpu()
+            used, tokens = used + len(samples), tokens + int(uses.sum())
             pictured += sum(sample.pixel_values is not None for sample in samples)
             progress.update(task, completed=used)
     logger.info("%s: %d of %d rows, %d tokens", name, used, len(rows), tokens)

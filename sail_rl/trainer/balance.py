@@ -54,7 +54,7 @@ class ExpertBalance:
     Args:
         coefficients: coefficients of the two losses; with `aux` 0 nothing is counted ahead.
         experts_per_token: k.
-        tokens: trained positions of the step (`MicroBatch.trained_positions`), over all ranks.
+        tokens: tokens of all labelled samples of the step (the sum of `MicroBatch.uses`), over all ranks.
         all_sum: sums a tensor over the ranks (collective).
     """
 
@@ -111,8 +111,8 @@ class ExpertBalance:
 
     def _sums(self, micro_batch: MicroBatch, output: TokenLogprobs) -> RouterSums:
         assert output.router_logits is not None
-        mask = micro_batch.trained_positions.to(output.router_logits[0].device)
-        return router_sums(output.router_logits, mask, experts_per_token=self.experts_per_token)
+        uses = micro_batch.uses.to(output.router_logits[0].device)
+        return router_sums(output.router_logits, uses, experts_per_token=self.experts_per_token)
 
 
 def balance_metrics(shares: torch.Tensor, *, aux_losses: torch.Tensor, z_losses: torch.Tensor) -> dict[str, float]:

@@ -133,7 +133,7 @@ class Trainer(transformers.Trainer):
         if not micro_batch.labelled:  # padding: runs so that collectives match, and contributes zero loss
             return output.logprobs.sum() + (0 if output.values is None else output.values.sum())
         fields = micro_batch.token_fields.map(lambda values: values.to(self.args.device))
-        token_loss = self.loss(output, fields, micro_batch.segments.to(self.args.device))
+        token_loss = self.loss(output, fields, micro_batch.target_samples.to(self.args.device))
         for name, values in (token_loss.metrics | {"entropy": output.entropies.detach()}).items():
             sums[name] = sums.get(name, 0) + values.sum() / totals.tokens
         return (token_loss.values * present(fields.weights)).sum()
@@ -143,7 +143,7 @@ class Trainer(transformers.Trainer):
         samples = batch.samples or [self._filler]
         _, packed = pack(samples, pack_length=self.pack_length, filler=self._filler, layout=batch.layout)
         tokens = sum(micro_batch.labelled for micro_batch in packed)
-        positions = sum(int(micro_batch.trained_positions.sum()) for micro_batch in packed)
+        positions = sum(int(micro_batch.uses.sum()) for micro_batch in packed)
         own = torch.tensor([[batch.loss_denominator, tokens, positions]], dtype=torch.float64, device=self.args.device)
         loss_denominator, tokens, positions = self.accelerator.gather(own).sum(0).tolist()
         return self._padded(packed), StepTotals(loss_denominator, int(tokens), int(positions))
