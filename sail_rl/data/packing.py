@@ -134,11 +134,11 @@ def shared_layout(samples: Sequence[Sample], *, pack_length: int) -> list[list[i
     """
     units: list[list[int]] = []
     for indices in _by_prompt(samples):
-        prompt, room = samples[indices[0]].prompt_length, 0
+        room = -1
         for index in indices:
             if room < samples[index].completion_length:
                 units.append([])
-                room = pack_length - prompt
+                room = pack_length - samples[index].prompt_length
             units[-1].append(index)
             room -= samples[index].completion_length
     lengths = [
