@@ -259,11 +259,12 @@ class WaitingEngine(HFEngine):
 
     def __init__(self, model_dir: Path) -> None:
         super().__init__(model_dir)
-        self.streams, self.go = 0, threading.Event()
+        self.streams, self.second, self.go = 0, threading.Event(), threading.Event()
 
     def stream(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator[tuple[int, list[Rollout]]]:
         self.streams += 1
         if self.streams > 1:
+            self.second.set()
             assert self.go.wait(60)
         yield from super().stream(prompts, sampling)
 
@@ -277,7 +278,7 @@ def test_the_next_batch_is_sampled_while_this_one_is_trained_on(
     ahead.can_sample_ahead = lambda step: step == 0
     first = collected(ahead, record)
     assert record.metrics["rollout/staleness"] == 0
-    assert waiting.streams == 2, "the second batch is under way already"
+    assert waiting.second.wait(60), "the second batch is under way already"
     record.step, record.weights_version = 1, 2
     waiting.go.set()
     second = collected(ahead, record)
@@ -429,6 +430,7 @@ def any_rollouts(draw: st.DrawFn) -> Rollout:
         draw(st.sampled_from(["stop", "length", "unfinished"])),
         draw(st.integers(0, 2**40)),
         list(range(draw(st.integers(0, len(tokens))))),
+        draw(st.integers(0, 3)),
         None if experts is None else np.random.default_rng(0).integers(-1, 2**15 - 1, experts).astype(np.int16),
     )
 

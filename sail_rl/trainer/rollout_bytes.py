@@ -61,6 +61,7 @@ def _described(rollout: Rollout) -> list[Any]:
         "text": rollout.text,
         "stop_reason": rollout.stop_reason,
         "weights_version": rollout.weights_version,
+        "control_tokens": rollout.control_tokens,
     }
     experts = rollout.routed_experts
     shape = None if experts is None else list(experts.shape)
