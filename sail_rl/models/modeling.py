@@ -17,7 +17,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from .configuration import SailVLConfig
 from .critic import Critic, zero_gradient
-from .packed_attention import PACKED_ATTENTION
+from .packed_attention import segment_mask
 from .published import to_published
 from .routing import make_replayable, set_routed_experts
 from .tensor_names import saving_names
@@ -281,14 +281,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> TokenLogprobs:
         """Log-probs of the labelled tokens of one micro-batch."""
-        attention = self.config.text_config._attn_implementation
-        if attention != PACKED_ATTENTION and len(kwargs.get("segments") or ()) > 1:
-            raise ValueError(
-                f"attention {attention!r} would mix the samples of a micro-batch; use {PACKED_ATTENTION!r}"
-            )
-        if attention == PACKED_ATTENTION:
-            # A 4-D mask is passed through as it is, and the packed attention ignores it: no [T, T] mask is ever built.
-            kwargs["attention_mask"] = targets.new_empty((1, 1, 0, 0), dtype=torch.bool)
+        kwargs |= segment_mask(self.config.text_config, kwargs.get("segments"), targets.device)
         inputs = {"input_ids": input_ids, "use_cache": False, **kwargs}
         outputs = self.model(**inputs)
         hidden, values = outputs.last_hidden_state, None

@@ -62,5 +62,19 @@ def packed_attention_forward(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
+def segment_mask(config: Any, segments: Sequence[Any] | None, device: torch.device) -> dict[str, torch.Tensor]:
+    """The mask argument of a language model with this `config` for a micro-batch: none of size [T, T] is ever built.
+
+    Raises:
+        ValueError: if there are several segments and the attention would mix them.
+    """
+    if config._attn_implementation == PACKED_ATTENTION:  # a 4-D mask is passed through as it is, and then ignored
+        return {"attention_mask": torch.empty((1, 1, 0, 0), dtype=torch.bool, device=device)}
+    if segments and len(segments) > 1:
+        attention = config._attn_implementation
+        raise ValueError(f"attention {attention!r} would mix the samples of a micro-batch; use {PACKED_ATTENTION!r}")
+    return {}
+
+
 AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
