@@ -13,7 +13,8 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Command line
 
 `python docs/cli.py` writes this page from the parsers. `sail-rl COMMAND --help` prints the same texts, and
-`python -m sail_rl` is the same program. A command exits with status 2 after a mistake that the user can fix.
+`python -m sail_rl` is the same program. A command exits with status 2 after a mistake that the user can fix, with
+130 after Ctrl-C and with 143 after SIGTERM.
 """
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sail_rl.files import atomic_write
 from sail_rl.lock import locked_output
 
+from .saved import saved_by_curation
+
 if TYPE_CHECKING:
     from sail_rl.records.store import StoredRollout
 
@@ -41,7 +43,7 @@ def add_parsers(commands: Any) -> None:
     )
     curated.add_argument("recipe", type=Path, help="file of a curation recipe, or the name of a shipped one")
     curated.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
-    curated.set_defaults(command=_curate)
+    curated.set_defaults(command=_curate, saved=saved_by_curation)
     harvest = data.add_parser("harvest", help="make SFT data of right completions (rejection sampling)")
     harvest.add_argument(
         "--per-prompt", type=int, default=1, help="most completions of one prompt, all different (default: %(default)s)"
@@ -128,6 +130,7 @@ def _curate(options: argparse.Namespace) -> None:
     from sail_rl.curation.curate import curate
 
     recipe = validated(CurationRecipe, read_tree(options.recipe, options.overrides), options.recipe)
+    options.made = recipe.out
     table = Table("step", "in", "out", "changed", "dropped", title=str(recipe.out))
     for counts in curate(recipe):
         reasons = ", ".join(f"{number} {reason}" for reason, number in counts.dropped.items())

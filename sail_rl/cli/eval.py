@@ -11,6 +11,7 @@ from typing import Any
 from sail_rl.files import atomic_write
 
 from .rollouts import add_model, add_sampling_options, sampling_options
+from .saved import saved_samples
 
 
 def add_parsers(commands: Any) -> None:
@@ -21,7 +22,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--out", type=Path, help="folder that keeps the rollouts; the same command resumes there")
     parser.add_argument("--json", type=Path, help="JSON file to write the metrics to")
     add_sampling_options(parser, n=1, temperature=None)
-    parser.set_defaults(command=_eval)
+    parser.set_defaults(command=_eval, saved=saved_samples)
 
 
 def _eval(options: argparse.Namespace) -> None:

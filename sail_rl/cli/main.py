@@ -6,17 +6,38 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
-from . import data, model, moe, recipes, reward, rollouts, runs, schema
-from . import eval as evaluate
-
-GROUPS = (runs, recipes, schema, evaluate, rollouts, data, reward, model, moe)
+from .interrupts import Interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status, which is 2 after a mistake of the user, explained on standard error."""
+    """Run one command; returns its exit status, which is 2 after a mistake of the user, explained on standard error.
+
+    Without `arguments` it is the command line of this process, which Ctrl-C and SIGTERM end with two lines and the
+    status 130 or 143.
+    """
+    interrupts = Interrupts()
+    if arguments is None and threading.current_thread() is threading.main_thread():
+        interrupts.watch()
+    try:
+        return _run(arguments, interrupts)
+    except ValueError as error:
+        if interrupts.received:
+            interrupts.end()
+        logging.getLogger("sail_rl").debug("traceback", exc_info=True)
+        sys.stderr.write(f"sail-rl: {error}\n")
+        return 2
+    except BaseException:  # whatever an interrupted library has made of the interrupt
+        if interrupts.received:
+            interrupts.end()
+        raise
+
+
+def _run(arguments: Sequence[str] | None, interrupts: Interrupts) -> int:
+    """Parse the arguments and run the command."""
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse stops collecting overrides at an option such as --fresh
@@ -24,20 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
+    if hasattr(options, "saved"):
+        interrupts.explain = lambda: options.saved(options)
     _configure_logging()
-    try:
-        return options.command(options) or 0
-    except ValueError as error:
-        logging.getLogger("sail_rl").debug("traceback", exc_info=True)
-        sys.stderr.write(f"sail-rl: {error}\n")
-        return 2
+    return options.command(options) or 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; each group adds its own."""
+    from . import data, model, moe, recipes, reward, rollouts, runs, schema
+    from . import eval as evaluate
+
     parser = argparse.ArgumentParser(prog="sail-rl", description="Post-train SAIL-VL2 into a model that thinks.")
     commands = parser.add_subparsers(required=True)
-    for group in GROUPS:
+    for group in (runs, recipes, schema, evaluate, rollouts, data, reward, model, moe):
         group.add_parsers(commands)
     return parser
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .saved import saved_samples
+
 
 def add_parsers(commands: Any) -> None:
     """Add both commands to the command line."""
@@ -17,7 +19,7 @@ def add_parsers(commands: Any) -> None:
     sample.add_argument("data", type=Path, help="file of a dataset")
     sample.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
     add_sampling_options(sample, n=8, temperature=1.0)
-    sample.set_defaults(command=_sample)
+    sample.set_defaults(command=_sample, saved=saved_samples)
 
     rollouts = commands.add_parser(
         "rollouts", help="print a run's stored rollouts, or score them again"

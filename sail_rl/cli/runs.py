@@ -11,6 +11,7 @@ from typing import Any
 from sail_rl.lock import locked_output
 
 from .rollouts import add_model
+from .saved import saved_by_run
 
 
 def add_parsers(commands: Any) -> None:
@@ -23,7 +24,7 @@ def add_parsers(commands: Any) -> None:
     how.add_argument(
         "--redo", action="store_true", help="repeat the stages whose results would change, and keep the others"
     )
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, saved=saved_by_run)
 
     check = commands.add_parser("check", help="check a recipe, its data and its memory without loading a model")
     check.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
@@ -61,6 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     from sail_rl.config.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
+    options.run_dir = recipe.run_dir
     from rich.console import Console
 
     from sail_rl.reporting.report import summary_table
