@@ -12,6 +12,8 @@ import httpx
 import torch
 from safetensors.torch import save_file
 
+from sail_rl.paths import expanded
+
 Post = Callable[..., Coroutine[Any, Any, Any]]
 """`await post(path, json=…)` to the server; raises when it fails."""
 
@@ -40,7 +42,7 @@ class FileTransfer:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self._folder = Path(folder)
+        self._folder = expanded(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._version = 0
 

@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from sail_rl.paths import expanded
+
 _LIBRARIES = (
     *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     *(Path(__file__).resolve().parents[1] / name for name in ("sail_rl", "rewards", "rollouts")),
@@ -28,7 +30,9 @@ def resolve(path: str) -> Any:
     if not colon or not module_name or not attribute:
         raise ValueError(f"{path!r}: give module:name or file.py:name")
     try:
-        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = (
+            _from_file(expanded(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        )
     except (Exception, SystemExit) as error:  # user code may raise anything
         raise ValueError(f"{path!r} can't be imported: {described(error)}") from error
     if not hasattr(module, attribute):
@@ -57,6 +61,12 @@ def code_file(value: Any) -> Path | None:
     """The file that a recipe's value names as `file.py:name`; None for every other value."""
     file, colon, _ = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     return Path(file) if colon and file.endswith(".py") else None
+
+
+def with_expanded_path(value: Any) -> Any:
+    """`file.py:name` with `~` and `$VAR` expanded in the file's path; every other value as it is."""
+    file = code_file(value)
+    return f"{expanded(file)}:{value.rpartition(':')[2]}" if file else value
 
 
 def _is_user_code(file: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 FLOORS = (
     # From the ground up: a room may import rooms on lower floors, and nothing else of this project.
-    ("lock",),
+    ("lock", "paths"),
     ("contracts", "files", "imports", "pictures", "run_dir", "seeding", "yaml_reading"),
     ("messages",),
     ("completion",),
@@ -27,7 +27,8 @@ FLOORS = (
     ("__main__",),
 )
 OPEN_TO_REWARDS = {"sail_rl.contracts", "sail_rl.completion", "sail_rl.messages", "sail_rl.imports", "sail_rl.endpoint"}
-OPEN_TO_ROLLOUTS = {"sail_rl.contracts", "sail_rl.messages", "sail_rl.models", "sail_rl.seeding"}
+OPEN_TO_REWARDS |= {"sail_rl.paths"}
+OPEN_TO_ROLLOUTS = {"sail_rl.contracts", "sail_rl.messages", "sail_rl.models", "sail_rl.paths", "sail_rl.seeding"}
 SOURCES = sorted(path for folder in ("sail_rl", "rewards", "rollouts") for path in Path(folder).rglob("*.py"))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sail_rl.paths import expanded
+
 ANSWER = """\
 You grade answers. Compare the answer with the reference answer to the same question. It is right if it means the \
 same: other wording, spelling, notation, order of a set, an equal number or unit, or more detail that doesn't \
@@ -35,7 +37,7 @@ def read_template(path: str | Path) -> str:
         ValueError: if the file can't be read or is empty.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8").strip()
+        text = expanded(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"template {path}: {error}; give a text file (UTF-8) with the judge's instructions") from error
     if not text:

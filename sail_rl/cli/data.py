@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sail_rl.files import atomic_write
 from sail_rl.lock import locked_output
 
+from .arguments import user_path
 from .saved import saved_by_curation
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def add_parsers(commands: Any) -> None:
         required=True
     )
     show = data.add_parser("show", help="print rows as the model sees them: template, trained tokens, image tokens")
-    show.add_argument("data", type=Path, help="file or folder of a dataset, or a recipe together with --name")
+    show.add_argument("data", type=user_path, help="file or folder of a dataset, or a recipe together with --name")
     show.add_argument("--name", help="which of the recipe's datasets to show")
-    show.add_argument("--model", type=Path, help="checkpoint whose processor is used (default: the recipe's model)")
+    show.add_argument("--model", type=user_path, help="checkpoint whose processor is used (default: the recipe's)")
     show.add_argument("--row", type=int, default=0, help="number of the first row to show (default: %(default)s)")
     show.add_argument("--rows", type=int, default=3, help="number of rows to show (default: %(default)s)")
     show.add_argument("--max-length", type=int, default=1_000_000, help="greatest length of a row in tokens")
@@ -36,12 +37,12 @@ def add_parsers(commands: Any) -> None:
         help="show rows without a thought as a stage with this `empty_thought` trains them (default: %(default)s)",
     )
     show.add_argument("--columns", nargs="*", default=[], metavar="OURS=THEIRS", help="columns that have other names")
-    show.add_argument("--root", type=Path, help="folder that image paths are relative to (default: the dataset's)")
+    show.add_argument("--root", type=user_path, help="folder that image paths are relative to (default: the dataset's)")
     show.set_defaults(command=_show)
     curated = data.add_parser(
         "curate", help="run the steps of a curation recipe, and count the rows that each step drops"
     )
-    curated.add_argument("recipe", type=Path, help="file of a curation recipe, or the name of a shipped one")
+    curated.add_argument("recipe", type=user_path, help="file of a curation recipe, or the name of a shipped one")
     curated.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     curated.set_defaults(command=_curate, saved=saved_by_curation)
     harvest = data.add_parser("harvest", help="make SFT data of right completions (rejection sampling)")
@@ -62,9 +63,9 @@ def add_parsers(commands: Any) -> None:
     )
     chosen.set_defaults(command=_filter)
     for parser in (harvest, chosen):
-        parser.add_argument("rollouts", type=Path, help="folder of a run, or of `sail-rl sample`")
-        parser.add_argument("data", type=Path, help="dataset that the rollouts were sampled from")
-        parser.add_argument("out", type=Path, help="Parquet file to write")
+        parser.add_argument("rollouts", type=user_path, help="folder of a run, or of `sail-rl sample`")
+        parser.add_argument("data", type=user_path, help="dataset that the rollouts were sampled from")
+        parser.add_argument("out", type=user_path, help="Parquet file to write")
         parser.add_argument(
             "--minimum", action="append", default=[], metavar="REWARD=SCORE", help="least score of a right one"
         )

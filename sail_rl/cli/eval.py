@@ -10,6 +10,7 @@ from typing import Any
 
 from sail_rl.files import atomic_write
 
+from .arguments import user_path
 from .rollouts import add_model, add_sampling_options, sampling_options
 from .saved import saved_samples
 
@@ -18,9 +19,9 @@ def add_parsers(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("eval", help="measure a model's accuracy on held-out datasets, by source")
     add_model(parser)
-    parser.add_argument("data", type=Path, nargs="+", help="files of held-out datasets")
-    parser.add_argument("--out", type=Path, help="folder that keeps the rollouts; the same command resumes there")
-    parser.add_argument("--json", type=Path, help="JSON file to write the metrics to")
+    parser.add_argument("data", type=user_path, nargs="+", help="files of held-out datasets")
+    parser.add_argument("--out", type=user_path, help="folder that keeps the rollouts; the same command resumes there")
+    parser.add_argument("--json", type=user_path, help="JSON file to write the metrics to")
     add_sampling_options(parser, n=1, temperature=None)
     parser.set_defaults(command=_eval, saved=saved_samples)
 

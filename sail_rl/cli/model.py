@@ -8,6 +8,8 @@ from typing import Any
 
 from sail_rl.lock import locked_output
 
+from .arguments import user_path
+
 
 def add_parsers(commands: Any) -> None:
     """Add `model` and its commands to the command line."""
@@ -17,29 +19,29 @@ def add_parsers(commands: Any) -> None:
     build = kinds.add_parser("build", help="join a vision encoder and a language model with a new adapter")
     build.add_argument(
         "--vision",
-        type=Path,
+        type=user_path,
         required=True,
         metavar="DIR",
         help="folder of an AIMv2 encoder (SAIL-ViT) or of a SAIL-VL2",
     )
-    build.add_argument("--llm", type=Path, required=True, metavar="DIR", help="folder of a Qwen3 or Qwen3-MoE")
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    build.add_argument("--llm", type=user_path, required=True, metavar="DIR", help="folder of a Qwen3 or Qwen3-MoE")
+    build.add_argument("--out", type=user_path, required=True, metavar="DIR", help="a new folder")
     build.add_argument(
         "--seed", type=int, default=0, help="seed of the adapter's initialisation (default: %(default)s)"
     )
     build.set_defaults(command=_build)
 
     convert = kinds.add_parser("convert", help="write a SAIL-VL2 in this library's layout or in the published one")
-    convert.add_argument("source", type=Path, help="folder of a SAIL-VL2 in either layout")
-    convert.add_argument("out", type=Path, help="a new folder")
+    convert.add_argument("source", type=user_path, help="folder of a SAIL-VL2 in either layout")
+    convert.add_argument("out", type=user_path, help="a new folder")
     convert.add_argument(
         "--published", action="store_true", help="write the published layout, which needs remote code to load"
     )
     convert.set_defaults(command=_convert)
 
     soup = kinds.add_parser("soup", help="average the weights of models from similar runs")
-    soup.add_argument("out", type=Path, help="a new folder")
-    soup.add_argument("models", type=Path, nargs="+", help="folders of models, each RUN/stages/NAME/model")
+    soup.add_argument("out", type=user_path, help="a new folder")
+    soup.add_argument("models", type=user_path, nargs="+", help="folders of models, each RUN/stages/NAME/model")
     soup.add_argument("--force", action="store_true", help="average models of dissimilar runs, too")
     soup.set_defaults(command=_soup)
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sail_rl.lock import locked_output
+from sail_rl.paths import expanded
+
+from .arguments import user_path
 
 
 def add_parsers(commands: Any) -> None:
@@ -16,9 +19,9 @@ def add_parsers(commands: Any) -> None:
     kinds = kinds.add_subparsers(required=True)
 
     probe = kinds.add_parser("probe", help="measure which experts each data source activates")
-    probe.add_argument("model", type=Path, help="folder of a saved MoE")
+    probe.add_argument("model", type=user_path, help="folder of a saved MoE")
     probe.add_argument("sources", nargs="+", metavar="NAME=PATH", help="sources, each a JSONL or Parquet file")
-    probe.add_argument("--out", type=Path, default=Path("probe.json"), help="file to write (default: %(default)s)")
+    probe.add_argument("--out", type=user_path, default=Path("probe.json"), help="file to write (default: %(default)s)")
     probe.add_argument("--rows", type=int, default=2000, help="most rows of a source (default: %(default)s)")
     probe.add_argument("--tokens", type=int, default=1_000_000, help="most tokens of a source (default: %(default)s)")
     probe.add_argument("--pack-length", type=int, default=4096, help="tokens of a forward pass (default: %(default)s)")
@@ -30,12 +33,12 @@ def add_parsers(commands: Any) -> None:
     calibrate = kinds.add_parser(
         "calibrate", help="find the mixture of language sources with the highest expert-activation entropy"
     )
-    calibrate.add_argument("probe", type=Path, help="file that `sail-rl moe probe` wrote")
+    calibrate.add_argument("probe", type=user_path, help="file that `sail-rl moe probe` wrote")
     calibrate.add_argument("--languages", required=True, metavar="a,b,…", help="text-only sources to mix")
     calibrate.add_argument("--keep", nargs="+", default=[], metavar="NAME=LEAST", help="least weights of sources")
     calibrate.add_argument("--cap", nargs="+", default=[], metavar="NAME=MOST", help="greatest weights of sources")
     calibrate.add_argument(
-        "--out", type=Path, default=Path("mixture.yaml"), help="file to write (default: %(default)s)"
+        "--out", type=user_path, default=Path("mixture.yaml"), help="file to write (default: %(default)s)"
     )
     calibrate.set_defaults(command=_calibrate)
 
@@ -47,7 +50,7 @@ def _probe(options: argparse.Namespace) -> None:
 
     from sail_rl.moe.probe import Limits, probe, write_probe
 
-    sources = {name: Path(path) for name, path in _pairs(options.sources, "a source").items()}
+    sources = {name: expanded(path) for name, path in _pairs(options.sources, "a source").items()}
     limits = Limits(rows=options.rows, tokens=options.tokens, pack_length=options.pack_length, seed=options.seed)
     with locked_output(options.out):
         result = probe(options.model, sources, limits=limits, dtype=getattr(torch, options.dtype))

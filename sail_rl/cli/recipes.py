@@ -9,6 +9,8 @@ from typing import Any
 
 from sail_rl.config.shipped import copy_recipe, shipped_recipes, summary
 
+from .arguments import user_path
+
 
 def add_parsers(commands: Any) -> None:
     """Add `recipes` with its command to the subparsers of the command line."""
@@ -18,7 +20,7 @@ def add_parsers(commands: Any) -> None:
         "copy", help="copy a recipe, with the recipes that it extends and its custom rewards"
     )
     copy.add_argument("name", help="name of a shipped recipe, such as quickstart")
-    copy.add_argument("--out", type=Path, default=Path(), help="folder to copy into (default: the working directory)")
+    copy.add_argument("--out", type=user_path, default=Path(), help="folder to copy into (default: working directory)")
     copy.set_defaults(command=_copy)
 
 

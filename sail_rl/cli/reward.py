@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import user_path
+
 if TYPE_CHECKING:
     from sail_rl.config import RewardConfig
     from sail_rl.evaluation.reward_trial import RewardTrial
@@ -31,7 +33,7 @@ def add_parsers(commands: Any) -> None:
         "reward", help="module:name, file.py:name, or a recipe (its first RL stage; another by RECIPE#STAGE)"
     )
     test.add_argument(
-        "data", type=Path, help="JSONL or Parquet file with prompt and completion, or the folder of a run"
+        "data", type=user_path, help="JSONL or Parquet file with prompt and completion, or the folder of a run"
     )
     test.add_argument(
         "--with", action="append", default=[], dest="others", metavar="NAME=PATH", help="a further reward; repeatable"
@@ -39,9 +41,9 @@ def add_parsers(commands: Any) -> None:
     test.add_argument("--expression", help="total over the rewards' names, such as 0.9 * answer + 0.1 * format")
     test.add_argument("--kwargs", type=json.loads, default={}, help="JSON object with keyword arguments of the reward")
     test.add_argument("--isolate", action="store_true", help="call the reward in processes that can be killed")
-    test.add_argument("--against", type=Path, help="file of expected scores, in the data's order")
+    test.add_argument("--against", type=user_path, help="file of expected scores, in the data's order")
     test.add_argument("--show", type=int, default=10, help="number of samples to print (default: %(default)s)")
-    test.add_argument("--json", type=Path, help="JSON file to write the outcome to")
+    test.add_argument("--json", type=user_path, help="JSON file to write the outcome to")
     test.add_argument("--watch", action="store_true", help="run again whenever the reward or the data is saved")
     test.add_argument("--stage", help="stage of the run (default: all stages)")
     test.add_argument("--step", type=int, help="step of the stage (default: all steps)")

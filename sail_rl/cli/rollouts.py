@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from sail_rl.imports import with_expanded_path
+
+from .arguments import user_path
 from .saved import saved_samples
 
 
@@ -16,8 +18,8 @@ def add_parsers(commands: Any) -> None:
         "sample", help="sample and score rollouts for each row of a dataset; the same command resumes"
     )
     add_model(sample)
-    sample.add_argument("data", type=Path, help="file of a dataset")
-    sample.add_argument("--out", type=Path, required=True, help="folder for the Parquet files")
+    sample.add_argument("data", type=user_path, help="file of a dataset")
+    sample.add_argument("--out", type=user_path, required=True, help="folder for the Parquet files")
     add_sampling_options(sample, n=8, temperature=1.0)
     sample.set_defaults(command=_sample, saved=saved_samples)
 
@@ -36,19 +38,21 @@ def add_parsers(commands: Any) -> None:
         required=True,
         help="reward as module:name or file.py:name, with =WEIGHT if not 1; repeatable",
     )
-    replay.add_argument("--json", type=Path, help="JSON file to write the scores to")
+    replay.add_argument("--json", type=user_path, help="JSON file to write the scores to")
     replay.set_defaults(command=_replay)
     for parser in (show, replay):
-        parser.add_argument("run", type=Path, help="folder of a run")
+        parser.add_argument("run", type=user_path, help="folder of a run")
         parser.add_argument("--stage", help="stage of the run (default: all stages)")
         parser.add_argument("--step", type=int, help="step of the stage (default: all steps)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a model, or a LoRA adapter with its base model."""
-    parser.add_argument("model", type=Path, help="folder of a model (such as RUN/stages/NAME/model) or LoRA adapter")
+    parser.add_argument("model", type=user_path, help="folder of a model (RUN/stages/NAME/model) or LoRA adapter")
     parser.add_argument(
-        "--base", type=Path, help="folder of the model that the adapter is merged onto (default: as the adapter says)"
+        "--base",
+        type=user_path,
+        help="folder of the model that the adapter is merged onto (default: the adapter's)",
     )
 
 
@@ -77,7 +81,7 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """The values of these options, by the field names of `SampleOptions`."""
     names = ("n", "max_tokens", "max_length", "seed", "batch_size", "temperature", "dtype", "engine")
     values = {name: getattr(options, name) for name in names}
-    return values | ({"rewards": tuple(options.rewards)} if options.rewards else {})
+    return values | ({"rewards": tuple(map(with_expanded_path, options.rewards))} if options.rewards else {})
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sail_rl.lock import locked_output
 
+from .arguments import user_path
 from .rollouts import add_model
 from .saved import saved_by_run
 
@@ -17,7 +18,7 @@ from .saved import saved_by_run
 def add_parsers(commands: Any) -> None:
     """Add the commands to the command line."""
     run = commands.add_parser("run", help="run a recipe, or resume its run")
-    run.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
+    run.add_argument("recipe", type=user_path, help="file of a recipe, or name of a shipped one such as quickstart")
     run.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     how = run.add_mutually_exclusive_group()
     how.add_argument("--fresh", action="store_true", help="delete what runs wrote into the folder first")
@@ -27,7 +28,7 @@ def add_parsers(commands: Any) -> None:
     run.set_defaults(command=_run, saved=saved_by_run)
 
     check = commands.add_parser("check", help="check a recipe, its data and its memory without loading a model")
-    check.add_argument("recipe", type=Path, help="file of a recipe, or the name of a shipped one such as quickstart")
+    check.add_argument("recipe", type=user_path, help="file of a recipe, or name of a shipped one such as quickstart")
     check.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     check.add_argument("--ranks", type=int, help="number of processes (GPUs) to plan for (default: those of this job)")
     check.add_argument(
@@ -36,19 +37,19 @@ def add_parsers(commands: Any) -> None:
     check.set_defaults(command=_check)
 
     report = commands.add_parser("report", help="write the report of a run again, or compare several runs on one page")
-    report.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    report.add_argument("--out", type=Path, help="folder for the comparison of several runs (default: comparison)")
+    report.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="folder of a run")
+    report.add_argument("--out", type=user_path, help="folder for the comparison of several runs (default: comparison)")
     report.set_defaults(command=_report)
 
     doctor = commands.add_parser("doctor", help="say what looks wrong in a run, and how to fix it")
-    doctor.add_argument("run", type=Path, help="folder of a run")
+    doctor.add_argument("run", type=user_path, help="folder of a run")
     doctor.set_defaults(command=_doctor)
 
     export = commands.add_parser(
         "export", help="write a folder for publication: model, processor, model card and lineage"
     )
     add_model(export)
-    export.add_argument("out", type=Path, help="a new folder")
+    export.add_argument("out", type=user_path, help="a new folder")
     export.add_argument(
         "--published", action="store_true", help="write the published layout, which needs remote code to load"
     )

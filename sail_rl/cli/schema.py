@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from sail_rl.files import atomic_write
+
+from .arguments import user_path
 
 
 def add_parsers(commands: Any) -> None:
@@ -16,7 +17,7 @@ def add_parsers(commands: Any) -> None:
     schema = commands.add_parser(
         "schema", help="write the JSON schema of recipes, which editors use to complete and check them"
     )
-    schema.add_argument("--out", type=Path, help="file to write (default: standard output)")
+    schema.add_argument("--out", type=user_path, help="file to write (default: standard output)")
     schema.set_defaults(command=_schema)
 
 

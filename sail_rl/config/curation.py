@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from sail_rl.endpoint.settings import JudgeSettings
+from sail_rl.paths import UserPath
 
 from .sections import SourceConfig, Strict
 
@@ -40,7 +41,7 @@ class Decontaminate(Strict):
     """Drop rows that evaluation sets contain."""
 
     kind: Literal["decontaminate"]
-    against: Annotated[list[Path | SourceConfig], Field(min_length=1)]
+    against: Annotated[list[UserPath | SourceConfig], Field(min_length=1)]
     distance: NonNegativeInt = 2
     pictures_alone: bool = False
     """Also drop rows that share only a picture with an evaluation set."""
@@ -92,7 +93,7 @@ class GuidedCoT(Strict):
     """Write thoughts that lead to the gold answers, with the judge's model or with a model in a rollout engine."""
 
     kind: Literal["guided_cot"]
-    model: Path | None = None
+    model: UserPath | None = None
     """Folder of the SAIL-VL2 that writes them; None: the judge writes them."""
     engine: str = "rollouts.vllm_engine:VLLMEngine"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -122,7 +123,7 @@ Step = Annotated[
 class Curation(Strict):
     """Steps that make one dataset from another."""
 
-    data: Path | SourceConfig
+    data: UserPath | SourceConfig
     steps: Annotated[list[Step], Field(min_length=1)]
     """The steps, each written as `kind` or as `kind: {settings}`."""
     judge: JudgeSettings | None = None
@@ -142,15 +143,19 @@ class Curation(Strict):
     @property
     def inputs(self) -> list[Path]:
         """The local files and folders that the result depends on."""
-        against = [data for step in self.steps if isinstance(step, Decontaminate) for data in step.against]
         models = [step.model for step in self.steps if isinstance(step, GuidedCoT)]
-        given = [data.path if isinstance(data, SourceConfig) else data for data in (self.data, *against)]
-        return [path for path in (*given, *models) if path is not None]
+        return [path for path in (*(source.path for source in self.sources), *models) if path is not None]
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The source dataset, then those that it is decontaminated against."""
+        against = [data for step in self.steps if isinstance(step, Decontaminate) for data in step.against]
+        return [SourceConfig(path=data) if isinstance(data, Path) else data for data in (self.data, *against)]
 
     @property
     def source(self) -> SourceConfig:
         """The source dataset."""
-        return SourceConfig(path=self.data) if isinstance(self.data, Path) else self.data
+        return self.sources[0]
 
     @model_validator(mode="after")
     def _asks_somebody(self) -> Self:
@@ -164,7 +169,7 @@ class Curation(Strict):
 class CurationRecipe(Curation):
     """The recipe of `sail-rl data curate`: one dataset in, one out."""
 
-    out: Path
+    out: UserPath
     """The .parquet file to write. Dropped rows and counts are written beside it."""
 
     @model_validator(mode="after")

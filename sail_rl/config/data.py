@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from sail_rl.paths import UserPath
+
 from .curation import Curation
 from .sections import Name, SourceConfig, Strict
 
@@ -14,12 +16,12 @@ from .sections import Name, SourceConfig, Strict
 class DataConfig(Strict):
     """Datasets by name: files, or a builder that writes files (`builder(output_dir, seed=…, **kwargs)`)."""
 
-    files: dict[Name, Path | SourceConfig] = Field(default_factory=dict)
+    files: dict[Name, UserPath | SourceConfig] = Field(default_factory=dict)
     builder: str | None = None
     kwargs: dict[str, Any] = Field(default_factory=dict)
     curated: dict[Name, Curation] = Field(default_factory=dict)
     """Further datasets, which curation steps make from others once, when a run starts."""
-    mixtures: dict[Name, Path | dict[Name, float]] = Field(default_factory=dict)
+    mixtures: dict[Name, UserPath | dict[Name, float]] = Field(default_factory=dict)
     """Further datasets, mixed from the others and from the stages' datasets: weights by name, here or in a file that
     `sail-rl moe calibrate` writes. RL stages take mixtures by samples only."""
     mix_by: Literal["tokens", "samples"] = "tokens"

@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sail_rl.files import StrPath
-from sail_rl.imports import code_file
+from sail_rl.imports import code_file, with_expanded_path
+from sail_rl.paths import PathError, expanded
 from sail_rl.yaml_reading import read_yaml, read_yaml_file
 
 from . import Recipe
@@ -52,7 +53,7 @@ def read_tree(path: StrPath, overrides: Sequence[str] = ()) -> dict[str, Any]:
     tree = _read(Path(path))
     for override in sorted(overrides, key=lambda text: not _names_algorithm(text)):  # what it sets can be overridden
         _apply(tree, override)
-    return tree
+    return _with_code_expanded(tree)
 
 
 def validated(model: type[M], tree: dict[str, Any], path: StrPath) -> M:
@@ -92,7 +93,7 @@ def _read(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
         return tree
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends is {base!r:.100}; give the path of one recipe, or the name of a shipped one")
-    extended = path.parent / base
+    extended = path.parent / expanded(base)
     if not extended.is_file():
         if base not in shipped_recipes():
             raise ValueError(
@@ -113,6 +114,15 @@ def _anchored(tree: Any, folder: Path) -> Any:
         return [_anchored(value, folder) for value in tree]
     file = code_file(tree)
     return str(folder / tree) if file and (folder / file).is_file() else tree
+
+
+def _with_code_expanded(tree: Any) -> Any:
+    """A copy of `tree` with `~` and `$VAR` expanded in every `file.py:name`; `UserPath` does it for other paths."""
+    if isinstance(tree, dict):
+        return {key: _with_code_expanded(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_code_expanded(value) for value in tree]
+    return with_expanded_path(tree)
 
 
 def _expand_algorithms(tree: dict[str, Any]) -> None:
@@ -199,7 +209,9 @@ def _not_a_number(tree: Any) -> str | None:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], tree: dict[str, Any]) -> Iterator[str]:
-    for problem in error.errors():
+    problems = error.errors()
+    # A wrong path is an error of all other readings, too, such as a mapping's.
+    for problem in [each for each in problems if isinstance(each.get("ctx", {}).get("error"), PathError)] or problems:
         location = ".".join(_named(problem["loc"], tree))
         if problem["type"] == "extra_forbidden":
             unknown = str(problem["loc"][-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import (
@@ -12,6 +11,7 @@ from pydantic import (
 )
 
 from sail_rl.data.mixture import sources_of
+from sail_rl.paths import UserPath
 from sail_rl.run_dir import BASE, RunDir
 
 from .data import DataConfig
@@ -27,7 +27,7 @@ class Recipe(Strict):
 
     name: Name
     seed: NonNegativeInt = 0
-    output_dir: Path
+    output_dir: UserPath
     """Folder of the run."""
     model: ModelConfig = ModelConfig()
     data: DataConfig

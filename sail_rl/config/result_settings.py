@@ -9,6 +9,7 @@ from sail_rl.files import content_hash
 from sail_rl.imports import code_file
 
 RESULT_NEUTRAL = (
+    ("output_dir",),
     ("logging",),
     ("engine", "mismatch"),
     ("engine", "probe_rollouts"),

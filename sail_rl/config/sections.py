@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,6 +14,8 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
+
+from sail_rl.paths import UserPath
 
 DEFAULT_SCORER = "rewards.combine.compose:Composition"
 DEFAULT_GUARDS = "rewards.guards:GUARDS"
@@ -36,7 +37,7 @@ class Strict(BaseModel):
 class ModelConfig(Strict):
     """The base model: a checkpoint folder, or by default a tiny SAIL-VL2 that the run builds."""
 
-    path: Path | None = None
+    path: UserPath | None = None
     """Folder of a saved SAIL-VL2; None builds the tiny one."""
     size: Literal["2B", "8B", "30B-A3B"] | None = None
     """The published size of the model at `path`. `sail-rl check` uses it while the folder is missing."""
@@ -54,7 +55,7 @@ class ModelConfig(Strict):
 class SourceConfig(Strict):
     """One dataset: where it is, and what its columns are called."""
 
-    path: Path | None = None
+    path: UserPath | None = None
     """A JSON, CSV, Parquet or Arrow file, or a folder (see `data.files`)."""
     hub: str | None = None
     """Or a dataset of the Hugging Face hub, `organisation/dataset`. It is fetched once, into the run's folder."""
@@ -68,7 +69,7 @@ class SourceConfig(Strict):
     """Read only this many first rows of a hub dataset, as a stream."""
     columns: dict[str, str] = {}
     """Our column names mapped to the dataset's, such as `{prompt: problem, answer: solution}`."""
-    root: Path | None = None
+    root: UserPath | None = None
     """Folder that image and video paths are relative to, ; paths must stay inside it; None: the dataset's own."""
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from sail_rl.files import StrPath
 from sail_rl.imports import code_file
+from sail_rl.paths import expanded
 from sail_rl.yaml_reading import read_yaml_file
 
 SHIPPED = Path(__file__).resolve().parents[2] / "recipes"
@@ -35,8 +36,8 @@ def find_recipe(recipe: StrPath) -> Path:
     Raises:
         ValueError: there is no such file, and no shipped recipe has this name.
     """
-    if Path(recipe).is_file():
-        return Path(recipe)
+    if (path := expanded(recipe)).is_file():
+        return path
     known = shipped_recipes()
     if str(recipe) in known:
         return known[str(recipe)]

@@ -41,7 +41,7 @@ class EngineWriter:
         assert config.model is not None
         check_model_folder(config.model)
         self.notes = notes
-        self._settings = [config.model_dump(mode="json"), sampled_hash(config.model), seed]
+        self._settings = [config.model_dump(mode="json", exclude={"model"}), sampled_hash(config.model), seed]
         self._written = {record["key"]: record["thought"] for record in read_jsonl(notes)} if notes.exists() else {}
         self._encoder = Encoder(AutoProcessor.from_pretrained(config.model), max_length=config.max_length)
         folder = ModelFolder(config.model)

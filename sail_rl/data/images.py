@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
+from sail_rl.paths import expanded
 from sail_rl.pictures import as_rgb, shown_size
 
 from .values import brief
@@ -73,7 +74,13 @@ def checked_size(source: Any, folder: Path) -> Size:
 
 
 def inside(folder: Path, path: str) -> Path:
-    """The file at `path` relative to `folder`; raises ValueError if it lies outside `folder`."""
+    """The file at `path` relative to `folder`, with `~` and `$VAR` expanded unless a file has that name.
+
+    Raises:
+        ValueError: if the file lies outside `folder`, or a variable isn't set.
+    """
+    if path.startswith(("~", "$")) and not exists(folder / path):
+        path = str(expanded(path))
     file = Path(os.path.normpath(folder.absolute() / path))
     if not file.is_relative_to(os.path.normpath(folder.absolute())):
         raise ValueError(f"{brief(path)} lies outside {folder}; set `root` to a folder that contains all files")

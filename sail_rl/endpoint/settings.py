@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sail_rl.paths import UserPath
 
 RESERVED = {"model", "messages", "response_format", "temperature", "max_tokens", "n", "stream"}
 """Request fields that `extra_body` can't set: other settings define them, or replies would become unreadable."""
@@ -54,7 +55,7 @@ class JudgeSettings(BaseModel):
     on_failure: Literal["fail", "none", "zero"] = "fail"
     """Without a verdict after all retries: stop the run, or score None or 0, which is logged and counted."""
 
-    cache: Path | None = None
+    cache: UserPath | None = None
     """SQLite file of verdicts, shared by all processes of one machine; None keeps no verdicts."""
     prompt_price: float | None = Field(default=None, ge=0)
     """Price of a million prompt tokens, in any currency."""

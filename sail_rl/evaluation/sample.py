@@ -14,11 +14,13 @@ from transformers import AutoProcessor
 
 from sail_rl.completion import THINK_END, final_answer
 from sail_rl.config import RewardConfig
+from sail_rl.config.result_settings import code_hashes
 from sail_rl.contracts import RIGHT, Prompt, RolloutEngine, Sampling, Scorer
 from sail_rl.data.broken import checked_pictures
 from sail_rl.data.dataset import Rows
 from sail_rl.data.encoding import Encoder
 from sail_rl.files import atomic_write, content_hash, sampled_hash
+from sail_rl.imports import code_file
 from sail_rl.lock import locked
 from sail_rl.maths.heldout import ACCURACY, source_of
 from sail_rl.models.folder import ModelFolder, model_folder
@@ -131,9 +133,11 @@ def _check_options(options: SampleOptions, folder: ModelFolder) -> None:
     """Store the options; refuse a folder whose rollouts were sampled with other options."""
     path = options.out / "options.json"
     own = json.loads(json.dumps(asdict(options) | {"out": None}, default=str))
-    own["data"] = [str(options.data), content_hash(options.data)]
-    own["model"] = [str(options.model), sampled_hash(options.model)]
-    own["base"] = [str(options.base), sampled_hash(folder.model)] if folder.adapter else None
+    # The contents count, not the places.
+    own["data"], own["model"] = content_hash(options.data), sampled_hash(options.model)
+    own["base"] = sampled_hash(folder.model) if folder.adapter else None
+    own["rewards"] = [Path(reward).name if code_file(reward) else reward for reward in options.rewards]
+    own["code"] = [list(found) for found in code_hashes(list(options.rewards))]
     if path.exists() and (before := json.loads(path.read_text())) != own:
         differing = [name for name in own if own[name] != before.get(name)]
         raise ValueError(f"{options.out} holds rollouts of another {', '.join(differing)}; give another --out")

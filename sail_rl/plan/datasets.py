@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from sail_rl.data.hub import fetched, fetched_path
 from sail_rl.data.mixture import sources_of
 from sail_rl.files import StrPath, atomic_write, content_hash, sampled_hash, short_hash
 from sail_rl.imports import resolve
+from sail_rl.paths import without_places
 
 logger = logging.getLogger(__name__)
 COLUMNS = {"completions": ("prompt", "completion"), "prompts": ("prompt",)}
@@ -127,7 +129,8 @@ def _curated(recipe: Recipe, name: str) -> Path:
 def _curated_path(recipe: Recipe, name: str) -> Path:
     curation = recipe.data.curated[name]
     found = [_state(path) for path in curation.inputs]
-    made_from = [curation.model_dump(mode="json"), found]
+    roots = [data.root and os.path.relpath(data.root, data.path and data.path.parent) for data in curation.sources]
+    made_from = [without_places(curation.model_dump()), found, roots]
     return recipe.run_dir.data / f"{name}-{short_hash(made_from)}.parquet"
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from sail_rl.config import Recipe
+from sail_rl.config.differences import differences
 from sail_rl.config.loading import dump_recipe
-from sail_rl.config.result_settings import result_settings
 from sail_rl.files import StrPath, atomic_write
 from sail_rl.records.log import forget_stages
 from sail_rl.run_dir import BASE, PARTIAL, RunDir, StageDir
@@ -50,13 +50,11 @@ def prepare_run_dir(recipe: Recipe, *, fresh: bool, redo: bool) -> None:
     run, resolved = recipe.run_dir, dump_recipe(recipe)
     if fresh and run.has_run:
         delete_run(run)
-    elif run.has_run and not redo:
-        before, now = result_settings(yaml.safe_load(run.recipe.read_text())), result_settings(yaml.safe_load(resolved))
-        if before != now:
-            raise ValueError(
-                f"{run.root} holds a run of another recipe (see {run.recipe}); give output_dir=…, --redo to rerun only "
-                "the stages that change, or --fresh to delete that run"
-            )
+    elif run.has_run and not redo and (different := differences(yaml.safe_load(run.recipe.read_text()), recipe)):
+        raise ValueError(
+            f"{run.root} holds a run of another recipe: {different}. Give output_dir=…, --redo to rerun only the "
+            "stages that change, or --fresh to delete that run"
+        )
     run.root.mkdir(parents=True, exist_ok=True)
     versions = {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
     atomic_write(run.versions, json.dumps(versions, indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def stage_keys(recipe: Recipe, paths: Mapping[str, Path]) -> dict[str, str]:
     settings = {stage["name"]: stage for stage in tree["stages"]}
     data = {name: data_hash(recipe, name, path) for name, path in paths.items()}
     shared = {name: tree[name] for name in SHARED}
+    shared["model"] = shared["model"] | {"path": None}  # its content counts, not its place
     path = recipe.model.path
     if path:
         base = sampled_hash(path) if path.is_dir() else None
@@ -77,7 +79,10 @@ def data_hash(recipe: Recipe, name: str, path: Path) -> str:
         settings = [recipe.data.video_frames, recipe.data.overlong]
         return short_hash([builder_inputs(recipe), name, settings])
     source = recipe.data.source(name)
-    read = source.model_dump(mode="json", exclude={"path"}) if source else None  # a curated dataset has no source
+    read = None  # a curated dataset has no source
+    if source:
+        root = os.path.relpath(os.path.realpath(source.root), os.path.realpath(path.parent)) if source.root else None
+        read = source.model_dump(mode="json", exclude={"path"}) | {"root": root}
     return short_hash([content_hash(path), read, recipe.data.video_frames, recipe.data.overlong])
 
 

@@ -29,7 +29,7 @@ from sail_rl.run_dir import BASE, LINEAGE, RunDir
 from .train import StageResult
 
 RATE_FACTOR = 2.0  # the largest ratio of learning rates between similar runs
-FREE = ("name", "seed", "parent", "output_dir")  # settings that may differ between similar runs
+FREE = ("name", "seed", "parent")  # settings that may differ between similar runs
 
 
 def make_soup(sources: Sequence[Path], out: Path, *, force: bool = False) -> None:
