@@ -222,7 +222,12 @@ def test_a_signal_ends_a_run_and_says_what_is_saved(
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_signal_ends_an_evaluation_and_the_run_goes_on_afterwards(start: Callable[..., Command]) -> None:
-    settings = [*SHORT, "stages.rlvr.steps=1", "evaluation.rewards.slow={path: 'waiting.py:in_evaluation', weight: 0}"]
+    settings = [
+        *SHORT,
+        "stages.longcot_sft.steps=1",
+        "stages.rlvr.steps=1",
+        "evaluation.rewards.slow={path: 'waiting.py:in_evaluation', weight: 0}",
+    ]
     command = start(*settings)
     command.until_waiting()
     command.send(signal.SIGINT)
@@ -231,8 +236,9 @@ def test_a_signal_ends_an_evaluation_and_the_run_goes_on_afterwards(start: Calla
     assert lines(stderr)[0] == "sail-rl: interrupted: run keeps the base model and the datasets"
     assert "Traceback" not in stderr
     (command.folder / "go on").touch()
-    assert start(*settings).end()[0] == 0
-    assert (command.folder / "run/summary.json").is_file()
+    again = start(*settings)
+    again.until((command.folder / "run/summary.json").is_file)
+    assert again.end()[0] == 0
 
 
 @pytest.mark.slow

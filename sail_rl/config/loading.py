@@ -69,7 +69,7 @@ def validated(model: type[M], tree: dict[str, Any], path: StrPath) -> M:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML that loads back to the same recipe."""
+    """The resolved recipe as YAML that loads back to the same recipe from every folder: its paths are absolute."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
