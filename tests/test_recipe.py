@@ -448,7 +448,7 @@ class TestAlgorithms:
         check_code(recipe, world_size=1)
         (tmp_path / "r.yaml").write_text(dump_recipe(recipe))
         absolute = recipe.model_copy(update={"output_dir": recipe.output_dir.absolute()})
-    assert load_recipe(tmp_path / "r.yaml") == absolute
+        assert load_recipe(tmp_path / "r.yaml") == absolute
         written = yaml.safe_load((tmp_path / "r.yaml").read_text())["stages"][1]
         assert laid_over(written, laid_over(SHARED, ALGORITHMS[name])) == written
 
