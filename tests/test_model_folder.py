@@ -68,6 +68,7 @@ def test_an_adapter_on_its_base_is_the_model_that_training_wrote(
         shutil.copy(path, base)
     shutil.copy(tiny_dir(llm) / "processor_config.json", base)
     stage = _adapt(base, tmp_path / "run", targets=targets, dtype=dtype)
+    (tmp_path / "run/recipe.yaml").write_text(f"model: {{path: {base}}}")
     merged = load_merged(model_folder(stage / "adapter"), dtype="auto")
     assert not isinstance(merged, PeftModel)
     own, trained = _weights(merged), _weights(load_model(stage / "model", dtype="auto"))

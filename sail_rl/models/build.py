@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.aimv2.configuration_aimv2 import Aimv2VisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLMultiModalProjector
 
-from .chat import CHAT_TEMPLATE, EOS, IMAGE_END, IMAGE_START, PAD, THINKING_TOKENS, TURN_START
+from .chat import EOS, IMAGE_END, IMAGE_START, PAD, THINKING_TOKENS, TURN_START
+from .chat_template import CHAT_TEMPLATE
 from .configuration import IMAGE_TOKEN, LANGUAGE_MODELS, SailVLConfig
 from .files import read_tensors, tensor_names
 from .folder import check_model_folder, described
@@ -107,7 +108,7 @@ def load_language_model(llm_dir: Path, tokenizer: Any) -> Any:
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     for config in (llm.config, llm.generation_config):
         known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        others = [token for token in known if token not in (None, end)]
+        others = [token for token in dict.fromkeys(known) if token not in (None, end)]
         # Generation stops at any of these tokens; the model's configuration names the end-of-turn token.
         config.eos_token_id = [end, *others] if others and isinstance(config, GenerationConfig) else end
         config.pad_token_id = pad

@@ -24,21 +24,6 @@ PAD = "<|endoftext|>"
 THINKING_TOKENS = [THINK_START, THINK_END]
 ALWAYS_CONTROL = (TURN_START, EOS, PAD, IMAGE_START, IMAGE_TOKEN, IMAGE_END)
 
-# ChatML as in the published models: no newline between `<|im_end|>` and the next `<|im_start|>`, but one after each
-# image placeholder.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{{ '<|im_end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Rendered:

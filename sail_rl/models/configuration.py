@@ -86,6 +86,15 @@ class SailVLConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     @property
+    def eos_token_id(self) -> Any:
+        """The language model's; transformers' Trainer asks for it here, and would add it to the others again."""
+        return self.text_config.eos_token_id
+
+    @eos_token_id.setter
+    def eos_token_id(self, value: Any) -> None:
+        self.text_config.eos_token_id = value
+
+    @property
     def shuffle(self) -> int:
         """The side, in patches, of the square that becomes one visual token; 2 for `downsample_ratio` 0.5."""
         return round(1 / self.downsample_ratio)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError, safe_open
 
 from sail_rl.files import atomic_write
@@ -56,7 +57,7 @@ def model_folder(path: Path, *, base: Path | None = None) -> ModelFolder:
 
 
 def base_of(adapter: Path) -> Path:
-    """The base model that an adapter's adapter_config.json names.
+    """The base model that an adapter's adapter_config.json names: a path, or the folder's name of its run's model.
 
     Raises:
         ValueError: it names none, or one that isn't there.
@@ -64,8 +65,8 @@ def base_of(adapter: Path) -> Path:
     named = _json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise ValueError(f"{adapter}: {ADAPTER_CONFIG} names no base model; give its folder with --base")
-    for folder in (adapter / named, Path(named)):
-        if folder.exists():
+    for folder in (adapter / named, Path(named), _model_of_run(adapter)):
+        if folder and folder.exists() and folder.name == Path(named).name:
             return _checked_base(adapter, folder)
     raise ValueError(
         f"{adapter}: a LoRA adapter of the model {named}, which is not here; give that model's folder with --base"
@@ -73,7 +74,10 @@ def base_of(adapter: Path) -> Path:
 
 
 def name_base(adapter: Path, base: Path, *, place: Path) -> None:
-    """Name an adapter's base model in its adapter_config.json: by a relative path if it lies in the adapter's run.
+    """Name an adapter's base model in its adapter_config.json.
+
+    A base in the adapter's run is named by its relative path, another one by its folder's name alone: adapters are
+    published, and paths of this machine are nobody else's business. `base_of` finds it by the run's recipe.
 
     Args:
         adapter: the adapter's folder.
@@ -82,7 +86,7 @@ def name_base(adapter: Path, base: Path, *, place: Path) -> None:
     """
     base, place, config = base.resolve(), place.resolve(), _json(adapter / ADAPTER_CONFIG)
     inside = base.is_relative_to(place.parents[2])
-    config["base_model_name_or_path"] = os.path.relpath(base, place) if inside else str(base)
+    config["base_model_name_or_path"] = os.path.relpath(base, place) if inside else base.name
     atomic_write(adapter / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
@@ -154,6 +158,14 @@ def _check_weights(folder: Path, files: list[Path]) -> None:
             raise ValueError(
                 f"{folder}: {file.name} ({size} bytes) is not a whole safetensors file ({error}); copy it again"
             ) from None
+
+
+def _model_of_run(adapter: Path) -> Path | None:
+    """The model that an adapter's run started from, if its recipe names one."""
+    run = RunDir.of_model(adapter)
+    recipe = yaml.safe_load(run.recipe.read_text()) if run else None
+    path = ((recipe or {}).get("model") or {}).get("path")
+    return Path(path) if path else None
 
 
 def _checked_base(adapter: Path, base: Path) -> Path:

@@ -6,6 +6,7 @@ from math import isqrt
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
@@ -107,6 +108,11 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
     def convert_to_rgb(self, image: Any) -> Any:
         """A PIL image as RGB (see `pictures.as_rgb`); arrays as they are."""
         return as_rgb(image) if isinstance(image, Image.Image) else super().convert_to_rgb(image)
+
+    def without_images(self) -> dict[str, torch.Tensor]:
+        """The outputs for no image: `pixel_values` [0, 3 x patch²] and `image_grid_thw` [0, 3]."""
+        pixels = torch.zeros(0, 3 * self.patch_size**2)
+        return {"pixel_values": pixels, "image_grid_thw": torch.zeros(0, 3, dtype=torch.long)}
 
     def _preprocess(
         self,

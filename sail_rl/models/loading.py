@@ -47,6 +47,9 @@ def load_model(
         ignore_mismatched_sizes=True,  # check_loaded reports them
     )
     check_loaded(model_dir, found, config.vision_config)
+    ends = model.generation_config.eos_token_id
+    if isinstance(ends, list):
+        model.generation_config.eos_token_id = list(dict.fromkeys(ends))
     if config.tie_word_embeddings:
         check_tied_head(model_dir)
     return model

@@ -152,7 +152,7 @@ class SailVLModel(SailVLPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None:
+        if pixel_values is not None and len(pixel_values):
             if image_grid_thw is None:
                 raise ValueError("pixel_values came without image_grid_thw; pass on both of the processor's outputs")
             features = torch.cat(self.get_image_features(pixel_values, image_grid_thw)).to(inputs_embeds.dtype)
@@ -259,7 +259,7 @@ class SailVLForConditionalGeneration(SailVLPreTrainedModel, GenerationMixin):
     ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeat each row with *all* of its images; transformers would repeat patch by patch and mix them up."""
         images = {name: model_kwargs.pop(name, None) for name in ("pixel_values", "image_grid_thw")}
-        if images["pixel_values"] is not None and expand_size > 1:
+        if images["pixel_values"] is not None and len(images["pixel_values"]) and expand_size > 1:
             images = repeat_images(
                 **images,
                 tokens=(input_ids == self.config.image_token_id).sum(dim=1).tolist(),

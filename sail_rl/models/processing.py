@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from transformers import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from .chat import CHAT_TEMPLATE, IMAGE_END, IMAGE_START, ChatTokenizer
+from .chat import IMAGE_END, IMAGE_START, ChatTokenizer
+from .chat_template import CHAT_TEMPLATE
 from .configuration import IMAGE_TOKEN, SailVLConfig
 from .images import SailVLImageProcessor
 from .published import image_options
@@ -40,6 +42,8 @@ class SailVLProcessor(ProcessorMixin):
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in ("is_local", "local_files_only"):  # how it was loaded, which transformers would save
+            tokenizer.init_kwargs.pop(name, None)
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.image_start_id = tokenizer.convert_tokens_to_ids(IMAGE_START)
@@ -66,18 +70,35 @@ class SailVLProcessor(ProcessorMixin):
         return [self.image_token_id, self.image_start_id, self.image_end_id]
 
     def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
-        """Tokenize text and process images; raises ValueError unless there are as many placeholders as images."""
+        """Tokenize texts and process images, which may be nested by text; a text may have none.
+
+        With `return_offsets_mapping` the offsets refer to the given texts, as assistant masks need them: all tokens of
+        an image have the place of its placeholder.
+
+        Raises:
+            ValueError: unless there are as many placeholders as images.
+        """
         if text is None:
             raise ValueError("text is None: give the prompt text, with one <IMG_CONTEXT> for each image")
         texts = [text] if isinstance(text, str) else list(text)
         placeholders = sum(item.count(IMAGE_TOKEN) for item in texts)
-        count = _count_images(images)
+        flat = _flat(images)
+        count = len(flat)
         if placeholders != count:
             raise ValueError(
                 f"the text has {placeholders} image placeholder(s) {IMAGE_TOKEN} but {count} image(s) were given; "
                 "write one placeholder for each image"
             )
-        return super().__call__(images=images if count else None, text=texts, **kwargs)
+        inputs = super().__call__(images=flat or None, text=texts, **kwargs)
+        if not flat and kwargs.get("return_tensors") == "pt":  # a batch of transformers' pipeline needs equal keys
+            inputs |= self.image_processor.without_images()
+        if flat and "offset_mapping" in inputs:
+            grids = iter(inputs["image_grid_thw"])
+            sizes = ([self._expansion(next(grids)) for _ in range(text.count(IMAGE_TOKEN))] for text in texts)
+            mapped = map(in_given_text, inputs["offset_mapping"], texts, sizes)
+            offsets = [list(pairs) for pairs in mapped]
+            inputs["offset_mapping"] = torch.tensor(offsets) if kwargs.get("return_tensors") == "pt" else offsets
+        return inputs
 
     @cached_property
     def chat(self) -> ChatTokenizer:
@@ -113,8 +134,10 @@ class SailVLProcessor(ProcessorMixin):
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """The expansion of one placeholder: `<img>`, one context token per visual token, and `</img>`."""
-        tiles, rows, columns = image_inputs["image_grid_thw"][image_idx]
-        tokens = int(tiles * rows * columns) // self.image_processor.merge_size**2
+        return self._expansion(image_inputs["image_grid_thw"][image_idx])
+
+    def _expansion(self, grid: Any) -> str:
+        tokens = int(math.prod(int(side) for side in grid)) // self.image_processor.merge_size**2
         return IMAGE_START + IMAGE_TOKEN * tokens + IMAGE_END
 
     def image_tokens(self, height: int, width: int) -> int:
@@ -147,10 +170,28 @@ def check_placeholders(token_ids: Sequence[int], images: Sequence[Any], image_to
         )
 
 
-def _count_images(images: Any) -> int:
-    """The number of images in None, an image, a list of images, or a list of such lists."""
+def in_given_text(offsets: Sequence[Sequence[int]], text: str, expansions: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The (start, end) of tokens in a text, from those in the text whose placeholders were replaced by `expansions`."""
+    spans, position, shift = [], 0, 0  # (start and end in the expanded text, start in the given one)
+    for expansion in expansions:
+        position = text.index(IMAGE_TOKEN, position)
+        spans.append((position + shift, position + shift + len(expansion), position))
+        position += len(IMAGE_TOKEN)
+        shift += len(expansion) - len(IMAGE_TOKEN)
+    before = [(0, 0, -len(IMAGE_TOKEN)), *spans]
+    for start, end in offsets:
+        _, last, place = next(span for span in reversed(before) if span[0] <= start)
+        if int(start) < last:
+            yield place, place + len(IMAGE_TOKEN)
+        else:
+            moved = place + len(IMAGE_TOKEN) - last
+            yield int(start) + moved, int(end) + moved
+
+
+def _flat(images: Any) -> list[Any]:
+    """The images in None, an image, a list of images, or a list of such lists."""
     if images is None:
-        return 0
+        return []
     if isinstance(images, (list, tuple)):
-        return sum(_count_images(image) for image in images)
-    return 1
+        return [image for own in images for image in _flat(own)]
+    return [images]

@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig
 from sail_rl.config import Recipe, RLStage, SFTStage
 from sail_rl.files import StrPath
 from sail_rl.models import SailVLConfig, SailVLForConditionalGeneration
+from sail_rl.models.adapter_card import adapter_card
 from sail_rl.models.adapters import LoRA, describe_trainable, prepare_parameters
 from sail_rl.models.folder import name_base
 from sail_rl.models.loading import load_model
@@ -48,10 +49,11 @@ def load_policy(
 
 
 def write_adapter(trainer: transformers.Trainer, base: Path, stage: Path, folder: str) -> None:
-    """Save the trainer's LoRA adapter in `folder`, with the name of its base model as seen from the stage's folder."""
+    """Save the trainer's LoRA adapter in `folder`, with a card, and its base model as seen from the stage's folder."""
     trainer.save_model(folder)
     if rank() == 0:
         name_base(Path(folder), base, place=StageDir(stage).adapter)
+        (Path(folder) / "README.md").write_text(adapter_card(Path(folder), stage.name))
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
