@@ -64,8 +64,8 @@ class Rollout:
     stop_reason: StopReason
     weights_version: int
     earlier: list[int] = field(default_factory=list)
-    control_tokens: int = 0
     routed_experts: np.ndarray | None = field(default=None, compare=False, repr=False)
+    control_tokens: int = 0
 
     @property
     def token_versions(self) -> list[int]:

@@ -34,7 +34,8 @@ def rollouts_of(number: int) -> list[Rollout]:
         experts = generator.integers(0, 128, (5 + length - 1, 3, 2)).astype(np.int16)
         logprobs = generator.normal(size=length).tolist()
         tokens = generator.integers(0, 151_936, length).tolist()
-        made.append(Rollout(f"p{number}", sample, tokens, logprobs, "text", "stop", 2, [1] * (length // 2), experts))
+        earlier = [1] * (length // 2)
+        made.append(Rollout(f"p{number}", sample, tokens, logprobs, "text", "stop", 2, earlier, experts, sample))
     return made
 
 
