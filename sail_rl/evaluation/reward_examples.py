@@ -105,11 +105,15 @@ def _read_rows(path: Path) -> list[Any]:
     if not path.is_file():
         raise ValueError(f"no file or run folder {path}")
     if path.suffix == ".parquet":
-        from pyarrow import parquet
+        from sail_rl.data.files import load_file
 
-        return list(parquet.read_table(path).to_pylist())
+        return list(load_file(path)[0])
+    try:
+        text = path.read_text("utf-8-sig")
+        content = json.loads(text) if path.suffix == ".json" else None
+    except (ValueError, RecursionError) as error:  # also bytes that aren't UTF-8
+        raise ValueError(f"{path}: not JSON: {error}") from None
     if path.suffix == ".json":
-        content = json.loads(path.read_text())
         content = content.get("scores") if isinstance(content, dict) else content
         if not isinstance(content, list):
             raise ValueError(f"{path} holds no list")
@@ -117,7 +121,7 @@ def _read_rows(path: Path) -> list[Any]:
     if path.suffix != ".jsonl":
         raise ValueError(f"{path}: give a .jsonl, .json or .parquet file, or the folder of a run")
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
