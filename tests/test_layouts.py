@@ -13,11 +13,12 @@ from conftest import picture
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from test_data import write_jsonl
-from test_formats import ASKED, IMAGE, png, text
+from test_formats import ASKED, IMAGE, png, recipe, text
 
 from sail_rl.data.dataset import Rows
 from sail_rl.data.formats import unified
 from sail_rl.data.saving import save_rows
+from sail_rl.plan.rewards import check_gold_answers
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -80,6 +81,14 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ms-swift's GRPO": (
         {"images": "a.png", "messages": ASKED, "solution": "<answer> 3 </answer>"},
         {"images": ["a.png"], "prompt": ASKED, "solution": "<answer> 3 </answer>", "answer": "3"},
+    ),
+    "R1's solution": (
+        {"problem": "1+1?", "solution": "<think>One, two.</think>\n<answer>2</answer>"},
+        {
+            "prompt": [user("1+1?")],
+            "solution": "<think>One, two.</think>\n<answer>2</answer>",
+            "answer": "2",
+        },
     ),
     "ms-swift's video": (
         {"messages": [user("<video>What moves?")], "videos": ["a.mp4"]},
@@ -257,6 +266,7 @@ def test_bytes_and_image_features_in_parquet_are_pictures(kind: str, tmp_path: P
             {"messages": [*HI, said("Ho") | {"tool_calls": [{"name": "f"}]}]},
             "'tool_calls' of messages isn't read",
         ),
+        ({"messages": [*HI, said("Ho") | {"weight": 0}]}, "'weight' of messages isn't read"),
     ],
 )
 def test_what_is_passed_over_is_named_once_for_a_file(
@@ -322,3 +332,14 @@ def test_a_windows_path_gets_a_hint(tmp_path: Path) -> None:
     (tmp_path / "sub/a.png").write_bytes(png(0))
     with pytest.raises(ValueError, match=r"is missing .*, with / between folders"):
         Rows(write_jsonl(tmp_path / "d.jsonl", [{"prompt": "Hi", "image": "sub\\a.png"}]))
+
+
+@pytest.mark.parametrize("name", ["self", "completions", "prompts", "trainer_state"])
+def test_a_column_that_rewards_cannot_get_is_named_and_disturbs_no_check(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "1+1?", "answer": "2", "completion": "2", name: "v"}])
+    made = recipe(tmp_path, {"path": str(file)})
+    with caplog.at_level(logging.WARNING):
+        check_gold_answers(made, {"rl": Rows(file), "heldout": Rows(file)})
+    assert any(f"{file}: rewards don't get the column(s) {name}," in record.getMessage() for record in caplog.records)

@@ -216,10 +216,10 @@ class Rows(Sequence[dict[str, Any]]):
 
     def _check_filled(self, row: dict[str, Any], name: str) -> None:
         """Raise ValueError if a row lacks a column that is needed, or if it says nothing."""
-        asked = name == "completion" and isinstance(row.get("prompt"), list)
-        hint = ", and the messages don't end with the assistant's turn" if asked else ""
+        asks = name == "completion" and {*CONVERSATIONS} & {*self._dataset.column_names, *self._names}
+        hint = ", and the messages don't end with the assistant's turn" if asks else ""
         if name not in row:
-            names = ", ".join(self._dataset.column_names)
+            names = f"{', '.join(self._dataset.column_names):.300}"
             raise ValueError(
                 f"no column {name!r} among {names}{hint}; if it has another name, set `columns` in the recipe's data"
             )

@@ -25,7 +25,7 @@ RESPONSES = ("response", "output")
 SYSTEMS = ("system", "system_prompt")
 PAIRED = ("instruction", "query", "input")
 """Questions of formats whose `output` or `response` is the completion, and whose `history` holds earlier turns."""
-TAGGED = re.compile(r"\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Row:
@@ -43,12 +43,12 @@ def unified(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) ->
         ValueError: names the field that can't be read, and what fits there.
     """
     row = with_pictures(_renamed(row, columns or {}))
+    if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), str | int | float | None):
+        raise wrong("id", row["id"], "a text or a number")
     source = next((name for name in ("prompt", *CONVERSATIONS, *QUESTIONS) if row.get(name) is not None), None)
-    if source in CONVERSATIONS:
-        row = with_numbered(_of_conversation(row, source))
-    elif source is not None:
-        row = with_numbered(_of_question(row, source))
-        row = _with_response(row, strict=source in PAIRED)
+    if source is not None:
+        row = _of_conversation(row, source) if source in CONVERSATIONS else _of_question(row, source)
+        row = _with_response(with_numbered(row), strict=source in PAIRED)
     if row.get("completion") is not None:
         row["completion"] = answer(row["completion"], "completion")
     if source is not None:
@@ -64,7 +64,9 @@ def alike(row: Row) -> Row:
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise ValueError(f"`columns` maps {ours} to {theirs!r}, which isn't among the columns {', '.join(row)}")
+            raise ValueError(
+                f"`columns` maps {ours} to {theirs!r}, which isn't among the columns {', '.join(row):.300}"
+            )
     kept = {name: value for name, value in row.items() if name not in columns.values()}
     return kept | {ours: row[theirs] for ours, theirs in columns.items()}
 
@@ -141,8 +143,8 @@ def _with_gold(row: Row) -> Row:
     model = row.get("reward_model")
     found = model.get("ground_truth") if isinstance(model, Mapping) else None
     found = next((value for value in (found, row.get("ground_truth"), row.get("solution")) if value is not None), None)
-    if isinstance(found, str) and (tagged := TAGGED.fullmatch(found)):
-        found = tagged[1].strip()
+    if isinstance(found, str) and len(tagged := TAGGED.findall(found)) == 1:
+        found = tagged[0].strip()
     return row if found is None else row | {"answer": found}
 
 

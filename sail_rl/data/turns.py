@@ -107,10 +107,15 @@ def has_placeholder(text: str) -> bool:
 
 
 def unread_keys(value: Any) -> set[str]:
-    """The keys with values, such as `tool_calls`, that `turns` doesn't read."""
+    """The keys with values, such as `tool_calls` or `weight`, that `turns` doesn't read."""
     listed = listing(value)
     messages = [message for message in listed if isinstance(message, Mapping)] if isinstance(listed, list) else []
-    return {key for message in messages for key, value in message.items() if key not in READ and value}
+    return {
+        key
+        for message in messages
+        for key, value in message.items()
+        if key not in READ and value not in (None, "", [], {})
+    }
 
 
 def _message(message: Any, field: str) -> Message:

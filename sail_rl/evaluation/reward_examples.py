@@ -61,7 +61,7 @@ def read_examples(path: Path, *, stage: str | None = None, step: int | None = No
             row = unified(dataset[number])
             for needed in ("prompt", "completion"):
                 if row.get(needed) is None:
-                    raise ValueError(f"no column {needed!r} among {', '.join(dataset.column_names)}")
+                    raise ValueError(f"no column {needed!r} among {', '.join(dataset.column_names):.300}")
             name = location if row.get("id") is None else str(row["id"])
             examples.prompts.append(_prompt(row, name, folder))
             examples.rollouts.append(_rollout(row, name))
