@@ -83,7 +83,9 @@ def _show(options: argparse.Namespace) -> None:
 
     rows, model = _rows_and_model(options)
     processor = AutoProcessor.from_pretrained(model)
-    encoder = Encoder(processor, max_length=options.max_length, empty_thought=options.empty_thought)
+    encoder = Encoder(
+        processor, max_length=options.max_length, empty_thought=options.empty_thought, source=str(rows.path)
+    )
     console = Console()
     if not 0 <= options.row < len(rows):
         raise ValueError(f"--row {options.row}: {rows.path} has rows 0 to {len(rows) - 1}")
