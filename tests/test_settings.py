@@ -16,7 +16,7 @@ from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
 from sail_rl.evaluation.evaluate import ScoredCompletion, summarise
 from sail_rl.maths.heldout import metric_names
-from sail_rl.plan.settings import check_best_metrics, check_positions, check_zero_options
+from sail_rl.plan.settings import check_best_metrics, check_positions, check_zero_options, warn_of_warm_ups
 from sail_rl.records.wandb_run import check_wandb
 from sail_rl.yaml_reading import read_yaml
 
@@ -44,7 +44,6 @@ def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stages.rlvr.optimizer.warmup_steps=41"], "optimizer.warmup_steps is 41, but the stage has only 40 steps"),
         (
             ["stages.rlvr.optimizer.learning_rate=.nan"],
             "stages.rlvr.optimizer.learning_rate is .nan, which is no",
@@ -87,6 +86,19 @@ def test_a_setting_that_can_t_work_is_named_before_a_model_loads(
     monkeypatch.setattr(plan, "build_tiny", lambda *_, **__: pytest.fail("made a model"))
     small = ["data.kwargs={sft_rows: 48, rl_rows: 32, heldout_rows: 4}"]
     assert message in say(*([] if "data.kwargs" in overrides[0] else small), *overrides)
+
+
+def test_a_stage_that_ends_within_its_warm_up_is_named_but_may_run(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_warm_ups(load_recipe("quickstart", ["stages.rlvr.optimizer.warmup_steps=40"]))
+    assert not caplog.records
+    ppo = "stages.rlvr.algorithm=ppo"
+    warn_of_warm_ups(
+        load_recipe("quickstart", [ppo, "stages.rlvr.critic.warmup_steps=41", "stages.longcot_sft.steps=9"])
+    )
+    assert [record.getMessage().partition("; ")[0] for record in caplog.records] == [
+        "stage longcot_sft: optimizer.warmup_steps is 10, but the stage has only 9 steps and ends within its warm-up",
+        "stage rlvr: critic.warmup_steps is 41, but the stage has only 40 steps and ends within its warm-up",
+    ]
 
 
 def test_an_output_folder_that_is_a_file_or_can_t_be_written_is_refused(say: Say, tmp_path: Path) -> None:

@@ -118,20 +118,6 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
-    def _warm_ups_fit(self) -> Self:
-        for stage in self.training:
-            warm_ups = {"optimizer.warmup_steps": stage.optimizer.warmup_steps}
-            if stage.kind == "rl" and stage.critic:
-                warm_ups["critic.warmup_steps"] = stage.critic.warmup_steps
-            for key, steps in warm_ups.items():
-                if steps > stage.steps:
-                    raise ValueError(
-                        f"stage {stage.name}: {key} is {steps}, but the stage has only {stage.steps} steps and would "
-                        f"end within its warm-up; lower {key}, or raise steps"
-                    )
-        return self
-
-    @model_validator(mode="after")
     def _gradients_add_up_in_float32(self) -> Self:
         stage = self.deepspeed.zero_stage
         if self.model.dtype == "bfloat16" and stage < 2:

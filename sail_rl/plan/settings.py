@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import tempfile
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from sail_rl.run_dir import RunDir
 
 from .policy import model_config
 
+logger = logging.getLogger(__name__)
 OWN_ZERO_KEYS = {
     "stage": "deepspeed.zero_stage",
     "offload_optimizer": "deepspeed.offload_optimizer",
@@ -36,6 +38,21 @@ def check_settings(recipe: Recipe) -> None:
     check_wandb()
     check_zero_options(recipe)
     check_positions(recipe)
+    warn_of_warm_ups(recipe)
+
+
+def warn_of_warm_ups(recipe: Recipe) -> None:
+    """Warn of stages that end within a warm-up. A run that is shortened for a trial may."""
+    for stage in recipe.training:
+        warm_ups = {"optimizer.warmup_steps": stage.optimizer.warmup_steps}
+        if stage.kind == "rl" and stage.critic:
+            warm_ups["critic.warmup_steps"] = stage.critic.warmup_steps
+        for key, steps in warm_ups.items():
+            if steps > stage.steps:
+                logger.warning(
+                    "stage %s: %s is %d, but the stage has only %d steps and ends within its warm-up; lower %s, or "
+                    "raise steps", stage.name, key, steps, stage.steps, key,
+                )  # fmt: skip
 
 
 def check_output_dir(run: RunDir) -> None:
