@@ -40,6 +40,8 @@ class StageDir:
         """Samples of the steps that were skipped."""
         self.line_search = root / "adalrs"
         """States that AdaLRS returns to."""
+        self.repartitioned = root / "repartitioned"
+        """A copy of a checkpoint for another number of ranks, while a stage resumes from it."""
         self.result = root / "result.json"
         """Written last: the stage is finished."""
 
@@ -64,6 +66,11 @@ class StageDir:
     def held_rollouts(checkpoint: Path, rank: int) -> Path:
         """The rollouts in one of its checkpoints that a rank has sampled and no step has used yet."""
         return checkpoint / f"rollouts_rank{rank}.npz"
+
+    @staticmethod
+    def all_held_rollouts(checkpoint: Path) -> list[Path]:
+        """The files of `held_rollouts` of all ranks that wrote a checkpoint."""
+        return sorted(checkpoint.glob("rollouts_rank*.npz"))
 
 
 class RunDir:

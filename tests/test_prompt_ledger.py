@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -265,13 +265,24 @@ def test_completions_of_all_lengths_are_trained_on_equally_often(world_size: int
     assert max(step.rounds for step in job.steps) < 16, "no step waits for its longest completion"
 
 
-def test_a_checkpoint_of_another_number_of_ranks_is_refused() -> None:
+@pytest.mark.parametrize(("before", "ranks"), [(1, 2), (2, 1), (2, 4), (4, 2), (3, 4)])
+def test_what_the_ranks_of_an_earlier_job_held_is_dealt_out_again(before: int, ranks: int) -> None:
     def rows_at(start: int, count: int) -> list[int]:
         return list(range(start, start + count))
 
-    state = PromptLedger(4, rows_at, world_size=2).state()
-    with pytest.raises(ValueError, match=r"was written by 2 rank\(s\), and this job has 4"):
-        PromptLedger(4, rows_at, world_size=4).load_state(state)
+    old = PromptLedger(12, rows_at, world_size=before)
+    begun = [old.prompts_of_round(rank) for rank in range(before)]
+    complete = [replace(group(prompts[0], [1.0, 0.0]), rank=rank) for rank, prompts in enumerate(begun)]
+    old.record_round(complete, [prompts[1:] for prompts in begun])
+    old._step_rounds = 0  # as after a step
+    new = PromptLedger(12, rows_at, world_size=ranks)
+    new.load_state(json.loads(json.dumps(old.state())))
+    held = [number for rank in range(ranks) for number in new.numbers_waiting(rank)]
+    assert sorted(held) == list(range(12)), "each group has one rank, and none is lost"
+    assert [found.prompt for found in new.surplus] == [found.prompt for found in complete]
+    carried = [prompt for prompts in new.carried for prompt in prompts]
+    assert carried == [prompt for prompts in old.carried for prompt in prompts], "in the same order"
+    assert max(map(len, new.carried)) <= 12 // ranks, "no rank samples more than its share"
 
 
 def test_a_round_that_loses_a_group_is_refused() -> None:

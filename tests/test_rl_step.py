@@ -374,7 +374,7 @@ def resume(sampler: GroupSampler, stopped: GroupSampler, folder: Path) -> None:
     """What a checkpoint of `stopped` gives to a new sampler."""
     sampler.ledger.load_state(json.loads(json.dumps(stopped.ledger.state())))
     stopped.held.save(folder / "held")
-    sampler.held.load(folder / "held")
+    sampler.load_held([folder / "held"])
 
 
 def test_a_resumed_sampler_continues_partial_rollouts(encoder: Encoder, tmp_path: Path) -> None:

@@ -120,10 +120,13 @@ class RolloutStore:
         self._shrink()
         return path
 
-    def rollback(self, stage: str, step: int) -> None:
-        """Delete what this rank wrote of `stage` after `step`, because those steps will run again."""
+    def rollback(self, stage: str, step: int, *, ranks: int = 1) -> None:
+        """Delete this rank's part of what `stage` wrote after `step`, because those steps will run again.
+
+        Every one of the job's `ranks` calls it. An earlier job may have had more.
+        """
         for path, written, rank in _shards(self.folder / stage):
-            if written > step and rank == self.rank:
+            if written > step and rank % ranks == self.rank:
                 path.unlink()
 
     def _shrink(self) -> None:

@@ -36,6 +36,7 @@ from sail_rl.trainer.sampling import RolloutObserver
 
 from .folder import await_ready, clear_ready, invalidate_stale_stages, prepare_run_dir, signal_ready, write_stage_key
 from .lineage import stage_keys, write_lineage
+from .ranks import check_ranks
 from .records import Records
 from .threads import describe_threads
 
@@ -79,6 +80,7 @@ def _prepared(recipe: Recipe, algebra: dict[str, str], *, redo: bool) -> tuple[P
     plan = make_plan(recipe, algebra)
     keys = stage_keys(recipe, plan.paths)
     invalidate_stale_stages(recipe, keys, redo=redo)
+    check_ranks(recipe, ranks=world_size())
     if recipe.model.path is None and not recipe.run_dir.summary.exists():  # otherwise make_plan has dropped them
         write_stage_key(recipe.run_dir.base, keys[BASE])
         plan = drop_overlong(plan, build_base(recipe, plan.datasets))
@@ -171,7 +173,7 @@ def _observer(recipe: Recipe, config: AnyStage, records: Records | None) -> Roll
     if config.trains and (limit := recipe.logging.rollouts_gib):
         store = RolloutStore(recipe.output_dir, rank=rank(), max_gib=limit)
         found = checkpoints.newest_checkpoint(recipe.run_dir.stage(config.name).root)
-        store.rollback(config.name, found[1] if found else -1)
+        store.rollback(config.name, found[1] if found else -1, ranks=world_size())
 
     def observe(step: int, prompts: list[Prompt], rollouts: list[Rollout], scores: Scores) -> None:
         if store and rollouts:

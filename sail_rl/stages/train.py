@@ -33,6 +33,7 @@ from sail_rl.trainer.distributed import rank, world_size
 from sail_rl.trainer.line_search import LineSearchCallback
 from sail_rl.trainer.nonfinite import NonFiniteStepMonitor
 from sail_rl.trainer.prompt_ledger import PromptLedger
+from sail_rl.trainer.repartition import fitted
 from sail_rl.trainer.sampling import GroupSampler, RolloutObserver
 from sail_rl.trainer.sft import StreamedBatches, SupervisedBatches
 from sail_rl.trainer.trainer import Trainer
@@ -114,15 +115,15 @@ class Stage:
         if checkpoint and self.source_state:
             self.source_state.load_state(saved["source"])
             if self.sampler:
-                self.sampler.held.load(StageDir.held_rollouts(checkpoint[0], rank()))
+                self.sampler.load_held(StageDir.all_held_rollouts(checkpoint[0]))
         if self.config.adalrs:
-            state = saved["search"] if checkpoint else self.config.adalrs.model_dump()
-            self.search = LineSearch(**state)
+            self.search = LineSearch(**(saved["search"] if checkpoint else self.config.adalrs.model_dump()))
             trainer.add_callback(LineSearchCallback(self.search, trainer, StageDir(self.folder).line_search))
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.add_callback(_StageCallback(self, trainer))
+        resume = fitted(checkpoint[0], trainer, StageDir(self.folder).repartitioned) if checkpoint else None
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=resume)
             accuracy = self.evaluate(trainer)[self.evaluator.accuracy_name]
             if self.best_models and self.progress.best:
                 accuracy = self.progress.best.accuracy
@@ -139,9 +140,8 @@ class Stage:
     @property
     def best_models(self) -> BestModels | None:
         """The stage's best models; None if the stage keeps its last model."""
-        config = self.config
-        metric = config.metric_for_best_model
-        return BestModels(self.folder, metric, config.greater_is_better) if metric else None
+        metric = self.config.metric_for_best_model
+        return BestModels(self.folder, metric, self.config.greater_is_better) if metric else None
 
     def evaluate_and_keep(self, trainer: Trainer) -> dict[str, float]:
         """Return the held-out metrics, and save the model if they are the best so far."""

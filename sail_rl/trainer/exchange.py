@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,12 +31,18 @@ class HeldRollouts(dict[int, list[Rollout]]):
         with path.open("wb") as file:
             np.savez(file, numbers=np.array(list(self), np.int64), bounds=bounds, rollouts=rollouts)
 
-    def load(self, path: Path) -> None:
-        """Replace them by those that `save` wrote."""
-        with np.load(path) as file:
-            numbers, bounds, rollouts = file["numbers"].tolist(), file["bounds"].tolist(), from_bytes(file["rollouts"])
+    def load(self, paths: Iterable[Path], numbers: Collection[int]) -> None:
+        """Replace them by those of these prompts, out of the files that `save` wrote on the ranks of a job."""
         self.clear()
-        self.update(zip(numbers, [rollouts[start:end] for start, end in pairwise(bounds)], strict=True))
+        for path in paths:
+            with np.load(path) as file:
+                found, bounds, rollouts = (
+                    file["numbers"].tolist(),
+                    file["bounds"].tolist(),
+                    from_bytes(file["rollouts"]),
+                )
+            self.update(zip(found, [rollouts[start:end] for start, end in pairwise(bounds)], strict=True))
+            self.keep(numbers)
 
 
 def exchange_rollouts(

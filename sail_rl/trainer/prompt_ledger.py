@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from .groups import Group, NumberedPrompt
@@ -73,15 +74,15 @@ class PromptLedger:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; raises ValueError if another number of ranks wrote it."""
-        if len(state["carried"]) != self.world_size:
-            raise ValueError(
-                f"the checkpoint was written by {len(state['carried'])} rank(s), and this job has {self.world_size}; "
-                "resume with as many ranks, or start the stage again with --redo"
-            )
+        """The inverse of `state`. What another number of ranks held is dealt out to the ranks of this job."""
         self.rounds, self.prompts_begun = state["rounds"], state["prompts_begun"]
         self.surplus = [Group.from_json(group) for group in state["surplus"]]
         self.carried = [[NumberedPrompt(**prompt) for prompt in prompts] for prompts in state["carried"]]
+        if len(self.carried) != self.world_size:
+            self.surplus = [replace(group, rank=index % self.world_size) for index, group in enumerate(self.surplus)]
+            carried = list(chain.from_iterable(self.carried))
+            share = math.ceil(len(carried) / self.world_size)
+            self.carried = [carried[rank * share : (rank + 1) * share] for rank in range(self.world_size)]
 
     @property
     def needs_round(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
@@ -66,6 +67,10 @@ class GroupSampler:
     held: HeldRollouts = field(default_factory=HeldRollouts)
     _sampled_ahead: Future[RolloutBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
+
+    def load_held(self, paths: Iterable[Path]) -> None:
+        """Take this rank's share of the rollouts that the ranks of an earlier job held, once the ledger is loaded."""
+        self.held.load(paths, self.ledger.numbers_waiting(self.stream.rank))
 
     def collect(self, learner: Learner) -> list[Group]:
         """The groups of one step, of all ranks, in the order of their prompts."""
