@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,10 @@ VARIANTS = [("qwen3", True), ("qwen3", False), ("qwen3_moe", True), ("qwen3_moe"
 
 
 pytest_plugins = ["dealing"]
+
+# A test's result depends on the code alone: the same examples everywhere, and no limit that a busy machine would break.
+settings.register_profile("exact", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("exact")
 
 gc.disable()  # until the modules of all tests are imported: their million objects stay
 
