@@ -151,7 +151,7 @@ def test_a_packed_step_trains_like_its_samples_one_by_one(
         micro_batches=2,
         buffer=40,
     )
-    batch = next(iter(StreamedBatches(stream, rows, encoder, rank=0).batches(Silent(), start_step=0)))  # type: ignore[arg-type]
+    batch = next(iter(StreamedBatches(stream, encoder, rank=0).batches(Silent(), start_step=0)))  # type: ignore[arg-type]
     assert batch.layout is not None
     assert len(batch.layout) == 2
     assert all(180 < sum(len(batch.samples[index]) for index in indices) <= 200 for indices in batch.layout)

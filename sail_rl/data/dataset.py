@@ -155,6 +155,10 @@ class Rows(Sequence[dict[str, Any]]):
         """The row number in the file of the row at `index`."""
         return self._kept[index]
 
+    def describe(self, index: int) -> str:
+        """File and row number of the row at `index`, for errors."""
+        return f"{self.path}, row {self._kept[index]}"
+
     def texts(self) -> Iterator[str]:
         """All texts of prompts and completions, for training a tokenizer."""
         pictures = {*PICTURES, *VIDEOS, *(self._names[name] for name in (*PICTURES, *VIDEOS) if name in self._names)}

@@ -92,6 +92,13 @@ class Encoder:
         rendered = self._rendered(row)
         return Prompt(row["id"], row["prompt"], rendered.text, images, columns, token_ids=rendered.token_ids)
 
+    def processed_prompt(self, row: dict[str, Any]) -> Prompt:
+        """The prompt of a row, whose images have been processed for the model (see `process_ahead`)."""
+        prompt = self.prompt(row)
+        for image in prompt.images:
+            self.processor.image_processor.process_ahead(image)
+        return prompt
+
     def length(self, metadata: dict[str, Any], *, completion: bool) -> int:
         """Tokens of a row's prompt (and `completion`) from its `Rows.metadata`, without decoding images."""
         return self.size(metadata, completion=completion)[0]

@@ -40,6 +40,11 @@ class MixedRows(Sequence[dict[str, Any]]):
         name, number = self._rows[index]
         return self._named(name, self._sources[name].metadata(number))
 
+    def describe(self, index: int) -> str:
+        """File and row number of the row at `index`, for errors."""
+        name, number = self._rows[index]
+        return self._sources[name].describe(number)
+
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         name, number = self._rows[index]
         return self._named(name, self._sources[name][number])

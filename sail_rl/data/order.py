@@ -45,6 +45,11 @@ class RowStream:
         orders = {epoch: _order(len(self.rows), self.seed, epoch) for epoch in epochs}
         return [orders[position // len(self.rows)][position % len(self.rows)] for position in positions]
 
+    def describe(self, row: int) -> str:
+        """The source of a row, for errors: file and row number, where the rows know them."""
+        describe = getattr(self.rows, "describe", "row {}".format)
+        return str(describe(row))
+
     def share(self, batch: int) -> list[int]:
         """This rank's row numbers of batch number `batch`."""
         share = self.batch_size // self.world_size

@@ -8,7 +8,7 @@ dealt to the ranks so that all ranks process about as many visual tokens at the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .order import RowStream
@@ -53,6 +53,10 @@ class StreamPacker:
             "packing/samples": float(sum(len(numbers) for numbers, _ in packed)),
         }
         return [[packed[index][0] for index in share] for share in shares], metrics
+
+    def peek(self) -> list[list[RowNumbers]]:
+        """The micro-batches that the next call of `step` will give, by rank."""
+        return replace(self, waiting=list(self.waiting)).step()[0]
 
     def state(self) -> dict[str, Any]:
         """The state that a checkpoint saves, as JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
 from typing import Any, Literal
 
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    PILImageResampling,
+    SizeDict,
+    make_flat_list_of_images,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorKwargs,
     GotOcr2ImageProcessorPil,
@@ -114,6 +121,29 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
         pixels = torch.zeros(0, 3 * self.patch_size**2)
         return {"pixel_values": pixels, "image_grid_thw": torch.zeros(0, 3, dtype=torch.long)}
 
+    def process_ahead(self, image: Image.Image) -> None:
+        """Process an image now, and keep the result with it: later calls with the same options only take it.
+
+        The result goes with this object: copies, edited and unpickled images don't have it. Don't edit the image
+        itself afterwards. Several threads may process different images.
+        """
+        options = self._standardize_kwargs(**{name: getattr(self, name, None) for name in self._valid_kwargs_names})
+        data = super()._preprocess_image_like_inputs(image, **options | {"return_tensors": None})
+        image.__dict__[_PROCESSED] = _Processed(_compared(options), data["pixel_values"], data["image_grid_thw"])
+
+    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **options: Any) -> BatchFeature:
+        """Process images, except if all of them were processed ahead with the same options."""
+        flat = make_flat_list_of_images(images)
+        found = [each for image in flat if (each := getattr(image, "__dict__", {}).get(_PROCESSED))]
+        if len(found) < len(flat) or any(each.options != _compared(options) for each in found):
+            return super()._preprocess_image_like_inputs(images, *args, **options)
+        patches = [each.pixel_values for each in found]
+        data = {
+            "pixel_values": np.concatenate(patches) if len(patches) > 1 else patches[0],
+            "image_grid_thw": np.concatenate([each.image_grid_thw for each in found]),
+        }
+        return BatchFeature(data=data, tensor_type=options.get("return_tensors"))
+
     def _preprocess(
         self,
         images: list[np.ndarray],
@@ -142,6 +172,28 @@ class SailVLImageProcessor(GotOcr2ImageProcessorPil):
             grids.append([len(tiles), layout.tile[0] // patch_size, layout.tile[1] // patch_size])
         data = {"pixel_values": np.concatenate(patches), "image_grid_thw": np.array(grids)}
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def is_processed(image: Any) -> bool:
+    """True if the image was processed ahead (see `SailVLImageProcessor.process_ahead`)."""
+    return _PROCESSED in getattr(image, "__dict__", {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Processed:
+    """The result of one image with these options: `pixel_values` [P, 3 x patch²] and `image_grid_thw` [1, 3]."""
+
+    options: dict[str, Any]
+    pixel_values: np.ndarray
+    image_grid_thw: np.ndarray
+
+
+_PROCESSED = "sail_processed"
+
+
+def _compared(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that change the result."""
+    return {name: value for name, value in options.items() if name != "return_tensors"}
 
 
 _LAYOUT_OPTIONS = (

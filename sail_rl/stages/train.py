@@ -238,7 +238,7 @@ class Stage:
             buffer=config.packing.buffer,
             world_size=world_size(),
         )
-        return StreamedBatches(self.source_state, rows, encoder, rank())
+        return StreamedBatches(self.source_state, encoder, rank())
 
     def _can_sample_ahead(self, step: int) -> bool:
         """True if no checkpoint, evaluation or end falls within the updates on the batch that begins at `step`."""

@@ -40,12 +40,11 @@ def _deal(groups: Sequence[Group], part: range) -> list[list[Place]]:
 def _encoded(
     groups: Sequence[Group], rollouts: dict[Place, Rollout], sampler: GroupSampler
 ) -> dict[Place, RolloutSample]:
-    """The samples of these rollouts. Each prompt is encoded once."""
-    found = {}
-    for position, places in groupby(sorted(rollouts), key=itemgetter(0)):
-        indices = [index for _, index in places]
-        prompt = sampler.encoder.prompt(sampler.stream.rows[groups[position].row])
-        samples = sampler.encoder.rollout_samples(prompt, [rollouts.pop((position, index)) for index in indices])
-        for index, sample in zip(indices, samples, strict=True):
-            found[position, index] = RolloutSample(position, index, sample)
+    """The samples of these rollouts. Each prompt is encoded once, and its samples share the images."""
+    places = {position: list(own) for position, own in groupby(sorted(rollouts), key=itemgetter(0))}
+    prompts = sampler.take_prompts([groups[position].prompt for position in places])
+    found: dict[Place, RolloutSample] = {}
+    for prompt, own in zip(prompts, places.values(), strict=True):
+        samples = sampler.encoder.rollout_samples(prompt, [rollouts.pop(place) for place in own])
+        found |= {place: RolloutSample(*place, sample) for place, sample in zip(own, samples, strict=True)}
     return found

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores, joined
 from sail_rl.data.encoding import Encoder
@@ -34,9 +33,9 @@ class RolloutBatch:
 
 def sample_round(
     share: Sequence[PartialGroup],
+    prompts: Sequence[Prompt],
     *,
     rank: int,
-    rows: Sequence[dict[str, Any]],
     encoder: Encoder,
     engine: RolloutEngine,
     sampling: Sampling,
@@ -51,16 +50,16 @@ def sample_round(
 
     Args:
         share: the groups to sample: new ones, and unfinished ones to continue.
+        prompts: the prompt of each group.
         rank: the number of this rank.
-        rows: the dataset that the groups' row numbers refer to.
-        encoder: renders prompts.
+        encoder: measures prompts.
         engine: generates, with the weights of the latest push.
         sampling: how completions are sampled, with the seed of this round.
         scorer: turns rollouts into rewards.
         groups_per_score: number of complete groups that one call scores.
         stopwatch: measures "time/generate" and "time/score", each with `suffix`.
     """
-    prompts = [replace(encoder.prompt(rows[part.prompt.row]), partial_rollouts=part.unfinished) for part in share]
+    prompts = [replace(prompt, partial_rollouts=part.unfinished) for part, prompt in zip(share, prompts, strict=True)]
     sampled: dict[int, list[Rollout]] = {}
     scores: dict[int, Scores] = {}
     waiting: list[int] = []

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 from sail_rl.contracts import Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
 from sail_rl.data.encoding import Encoder
 from sail_rl.data.order import RowStream
+from sail_rl.data.prefetch import Prefetcher
 from sail_rl.seeding import derive_seed
 
 from .batches import Learner
 from .distributed import gather_objects
 from .exchange import HeldRollouts
-from .groups import Group, PartialGroup
+from .groups import Group, NumberedPrompt, PartialGroup
 from .prompt_ledger import PromptLedger, StepGroups
 from .rollout_metrics import rollout_metrics, rollout_records
 from .sample_round import RolloutBatch, sample_round
@@ -65,8 +66,15 @@ class GroupSampler:
     groups_per_score: int = 1
     can_sample_ahead: Callable[[int], bool] = lambda step: False
     held: HeldRollouts = field(default_factory=HeldRollouts)
+    _prompts: dict[NumberedPrompt, Prompt] = field(default_factory=dict)
     _sampled_ahead: Future[RolloutBatch] | None = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "rollouts"))
+
+    def __post_init__(self) -> None:
+        self._loader: Prefetcher[NumberedPrompt, Prompt] = Prefetcher(
+            lambda prompt: self.encoder.processed_prompt(self.stream.rows[prompt.row]),
+            describe=lambda prompt: self.stream.describe(prompt.row),
+        )
 
     def load_held(self, paths: Iterable[Path]) -> None:
         """Take this rank's share of the rollouts that the ranks of an earlier job held, once the ledger is loaded."""
@@ -80,17 +88,29 @@ class GroupSampler:
             self.ledger.record_round(gather_objects(batch.groups), gather_objects([batch.unfinished]))
             self.held.update(batch.sampled)
             self.held.keep(self.ledger.numbers_waiting(self.stream.rank))
+            self._keep_prompts(self.held)
             self.observer(learner.step + 1, batch.prompts, batch.rollouts, batch.scores)
             records += gather_objects(rollout_records(batch.prompts, batch.rollouts, batch.scores))
         step = self.ledger.take_step()
         self._record(learner, step, records)
+        self._keep_prompts(group.prompt.number for group in step.groups)
+        if self.ledger.needs_round:  # what the next step samples is known already
+            self._loader.prefetch(self.ledger.prompts_of_round(self.stream.rank))
         if self.ledger.needs_round and self.can_sample_ahead(learner.step):
             learner.push_weights(self.engine)
             self._sampled_ahead = self._thread.submit(self._sample, self._share(), learner.stopwatch, "_ahead")
         return step.groups
 
+    def take_prompts(self, wanted: Sequence[NumberedPrompt]) -> list[Prompt]:
+        """Prompts for training, with processed images: those that this rank has just sampled, or loaded now."""
+        prompts = self._prompts_of(wanted)
+        for prompt in wanted:
+            del self._prompts[prompt]
+        return prompts
+
     def close(self) -> None:
-        """Drop the batch that is being sampled ahead, and close the scorer."""
+        """Drop what is being sampled and loaded ahead, and close the scorer."""
+        self._loader.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self.scorer.close()
 
@@ -111,8 +131,8 @@ class GroupSampler:
     def _sample(self, share: Sequence[PartialGroup], stopwatch: Stopwatch, suffix: str = "") -> RolloutBatch:
         return sample_round(
             share,
+            self._prompts_of([part.prompt for part in share]),
             rank=self.stream.rank,
-            rows=self.stream.rows,
             encoder=self.encoder,
             engine=self.engine,
             sampling=replace(self.sampling, seed=derive_seed(self.sampling.seed, "rollouts", self.ledger.rounds)),
@@ -121,6 +141,17 @@ class GroupSampler:
             stopwatch=stopwatch,
             suffix=suffix,
         )
+
+    def _prompts_of(self, wanted: Sequence[NumberedPrompt]) -> list[Prompt]:
+        missing = [prompt for prompt in wanted if prompt not in self._prompts]
+        self._loader.prefetch(missing)
+        self._prompts |= {prompt: self._loader.get(prompt) for prompt in missing}
+        return [self._prompts[prompt] for prompt in wanted]
+
+    def _keep_prompts(self, numbers: Iterable[int]) -> None:
+        """Drop all other prompts: processed images take megabytes each."""
+        kept = set(numbers)
+        self._prompts = {prompt: found for prompt, found in self._prompts.items() if prompt.number in kept}
 
     def _record(self, learner: Learner, step: StepGroups, records: list[dict[str, Any]]) -> None:
         """Log the step's metrics; warn if it has fewer groups than it wants."""

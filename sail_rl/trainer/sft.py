@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from itertools import chain, count
 
-from sail_rl.data.encoding import Encoder
+from sail_rl.data.encoding import Encoder, Sample
 from sail_rl.data.order import RowStream
+from sail_rl.data.prefetch import Prefetcher
 from sail_rl.data.stream import StreamPacker
 from sail_rl.models import MODEL_DISTRIBUTION, Distribution
 
@@ -25,8 +25,12 @@ class SupervisedBatches:
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's samples for optimiser steps `start_step`, `start_step + 1`, …"""
-        for step in count(start_step):
-            yield StepBatch.token_mean([self.encoder.sft_sample(row) for row in self.stream.batch(step)])
+        with _samples(self.encoder, self.stream) as samples:
+            for step in count(start_step):
+                samples.prefetch(own := self.stream.share(step))
+                batch = StepBatch.token_mean([samples.get(number) for number in own])
+                samples.prefetch(self.stream.share(step + 1))
+                yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,24 @@ class StreamedBatches:
     """A `BatchSource` of full micro-batches. Each rank decodes only its own images."""
 
     packer: StreamPacker
-    rows: Sequence[dict[str, Any]]
     encoder: Encoder
     rank: int
     distribution: Distribution = MODEL_DISTRIBUTION
 
     def batches(self, learner: Learner, *, start_step: int) -> Iterator[StepBatch]:
         """Yield this rank's micro-batches of each step. The packer knows its position; `start_step` is not used."""
-        while True:
-            shares, metrics = self.packer.step()
-            learner.record(metrics)
-            own = shares[self.rank]
-            samples = [self.encoder.sft_sample(self.rows[number]) for numbers in own for number in numbers]
-            indices = iter(range(len(samples)))
-            yield StepBatch.token_mean(samples, layout=[[next(indices) for _ in numbers] for numbers in own])
+        with _samples(self.encoder, self.packer.stream) as samples:
+            while True:
+                shares, metrics = self.packer.step()
+                learner.record(metrics)
+                own = shares[self.rank]
+                samples.prefetch(chain.from_iterable(own))
+                batch = [samples.get(number) for number in chain.from_iterable(own)]
+                indices = iter(range(len(batch)))
+                samples.prefetch(chain.from_iterable(self.packer.peek()[self.rank]))
+                yield StepBatch.token_mean(batch, layout=[[next(indices) for _ in numbers] for numbers in own])
+
+
+def _samples(encoder: Encoder, stream: RowStream) -> Prefetcher[int, Sample]:
+    """The samples of a stream's rows, by row number."""
+    return Prefetcher(lambda row: encoder.sft_sample(stream.rows[row]), describe=stream.describe)
