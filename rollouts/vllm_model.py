@@ -21,10 +21,11 @@ from vllm.model_executor.models.transformers.multimodal import (
 )
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.parse import ImageSize
+from vllm.multimodal.parse import ImageProcessorItems, ImageSize, MultiModalDataParser
 from vllm.sequence import IntermediateTensors
 
 import sail_rl.models  # noqa: F401  (registers config and processor with transformers)
+from sail_rl.models.images import is_processed
 from sail_rl.models.tensor_names import in_our_names
 from sail_rl.models.vision import SailViT, encode_images
 
@@ -41,8 +42,21 @@ def register() -> None:
     ModelRegistry.register_model("SailVLForConditionalGeneration", "rollouts.vllm_model:SailVLForConditionalGeneration")
 
 
+class SailVLDataParser(MultiModalDataParser):
+    """Takes images that were processed ahead as they are; vLLM copies others, as their EXIF orientation may differ."""
+
+    def _parse_image_data(self, data: Any) -> Any:
+        if isinstance(data, list) and data and all(map(is_processed, data)):
+            return ImageProcessorItems(data)
+        return super()._parse_image_data(data)
+
+
 class SailVLProcessingInfo(MultiModalProcessingInfo):
-    """Tells vLLM the largest image size for its memory planning."""
+    """Tells vLLM the largest image size for its memory planning, and how to read images."""
+
+    def get_data_parser(self) -> SailVLDataParser:
+        """The parser of a request's images."""
+        return SailVLDataParser(expected_hidden_size=self._get_expected_hidden_size())
 
     def get_image_size_with_most_features(self) -> ImageSize:
         """Size of an image with the most visual tokens that the processor allows."""
