@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from sail_rl.contracts import Rollout
+
+ARRAYS = ("logprobs", "token_ids", "earlier", "routed_experts")
+"""The fields of a rollout that don't go into the header."""
 
 
 def to_bytes(rollouts: Sequence[Rollout]) -> np.ndarray:
@@ -34,35 +38,28 @@ def from_bytes(data: np.ndarray) -> list[Rollout]:
 
     def array(dtype: str, *shape: int) -> np.ndarray:
         nonlocal position
-        values = np.empty(shape, dtype)  # a copy, so that no small part keeps all of `data` in memory
-        raw = values.reshape(-1).view(np.uint8)
+        found = np.empty(shape, dtype)  # a copy, so that no small part keeps all of `data` in memory
+        raw = found.reshape(-1).view(np.uint8)
         raw[:] = data[position : position + len(raw)]
         position += len(raw)
-        return values
+        return found
 
     header = json.loads(array("u1", int(array("<i8", 1)[0])).tobytes())
     return [
         Rollout(
-            **fields,
+            **values,
             logprobs=array("<f8", tokens).tolist(),  # read in the order in which they were written
             token_ids=array("<i4", tokens).tolist(),
             earlier=array("<i4", earlier).tolist(),
             routed_experts=None if experts is None else array("<i2", *experts),
         )
-        for fields, tokens, earlier, experts in header
+        for values, tokens, earlier, experts in header
     ]
 
 
 def _described(rollout: Rollout) -> list[Any]:
-    """A rollout's entry in the header: its small fields, and the lengths and shape of its arrays."""
-    fields = {
-        "prompt_id": rollout.prompt_id,
-        "sample": rollout.sample,
-        "text": rollout.text,
-        "stop_reason": rollout.stop_reason,
-        "weights_version": rollout.weights_version,
-        "control_tokens": rollout.control_tokens,
-    }
+    """A rollout's entry in the header: its other fields, and the lengths and shape of its arrays."""
+    values = {each.name: getattr(rollout, each.name) for each in fields(rollout) if each.name not in ARRAYS}
     experts = rollout.routed_experts
     shape = None if experts is None else list(experts.shape)
-    return [fields, len(rollout.token_ids), len(rollout.earlier), shape]
+    return [values, len(rollout.token_ids), len(rollout.earlier), shape]
