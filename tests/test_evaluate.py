@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from conftest import picture
+from hypothesis import given
+from hypothesis import strategies as st
 from launching import finish
 from test_run import SHORT, steps
 
@@ -17,9 +21,11 @@ from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
 from sail_rl.contracts import Prompt, Rollout, Sampling, Scores
 from sail_rl.evaluation.evaluate import Evaluator, ScoredCompletion, summarise
-from sail_rl.maths.heldout import powers
+from sail_rl.maths.heldout import powers, selecting
 from sail_rl.models.loading import load_model
+from sail_rl.records.schema import is_known
 from sail_rl.stages.best import Best, BestModels, remove_candidates
+from sail_rl.stages.export import card
 
 
 def answered(
@@ -87,6 +93,36 @@ def test_several_sets_are_told_apart_and_the_first_is_the_summary_s() -> None:
     assert metrics["eval/hard/accuracy"] == pytest.approx(1 / 6)
     assert metrics["eval/easy/accuracy"] == 0.5
     assert metrics["eval/easy/pass@2"] == metrics["eval/easy/maj@2"] == 1.0
+    assert not any("." in name for name in metrics), "nothing is halved"
+
+
+@given(right=st.lists(st.booleans(), min_size=2, max_size=9), seed=st.randoms())
+def test_the_rows_that_choose_the_best_model_are_not_those_that_report(right: list[bool], seed: random.Random) -> None:
+    prompts = [Prompt(f"row {n}", [], "7", [], {"answer": "7" if yes else "8"}) for n, yes in enumerate(right)]
+    seed.shuffle(prompts)
+    evaluator = Evaluator(Parrot(), Exact(), {"d": prompts, "e": prompts}, Sampling(), halved="d")  # type: ignore[arg-type]
+    metrics = evaluator()
+    chosen = selecting(prompt.id for prompt in prompts)
+    assert len(chosen) == len(right) // 2
+    halves = [[yes for n, yes in enumerate(right) if (f"row {n}" in chosen) == selects] for selects in (True, False)]
+    assert evaluator.accuracy_name == "eval/d.report/accuracy"
+    assert evaluator.selection_name("eval/d/accuracy/sum") == "eval/d.select/accuracy/sum"
+    assert evaluator.selection_name("eval/e/accuracy") == "eval/e/accuracy"
+    assert metrics["eval/d.select/accuracy"] == pytest.approx(fmean(halves[0]))
+    assert metrics["eval/d.report/accuracy"] == pytest.approx(fmean(halves[1]))
+    assert metrics["eval/d/accuracy"] == metrics["eval/e/accuracy"] == pytest.approx(fmean(right))
+    assert all(is_known(name) for name in metrics)
+
+
+def test_only_a_set_that_chooses_and_reports_is_halved() -> None:
+    def halved(*overrides: str) -> str | None:
+        return load_recipe("quickstart", [*overrides]).halved
+
+    best = "stages.rlvr.metric_for_best_model=eval/heldout/format"
+    assert halved() is None
+    assert halved(best) == "heldout"
+    assert halved(best, "evaluation.data=[heldout, rl]") == "heldout"
+    assert halved(best, "evaluation.data=[rl, heldout]") is None
 
 
 def test_greedy_samples_are_refused_in_recipes_and_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +173,7 @@ def test_a_run_keeps_the_best_model_by_a_metric_that_gets_worse(tmp_path: Path) 
     overrides = [
         *(option for option in SHORT if "evaluation" not in option),
         *("evaluation.every=1", "evaluation.max_tokens=16", "evaluation.samples=2"),
+        *("stages.longcot_sft.optimizer.warmup_steps=0", "stages.rlvr.optimizer.warmup_steps=0"),
         *("stages.rlvr.steps=3", "stages.rlvr.save_every=2"),
         *("stages.rlvr.metric_for_best_model=eval/heldout/length_mean", "stages.rlvr.greater_is_better=false"),
         *("stages.longcot_sft.metric_for_best_model=eval/heldout/length_mean", "stages.longcot_sft.steps=3"),
@@ -145,16 +182,20 @@ def test_a_run_keeps_the_best_model_by_a_metric_that_gets_worse(tmp_path: Path) 
     finish(["-m", "sail_rl", "run", "recipes/quickstart.yaml", f"output_dir={run}", *overrides])
     logged, results = steps(run), {}
     for stage, choose in (("longcot_sft", max), ("rlvr", min)):
-        lengths = {step: logged[stage, step]["eval/heldout/length_mean"] for step in (1, 2, 3)}
+        lengths = {step: logged[stage, step]["eval/heldout.select/length_mean"] for step in (1, 2, 3)}
         results[stage] = choose(lengths, key=lambda step: lengths[step])
         result = json.loads((run / f"stages/{stage}/result.json").read_text())
-        assert result["heldout_accuracy_after"] == logged[stage, results[stage]]["eval/heldout/accuracy"]
+        assert result["heldout_accuracy_after"] == logged[stage, results[stage]]["eval/heldout.report/accuracy"]
         assert not list((run / f"stages/{stage}").glob("best-*"))
         model = dict(load_model(run / f"stages/{stage}/model").named_parameters())
         if results[stage] == 2:  # of step 2 there is a checkpoint
             same = dict(load_model(run / f"stages/{stage}/checkpoint-2").named_parameters())
             assert all(torch.equal(tensor, same[name]) for name, tensor in model.items())
     assert {"eval/heldout/pass@2", "eval/heldout/maj@2"} <= logged["rlvr", 3].keys()
+    rows = "half of heldout (eval/heldout.report); the other half chose the best models"
+    assert json.loads((run / "summary.json").read_text())["heldout_rows"] == rows
+    lineage = json.loads((run / "stages/rlvr/lineage.json").read_text())
+    assert f"Held-out rows: {rows}." in card("m", [lineage], {}, curves=False)
 
 
 def test_the_command_prints_and_writes_metrics_of_every_dataset(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sail_rl.cli.main import main
 from sail_rl.config.loading import load_recipe
+from sail_rl.data.dataset import Rows
 from sail_rl.evaluation.evaluate import ScoredCompletion, summarise
 from sail_rl.maths.heldout import metric_names
 from sail_rl.plan.settings import check_best_metrics, check_positions, check_zero_options, warn_of_warm_ups
@@ -262,6 +263,13 @@ def test_the_best_metric_may_be_of_a_source_or_of_several_samples() -> None:
             with pytest.raises(ValueError, match=r"stage rlvr: metric_for_best_model is .*which no evaluation reports"):
                 check_best_metrics(recipe, held)
         check_best_metrics(recipe, {})  # not here yet: what it reports isn't known
+
+
+def test_one_row_can_t_both_choose_the_best_model_and_report(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    recipe = load_recipe("quickstart", ["stages.rlvr.metric_for_best_model=eval/heldout/accuracy"])
+    with pytest.raises(ValueError, match=r"one\.jsonl has one row, so one half of it can't choose"):
+        check_best_metrics(recipe, {"heldout": Rows(tmp_path / "one.jsonl")})
 
 
 def test_a_key_that_is_given_twice_is_refused(say: Say, tmp_path: Path) -> None:

@@ -69,6 +69,16 @@ class Recipe(Strict):
         names = [*self.evaluation.sets, *(s for t in self.training for s in sources_of(self.data.mixtures, t.data))]
         return [name for name in dict.fromkeys(names) if name not in made]
 
+    @property
+    def halved(self) -> str | None:
+        """The held-out dataset that the summary shows, if a stage also chooses its best model by it, else None.
+
+        Half of its rows then choose, and the summary shows the accuracy on the others (see `maths.heldout`).
+        """
+        first = self.evaluation.sets[0]
+        metrics = [stage.metric_for_best_model or "" for stage in self.training]
+        return first if any(metric.startswith(f"eval/{first}/") for metric in metrics) else None
+
     def origin(self, data: str) -> str:
         """The dataset that the rows of `data` come from: itself, or the one that a stage made it from."""
         maker = next((stage for stage in self.dataset_stages if stage.name == data), None)

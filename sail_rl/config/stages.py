@@ -105,7 +105,8 @@ class StageConfig(AnyKind):
     """Optimiser steps between checkpoints."""
     metric_for_best_model: Annotated[str, Field(pattern="^eval/.+")] | None = None
     """The stage's model is the one with the best value of this metric at an evaluation, such as
-    `eval/heldout/accuracy`; None: the last."""
+    `eval/heldout/accuracy`; None: the last. If it is of the first dataset of `evaluation.data`, half of that dataset's
+    rows choose, and the summary shows the accuracy on the other half."""
     greater_is_better: bool = True
     """Whether a larger value of `metric_for_best_model` is better."""
     trainable: Literal["all"] | Annotated[tuple[Part, ...], Field(min_length=1)] | None = None

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from sail_rl.completion import THINK_END, final_answer
 from sail_rl.contracts import RIGHT, Prompt, Rollout, RolloutEngine, Sampling, Scorer, Scores
-from sail_rl.maths.heldout import ACCURACY, powers, source_of
+from sail_rl.maths.heldout import ACCURACY, halves_of, powers, selecting, source_of
 from sail_rl.maths.passk import majority, pass_at_k
 from sail_rl.trainer.distributed import gather_objects
 
@@ -49,11 +49,19 @@ class Evaluator:
     sets: Mapping[str, Sequence[Prompt]]
     """This rank's prompts by dataset. The run's summary shows the accuracy on the first dataset."""
     sampling: Sampling
+    halved: str | None = None
+    """A dataset whose halves are reported, too, under the names of `halves_of`."""
 
     @property
     def accuracy_name(self) -> str:
         """Name of the metric that the summary shows."""
-        return f"eval/{next(iter(self.sets))}/{ACCURACY}"
+        first = next(iter(self.sets))
+        return f"eval/{halves_of(first)[1] if first == self.halved else first}/{ACCURACY}"
+
+    def selection_name(self, metric: str) -> str:
+        """Name of the metric that chooses the best model: `metric`, on the half of its dataset that selects."""
+        prefix, dataset, rest = metric.split("/", 2)
+        return f"{prefix}/{halves_of(dataset)[0]}/{rest}" if dataset == self.halved else metric
 
     def __call__(self) -> dict[str, float]:
         """Generate and score; the engine must already hold the weights to evaluate."""
@@ -68,9 +76,11 @@ class Evaluator:
             for number, (index, rollout) in enumerate(zip(indices, rollouts, strict=True))
         ]
         found = _grouped(gather_objects(own), lambda completion: completion.dataset)
-        return {
-            f"eval/{name}/{metric}": value for name in self.sets for metric, value in summarise(found[name]).items()
-        }
+        if self.halved:
+            chosen = selecting(completion.prompt for completion in found[self.halved])
+            for name, selects in zip(halves_of(self.halved), (True, False), strict=True):
+                found[name] = [each for each in found[self.halved] if (each.prompt in chosen) == selects]
+        return {f"eval/{name}/{metric}": value for name in found for metric, value in summarise(found[name]).items()}
 
     def _scored(self, name: str, prompt: Prompt, rollout: Rollout, scores: Scores, number: int) -> ScoredCompletion:
         return ScoredCompletion(

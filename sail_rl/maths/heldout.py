@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from sail_rl.seeding import derive_seed
+
 ACCURACY = "accuracy"
 """The reward that gives the held-out accuracy."""
 
@@ -30,3 +32,17 @@ def source_of(columns: Mapping[str, object]) -> str | None:
     """The row's `source` if it can be part of a metric's name, else None."""
     source = columns.get("source")
     return source if isinstance(source, str) and "/" not in source else None
+
+
+def halves_of(dataset: str) -> tuple[str, str]:
+    """Names of the rows of a halved dataset that choose the best model, and of those that report; no dataset has a dot.
+
+    The best of many evaluations on the same rows is above the model's accuracy, because it chose its own noise.
+    """
+    return f"{dataset}.select", f"{dataset}.report"
+
+
+def selecting(prompts: Iterable[str]) -> set[str]:
+    """The half of a dataset's prompts, by id, that choose the best model; a fixed one, whatever the order and seed."""
+    ordered = sorted(set(prompts), key=lambda name: (derive_seed("select", name), name))
+    return set(ordered[: len(ordered) // 2])

@@ -119,6 +119,12 @@ def check_best_metrics(recipe: Recipe, datasets: Mapping[str, Rows]) -> None:
         datasets: the checked datasets; held-out ones that don't exist yet may be absent.
     """
     evaluation = recipe.evaluation
+    halved = recipe.halved
+    if halved and halved in datasets and len(datasets[halved]) < 2:
+        raise ValueError(
+            f"{datasets[halved].path} has one row, so one half of it can't choose the best model and the other report; "
+            "give more rows, or leave metric_for_best_model out"
+        )
     for stage in recipe.training:
         wanted = stage.metric_for_best_model
         if wanted is None or (wanted.split("/")[1] in evaluation.sets and wanted.split("/")[1] not in datasets):

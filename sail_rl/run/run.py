@@ -21,6 +21,7 @@ from sail_rl.data.encoding import Encoder
 from sail_rl.evaluation.evaluate import Evaluator
 from sail_rl.files import atomic_write
 from sail_rl.imports import resolve
+from sail_rl.maths.heldout import halves_of
 from sail_rl.plan.overlap import overlaps
 from sail_rl.plan.plan import Plan, build_base, check_code, drop_overlong, engine_options, make_plan, share_plan
 from sail_rl.plan.rewards import evaluation_scorer
@@ -105,11 +106,20 @@ def _run(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> dict[str
             results = _run_stages(recipe, plan, keys)
         except ValueError as error:
             raise RunError(str(error)) from error
-        summary = {"name": recipe.name, "seed": recipe.seed, "stages": [asdict(result) for result in results]}
+        summary = {"name": recipe.name, "seed": recipe.seed, "heldout_rows": _heldout_rows(recipe)}
+        summary |= {"stages": [asdict(result) for result in results]}
     if rank() == 0:
         atomic_write(summary_path, json.dumps(summary, indent=2) + "\n")
         write_report(recipe.output_dir)
     return summary
+
+
+def _heldout_rows(recipe: Recipe) -> str:
+    """The rows whose accuracy the summary shows, in words."""
+    first = recipe.evaluation.sets[0]
+    if recipe.halved is None:
+        return f"all of {first}"
+    return f"half of {first} (eval/{halves_of(first)[1]}); the other half chose the best models"
 
 
 def _run_stages(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> list[StageResult]:
@@ -137,7 +147,8 @@ def _run_stages(recipe: Recipe, plan: Plan | None, keys: Mapping[str, str]) -> l
                 result = run_stage(_context(plan, number, base, engine, evaluator, records))
                 if records:
                     records.end()
-                    write_lineage(recipe, config, keys, plan.paths, asdict(result))
+                    facts = asdict(result) | {"heldout_rows": _heldout_rows(recipe)}
+                    write_lineage(recipe, config, keys, plan.paths, facts)
                     atomic_write(stage.result, json.dumps(asdict(result), indent=2))
                     remove_candidates(stage.root)
                 distributed.barrier()
@@ -191,4 +202,4 @@ def _evaluator(plan: Plan, engine: Any, model_dir: Path) -> Evaluator:
     encoder = Encoder(AutoProcessor.from_pretrained(model_dir), max_length=plan.recipe.model.max_length)
     sets = {name: [encoder.prompt(row) for row in plan.datasets[name]][rank() :: world_size()] for name in config.sets}
     sampling = Sampling(config.samples, config.max_tokens, config.temperature)
-    return Evaluator(engine, evaluation_scorer(config), sets, sampling)
+    return Evaluator(engine, evaluation_scorer(config), sets, sampling, plan.recipe.halved)

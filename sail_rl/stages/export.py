@@ -140,6 +140,8 @@ def card(name: str, lineage: list[dict[str, Any]], facts: dict[str, str], *, cur
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     if stages := [entry for entry in lineage if "stage" in entry]:
         lines += ["", "## How it was made", "", *_table(stages)]
+        rows = dict.fromkeys(entry["metrics"].get("heldout_rows") for entry in stages)
+        lines += [line for found in rows if found for line in ("", f"Held-out rows: {found}.")]
         if curves:
             lines += ["", f"![Curves of training]({RunDir('').overview})"]
         lines += ["", f"All settings, hashes of the data, and versions: [{LINEAGE}]({LINEAGE})."]

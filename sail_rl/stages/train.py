@@ -140,8 +140,8 @@ class Stage:
     @property
     def best_models(self) -> BestModels | None:
         """The stage's best models; None if the stage keeps its last model."""
-        metric = self.config.metric_for_best_model
-        return BestModels(self.folder, metric, self.config.greater_is_better) if metric else None
+        metric, name = self.config.metric_for_best_model, self.evaluator.selection_name
+        return BestModels(self.folder, name(metric), self.config.greater_is_better) if metric else None
 
     def evaluate_and_keep(self, trainer: Trainer) -> dict[str, float]:
         """Return the held-out metrics, and save the model if they are the best so far."""
