@@ -135,8 +135,10 @@ def _flat_states(states: Sequence[dict[str, Any]], rank: int, ranks: int) -> dic
             key: _padded(_stretch([old["base_optimizer_state"]["state"][group][key] for old in olds], start, end), size)
             if key in MOMENTS
             else value
-            for key, value in olds[0]["base_optimizer_state"]["state"][group].items()
+            for key, value in olds[0]["base_optimizer_state"]["state"].get(group, {}).items()
         }
+        if not base["state"][group]:  # no step has made an update yet
+            del base["state"][group]
     count = [ranks] * len(weights)
     return new | {"single_partition_of_fp32_groups": weights, "group_paddings": paddings, "partition_count": count}
 
@@ -166,8 +168,10 @@ def _stage3_states(states: Sequence[dict[str, Any]], shapes: Sequence[Shapes], r
                 )
                 if key in MOMENTS
                 else value
-                for key, value in inner["state"][sub_group[0][0]].items()
+                for key, value in inner["state"].get(sub_group[0][0], {}).items()
             }
+            if not new_inner["state"][index]:
+                del new_inner["state"][index]
         new_inner["param_groups"].append(group | {"params": indices})
     return olds[0] | {"optimizer_state_dict": new_inner, "fp32_flat_groups": weights, "partition_count": ranks}
 
