@@ -97,6 +97,7 @@ class SeededEngine(HFEngine):
 
 class NoEvaluation:
     accuracy_name = "eval/rows/accuracy"
+    selection_name = str
 
     def __call__(self) -> dict[str, float]:
         return {self.accuracy_name: 0.0}
