@@ -432,7 +432,6 @@ def any_rollouts(draw: st.DrawFn) -> Rollout:
         list(range(draw(st.integers(0, len(tokens))))),
         draw(st.integers(0, 3)),
         None if experts is None else np.random.default_rng(0).integers(-1, 2**15 - 1, experts).astype(np.int16),
-        control_tokens=draw(st.integers(0, 5)),
     )
 
 
