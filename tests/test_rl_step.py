@@ -430,8 +430,10 @@ def any_rollouts(draw: st.DrawFn) -> Rollout:
         draw(st.sampled_from(["stop", "length", "unfinished"])),
         draw(st.integers(0, 2**40)),
         list(range(draw(st.integers(0, len(tokens))))),
-        draw(st.integers(0, 3)),
-        None if experts is None else np.random.default_rng(0).integers(-1, 2**15 - 1, experts).astype(np.int16),
+        control_tokens=draw(st.integers(0, 3)),
+        routed_experts=None
+        if experts is None
+        else np.random.default_rng(0).integers(-1, 2**15 - 1, experts).astype(np.int16),
     )
 
 
