@@ -60,7 +60,7 @@ class TestTheChatTemplate:
 
     @pytest.mark.parametrize("system", [True, False])
     def test_renders_tools_as_qwen3_does(self, system: bool) -> None:
-        """Checked with its published template; a system prompt comes before the tools."""
+        """Qwen3's wording of the tools prompt, from memory of its template; a system prompt comes before the tools."""
         call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "<2>"}}}
         messages: Messages = [{"role": "system", "content": "Be right."}] if system else []
         messages += [
