@@ -455,7 +455,7 @@ def test_held_rollouts_survive_a_checkpoint(held: dict[int, list[Rollout]]) -> N
     with tempfile.TemporaryDirectory() as folder:
         HeldRollouts(held).save(Path(folder) / "held")
         read = HeldRollouts({1: []})
-        read.load(Path(folder) / "held")
+        read.load([Path(folder) / "held"], held)
     assert read == held
 
 
