@@ -50,8 +50,16 @@ def test_a_rollback_forgets_later_steps_of_this_rank_only(tmp_path: Path) -> Non
     for store in stores:
         for step in (1, 2, 3):
             write(store, step)
-    stores[0].rollback("rlvr", 1)
+    stores[0].rollback("rlvr", 1, ranks=2)
     assert [stored.step for stored in read_rollouts(tmp_path)] == [1] * 4 + [2] * 2 + [3] * 2
+
+
+def test_a_rollback_of_fewer_ranks_forgets_what_the_missing_ones_wrote(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        for step in (1, 2):
+            write(RolloutStore(tmp_path, rank=rank), step)
+    RolloutStore(tmp_path, rank=0).rollback("rlvr", 1, ranks=1)
+    assert [stored.step for stored in read_rollouts(tmp_path)] == [1] * 4
 
 
 def test_above_its_limit_the_oldest_go_and_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -138,10 +138,10 @@ def test_a_worker_that_hangs_is_replaced_after_its_time_limit(workers: WorkerEng
 
 
 def test_a_request_that_is_itself_wrong_is_refused_without_replacing_anybody(
-    workers: WorkerEngine, prompts: list[Prompt]
+    workers: WorkerEngine, prompts: list[Prompt], encoder: Encoder
 ) -> None:
     before = [state["pid"] for state in workers.health()]
-    broken = replace(prompts[0], text="<IMG_CONTEXT>" * 3)
+    broken = replace(prompts[0], token_ids=[encoder.processor.image_token_id] * 3)
     with pytest.raises(ValueError, match=r"has 3 image placeholder\(s\) but 0 image\(s\)"):
         workers.generate([broken], SAMPLING)
     assert [state["pid"] for state in workers.health()] == before
