@@ -24,7 +24,7 @@ LONGEST = 4  # tokens
 ROWS = [{"id": str(n), "prompt": [{"role": "user", "content": "Which?"}], "images": []} for n in range(2)]
 SOLVED = 0.9  # probability of the optimum, which an untrained policy gives 13 to the power of -3
 MOST = 6912
-"""Rollouts within which every algorithm solves it: twice the most that any of eight seeds took."""
+"""Rollouts within which every algorithm solves it: twice the most that any of five to eight seeds took."""
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": "grpo"},
     # Without overlong filtering, which hides completions that don't end: at first these are nearly all.
