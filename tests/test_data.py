@@ -169,6 +169,21 @@ class TestOrder:
             RowStream(self.ROWS, 4, seed=1, world_size=3)
 
 
+@pytest.mark.parametrize("answer", [0, 0.0, False, "0"])
+def test_zero_and_false_are_gold_answers(answer: Any, tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "3 - 3 =", "answer": answer}) + "\n")
+    assert Rows(tmp_path / "d.jsonl", needs=["prompt", "answer"])[0]["answer"] == answer
+
+
+@pytest.mark.parametrize("answer", [None, "", " \n", [], float("nan")])
+def test_a_gold_answer_that_says_nothing_is_refused(answer: Any, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([{"prompt": "q", "answer": answer}]).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match=r"d\.parquet, row 0: 'answer' is empty"):
+        Rows(tmp_path / "d.parquet", needs=["prompt", "answer"])
+
+
 class TestPacking:
     def test_first_fit_decreasing_by_hand(self) -> None:
         assert first_fit_layout([3, 8, 5, 2, 4], pack_length=10) == [[1, 3], [2, 4], [0]]
@@ -256,8 +271,6 @@ class TestPacking:
 
 
 def test_ids_are_strings_that_tell_rows_apart(tmp_path: Path) -> None:
-    import json
-
     rows = [{"id": 7, "prompt": "a"}, {"id": 8, "prompt": "b"}, {"id": 7, "prompt": "c"}, {"prompt": "d"}]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = Rows(tmp_path / "d.jsonl")

@@ -103,6 +103,9 @@ def test_sampling_stopped_half_way_goes_on_and_gives_the_same(
     assert straight["rollouts"] == 20
     assert 0 < straight["reward"] < 1
     assert straight["pass@1"] <= straight["pass@2"] <= straight["pass@4"]
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"--out .*file is a file; give a folder"):
+        sample(options(data, model, tmp_path / "file"))
     with pytest.raises(ValueError, match="again holds rollouts of another n; give another --out"):
         sample(replace(options(data, model, tmp_path / "again"), n=2))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -228,12 +229,22 @@ class Rows(Sequence[dict[str, Any]]):
                 f"no column {name!r} among {names}{hint}; if it has another name, set `columns` in the recipe's data"
             )
         value = row[name]
-        if name in ("prompt", "completion") and value:
+        empty = _says_nothing(value)
+        if name in ("prompt", "completion") and not empty:
             messages = as_messages(value)
             media = "video" in row or any(part["type"] != "text" for m in messages for part in as_parts(m["content"]))
-            value = media or any(text.strip() for text in texts_of(messages))
-        if value in (None, "", [], False):
+            empty = not media and all(_says_nothing(text) for text in texts_of(messages))
+        if empty:
             raise ValueError(f"{name!r} is empty{hint}")
+
+
+def _says_nothing(value: Any) -> bool:
+    """True for a missing value, as any file writes it; 0 and false are values."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, float):
+        return math.isnan(value)  # pandas' missing number
+    return value is None or value == [] or value == {}
 
 
 def _distinct(given: Sequence[Any]) -> list[str]:

@@ -66,6 +66,8 @@ def sample(options: SampleOptions) -> dict[str, float]:
         check_adapter(folder.adapter)
     rows = checked_pictures(Rows(options.data))
     warn_of_hidden(rows)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder, which may be new")
     options.out.mkdir(parents=True, exist_ok=True)
     with locked(RunDir(options.out).lock, of=options.out):
         _check_options(options, folder)
